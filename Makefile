@@ -1,0 +1,26 @@
+# Two commands: `make reproduce` (the paper, quick profile) and `make test`. Both make their environment first.
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= results
+BIN := $(VENV)/bin
+
+.PHONY: reproduce test lint clean
+
+reproduce: $(VENV)/repro
+	$(BIN)/python -m hpr.reproduce --all --profile quick --out $(OUT)
+
+test: $(VENV)/dev lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/repro $(VENV)/dev: $(VENV)/%: setup.py pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,213 @@
+"""Carrying runs out: what is left to do, what it costs, and the loop that does it here."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from hpr.runs import Cost, RunSpec, cost, distinct, packs
+from hpr.store import Record, Store
+
+if TYPE_CHECKING:
+    import torch
+
+    from hpr.tasks import Task
+
+Train = Callable[..., list[Record]]
+TaskOf = Callable[[RunSpec], "Task"]
+
+# Networks trained together. A run's result doesn't depend on it. A processor has its fill with few,
+# and what is finished is kept pack by pack; a GPU wants many.
+PACK = {"cpu": 20, "cuda": 128}
+# Share of the bare matrix product's rate that training reaches; for estimates only.
+EFFICIENCY = 0.6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs asked for: those in the store, and the packs that are left with their costs."""
+
+    stored: int
+    packs: list[list[RunSpec]]
+    costs: list[Cost]
+
+    @property
+    def runs(self) -> int:
+        """How many runs are left to train."""
+        return sum(map(len, self.packs))
+
+    @property
+    def flops(self) -> float:
+        """Upper bound of what they cost."""
+        return sum(pack_cost.flops for pack_cost in self.costs)
+
+    @property
+    def memory(self) -> float:
+        """Bytes of the largest pack."""
+        return max((pack_cost.memory for pack_cost in self.costs), default=0.0)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Something that raised: its name, the error in one line, and the traceback."""
+
+    what: str
+    reason: str
+    traceback: str
+
+    @classmethod
+    def of(cls, what: str, error: Exception) -> Failure:
+        """Describe the exception that is being handled."""
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        return cls(what, line, "".join(traceback.format_exception(error)))
+
+
+@dataclass
+class Outcome:
+    """Records by key, and failures by key; each run asked for has one or the other."""
+
+    records: dict[str, Record] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+
+
+def tasks(mnist_dir: Any = None) -> TaskOf:
+    """A function from a run to its task; each task is made once."""
+    from hpr.tasks import make_task
+
+    @functools.cache
+    def made(name: str, version: str, dt: float) -> Task:
+        return make_task(name, version=version, dt=dt, mnist_dir=mnist_dir)
+
+    return lambda spec: made(spec.task, spec.task_version, spec.dt)
+
+
+@dataclass
+class Rows:
+    """The shape of sMNIST, known without its files, which a dry run must not download."""
+
+    N_in: int = 28
+    N_out: int = 10
+    T: int = 28
+    loss_steps: Literal["all", "last"] = "last"
+
+
+def pack_cost(pack: Sequence[RunSpec], task_of: TaskOf) -> Cost:
+    """The cost of a pack, by its task's dimensions."""
+    return cost(pack, Rows() if pack[0].task == "sMNIST" else task_of(pack[0]))
+
+
+def plan(
+    specs: Iterable[RunSpec], done: Callable[[RunSpec], bool], task_of: TaskOf, size: int
+) -> Plan:
+    """Sort runs into those that are done and packs of at most `size` of those that are not."""
+    todo, stored = [], 0
+    for spec in distinct(specs):
+        if done(spec):
+            stored += 1
+        else:
+            todo.append(spec)
+    formed = packs(todo, size)
+    return Plan(stored, formed, [pack_cost(pack, task_of) for pack in formed])
+
+
+def run_local(
+    specs: Iterable[RunSpec],
+    store: Store,
+    task_of: TaskOf,
+    train: Train,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> Outcome:
+    """Train what the store lacks, pack by pack, and save each run as soon as its pack is done.
+
+    A pack that raises fails by name and the others go on. The bar counts FLOPs, not iterations, so
+    that its ETA holds across packs whose iterations cost differently; it shows on a terminal only.
+
+    Args:
+        specs: the runs asked for.
+        store: where finished runs are found and kept.
+        task_of: from a run to its task.
+        train: `hpr.training.train_pack`, or a function like it.
+        device: where to train.
+        say: prints a line; called once a pack.
+    """
+    from tqdm import tqdm
+
+    outcome = Outcome()
+    specs = distinct(specs)
+    for spec in specs:
+        record = store.load(spec)
+        if record is not None:
+            outcome.records[spec.key] = record
+    left = plan(specs, lambda spec: spec.key in outcome.records, task_of, PACK[device.type])
+    say(
+        f"{len(specs)} runs: {left.stored} already in {store.runs}, {left.runs} to train in "
+        f"{len(left.packs)} packs, at most {left.flops:.2g} FLOP"
+    )
+    # tqdm decides by the stream whether there is a terminal.
+    with tqdm(
+        total=left.flops,
+        disable=None if left.packs else True,
+        file=sys.stderr,
+        bar_format="{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}",
+    ) as bar:
+        for number, (pack, price) in enumerate(zip(left.packs, left.costs, strict=True), start=1):
+            name = f"pack {number}/{len(left.packs)}: {len(pack)} x {pack[0].task}, N = {pack[0].N}"
+            bar.set_postfix_str(name)
+            before, started = bar.n, time.perf_counter()
+
+            def progress(k: int, step: float = price.training_flops / pack[0].iterations) -> None:
+                bar.update(k * step)
+
+            try:
+                records = train(pack, task_of(pack[0]), device=device, progress=progress)
+                for record in records:
+                    store.save(record)
+                    outcome.records[record["key"]] = record
+            except Exception as error:
+                for spec in pack:
+                    if spec.key not in outcome.records:
+                        outcome.failures[spec.key] = Failure.of(str(spec), error)
+            # Early stops and the measures bring a pack to its end in one jump.
+            bar.update(before + price.flops - bar.n)
+            with bar.external_write_mode(file=sys.stdout):
+                seconds = time.perf_counter() - started
+                say(f"{name}, {_ending(pack, outcome)} in {seconds:.1f} s")
+    return outcome
+
+
+def _ending(pack: Sequence[RunSpec], outcome: Outcome) -> str:
+    statuses = [
+        outcome.records[spec.key]["status"] if spec.key in outcome.records else "failed"
+        for spec in pack
+    ]
+    return ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+
+
+def matmul_rate(device: torch.device) -> float:
+    """FLOP/s of batched fp32 products near the shape of training, measured in 0.2 s."""
+    import torch
+
+    a = torch.ones(8, 300, 300, device=device)
+    b = torch.ones(8, 300, 64, device=device)
+    flops = 2.0 * 8 * 300 * 300 * 64
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    count, seconds = 1, 0.0
+    while seconds < 0.1:
+        count *= 2
+        wait()
+        started = time.perf_counter()
+        for _ in range(count):
+            torch.bmm(a, b)
+        wait()
+        seconds = time.perf_counter() - started
+    return flops * count / seconds

@@ -1,0 +1,170 @@
+"""What a figure is: panels of runs, claims about them, and a picture; and how figures are found."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+import hpr.figures
+from hpr.figures.claims import FEWEST, Claim, Finding, judge
+from hpr.runs import VARIANTS, RunSpec, distinct
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+Record = dict[str, Any]
+Profile = Literal["quick", "paper"]
+SMNIST = Literal["sMNIST", "sDigits"]
+
+# Seeds of a setting: the fewest that a verdict needs, and the paper's.
+SEEDS: dict[str, int] = {"quick": FEWEST, "paper": 10}
+
+# What a table or an axis calls a measure of the run's record.
+MEASURES: dict[str, str] = {
+    "weight_change_norm": "weight change norm",
+    "representation_alignment": "representation alignment",
+    "kernel_alignment": "kernel alignment",
+    "final_loss": "final loss",
+    "final_accuracy": "final accuracy",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a whole reproduction has in common.
+
+    `seeds` and `iterations` are the profile's where they are None. `smnist` names the task that
+    stands where the paper has sMNIST, the real one or the embedded stand-in, and `smnist_version`
+    its version.
+    """
+
+    profile: Profile = "quick"
+    variant: str = "paper"
+    task_version: str = "0.0.2"
+    seeds: int | None = None
+    iterations: int | None = None
+    smnist: SMNIST = "sDigits"
+    smnist_version: str = "1"
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("profile", get_args(Profile)),
+            ("variant", tuple(VARIANTS)),
+            ("smnist", get_args(SMNIST)),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: expected one of {choices}, got {getattr(self, name)!r}")
+        for name in ("seeds", "iterations"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
+
+    def version(self, task: str) -> str:
+        """The version of a task."""
+        return self.smnist_version if task == self.smnist else self.task_version
+
+    @property
+    def replicates(self) -> range:
+        """The seeds of each setting."""
+        return range(self.seeds or SEEDS[self.profile])
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One sweep: `runs[l][s]` is that of level l and replicate s; those of one s are paired."""
+
+    name: str
+    title: str
+    axis: str
+    levels: tuple[str, ...]
+    runs: tuple[tuple[RunSpec, ...], ...]  # [L][S]
+
+    def values(self, records: Mapping[str, Record], measure: str) -> NDArray[np.float64]:
+        """The measure of every run, [S, L]; NaN where there is none (`reason` tells why)."""
+        table = [
+            [
+                np.nan if reason(records, spec, measure) else records[spec.key]["measures"][measure]
+                for spec in level
+            ]
+            for level in self.runs
+        ]
+        return np.array(table, dtype=np.float64).T
+
+    def gaps(self, records: Mapping[str, Record], measure: str) -> list[list[str]]:
+        """Of each level, why its runs without a value have none."""
+        found = ([reason(records, spec, measure) for spec in level] for level in self.runs)
+        return [[why for why in level if why] for level in found]
+
+
+def reason(records: Mapping[str, Record], spec: RunSpec, measure: str) -> str:
+    """Why a run has no value of a measure; empty where it has one."""
+    record = records.get(spec.key)
+    if record is None:
+        return "not run"
+    if record["status"] == "diverged":
+        return "diverged"
+    return "undefined" if record["measures"].get(measure) is None else ""
+
+
+class Figure(ABC):
+    """One figure of the paper. A figure without runs has no panels and overrides `judge`."""
+
+    name: str
+    title: str
+
+    def panels(self, settings: Settings) -> list[Panel]:
+        """The sweeps of runs that the figure shows."""
+        return []
+
+    def runs(self, settings: Settings) -> list[RunSpec]:
+        """All runs that it needs, each once."""
+        return distinct(
+            spec for panel in self.panels(settings) for level in panel.runs for spec in level
+        )
+
+    @abstractmethod
+    def claims(self, settings: Settings) -> list[Claim]:
+        """What the paper says, fixed before anything is measured."""
+
+    def judge(self, settings: Settings, records: Mapping[str, Record]) -> list[Finding]:
+        """Test each claim on the records (by key); the finding names what is missing."""
+        panels = {panel.name: panel for panel in self.panels(settings)}
+        findings = []
+        for claim in self.claims(settings):
+            panel = panels[claim.panel]
+            missing = [
+                f"{spec.connectivity.label} seed {spec.seed}: {why}"
+                for level in panel.runs
+                for spec in level
+                if (why := reason(records, spec, claim.measure))
+            ]
+            values = panel.values(records, claim.measure)
+            findings.append(judge(claim, values, panel.levels, missing))
+        return findings
+
+    @abstractmethod
+    def plot(self, settings: Settings, records: Mapping[str, Record]) -> matplotlib.figure.Figure:
+        """Draw it; the same records give the same file."""
+
+
+def discover() -> dict[str, Figure]:
+    """Every figure by name, numbers first: those in the FIGURES of this package's modules."""
+    found: dict[str, Figure] = {}
+    for module in pkgutil.iter_modules(hpr.figures.__path__):
+        members = importlib.import_module(f"hpr.figures.{module.name}")
+        for figure in getattr(members, "FIGURES", ()):
+            if figure.name in found:
+                raise ValueError(f"figure {figure.name}: expected one definition, got a second")
+            found[figure.name] = figure
+    return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
+
+
+def _natural(name: str) -> tuple[bool, int, str]:
+    return (not name.isdigit(), int(name) if name.isdigit() else 0, name)

@@ -1,0 +1,350 @@
+"""`python -m hpr.reproduce`: reproduce the paper's figures."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
+
+from hpr.executors import (
+    EFFICIENCY,
+    PACK,
+    Failure,
+    Train,
+    matmul_rate,
+    plan,
+    run_local,
+    tasks,
+)
+from hpr.figures import Figure, Settings, discover
+from hpr.figures.figure import SMNIST, Profile
+from hpr.runs import VARIANTS, RunSpec, distinct
+from hpr.store import Store
+
+if TYPE_CHECKING:
+    import torch
+
+EXTRA = "pip install 'hpr-richlazy[repro]'"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and exit with 2."""
+        line = " ".join(message.split())
+        self.exit(2, f"{self.prog}: error: {line}\n")
+
+
+class UsageError(Exception):
+    """What was asked for can't be done; the message is one line."""
+
+
+def main(argv: Sequence[str] | None = None, *, train: Train | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the arguments; None takes the process's.
+        train: stands in for `hpr.training.train_pack`, for tests.
+
+    Returns:
+        0 when all ran, 1 when some run failed, 130 when interrupted. Bad usage exits with 2.
+    """
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(format=f"{parser.prog}: %(message)s")
+    try:
+        return _main(arguments, train)
+    except UsageError as error:
+        parser.error(str(error))
+    except ModuleNotFoundError as error:
+        parser.error(f"{error}; install what reproducing needs: {EXTRA}")
+    except ImportError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        print(
+            f"{parser.prog}: interrupted: finished runs are kept in {arguments.out / 'runs'}; the "
+            "same command goes on from there",
+            file=sys.stderr,
+        )
+        return 130
+
+
+def build_parser() -> Parser:
+    """The command line's arguments."""
+    parser = Parser(
+        prog="hpr.reproduce",
+        description="Reproduce the figures of Liu et al. (ICLR 2024). Finished runs are kept under "
+        "--out and not run again.",
+        epilog="Exit status: 0 all ran, 1 some run failed (each is named), 2 bad usage, 130 "
+        "interrupted.",
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--all", action="store_true", help="every figure")
+    what.add_argument(
+        "--figure", nargs="+", metavar="NAME", help="these figures, as --list names them"
+    )
+    what.add_argument(
+        "--list", action="store_true", help="list figures, their runs, cost and claims"
+    )
+    parser.add_argument("--json", action="store_true", help="with --list: as JSON")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--profile", choices=get_args(Profile), help="default: paper on CUDA, quick on the CPU"
+    )
+    parser.add_argument(
+        "--variant", choices=tuple(VARIANTS), default="paper", help="default: paper"
+    )
+    parser.add_argument("--seeds", type=_positive, metavar="N", help="seeds of each setting")
+    parser.add_argument("--iterations", type=_positive, metavar="N", help="training iterations")
+    parser.add_argument(
+        "--task-version", choices=("0.0.2", "2.3"), default="0.0.2", help="whose NeuroGym inputs"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("results"), metavar="DIR", help="default: results"
+    )
+    parser.add_argument(
+        "--mnist-dir", type=Path, metavar="DIR", help="folder of MNIST's four IDX files"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would run and what it costs; write nothing"
+    )
+    return parser
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `--device` names; `auto` is CUDA where there is one.
+
+    Raises:
+        UsageError: it isn't a device's name, or isn't here.
+    """
+    import torch
+
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise UsageError(f"--device: expected auto, cpu, cuda or cuda:N, got {name!r}")
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        name = "cuda" if present else "cpu"
+    if name.startswith("cuda") and not present:
+        raise UsageError(
+            f"--device {name}: PyTorch {torch.__version__} sees no CUDA device; "
+            "install a CUDA build and check that nvidia-smi lists the card, or use --device cpu"
+        )
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= present:
+        raise UsageError(f"--device {name}: expected cuda:0 to cuda:{present - 1}")
+    return device
+
+
+def choose_smnist(mnist_dir: Path | None, profile: str, *, download: bool) -> tuple[SMNIST, str]:
+    """Which task stands where the paper has sMNIST, and a line that says so.
+
+    The real one where its files are given or cached. Else the `paper` profile downloads it (only
+    says so without `download`). Else the embedded stand-in.
+
+    Raises:
+        UsageError: the given or cached files are broken.
+    """
+    from hpr.tasks import MnistUnavailable, find_mnist
+
+    try:
+        folder = find_mnist(mnist_dir)
+    except (MnistUnavailable, ValueError, OSError) as error:
+        raise UsageError(f"--mnist-dir: {error}" if mnist_dir else str(error)) from None
+    if folder is not None:
+        return "sMNIST", f"sMNIST: the files in {folder}"
+    how = "for the real one give --mnist-dir DIR, or use --profile paper, which downloads it"
+    if profile == "paper":
+        if not download:
+            return "sMNIST", "sMNIST: to be downloaded"
+        try:
+            return "sMNIST", f"sMNIST: downloaded to {find_mnist(download=True)}"
+        except (MnistUnavailable, ValueError, OSError) as error:
+            how = " ".join(str(error).split())
+    return "sDigits", f"sMNIST: replaced by the stand-in sDigits (8 x 8 digits); {how}"
+
+
+def smnist_version(mnist_dir: Path) -> str:
+    """Which pictures a folder of IDX files holds, as a run's `task_version` says it.
+
+    Raises:
+        UsageError: the files are broken.
+    """
+    from hpr.tasks import make_task
+
+    try:
+        return make_task("sMNIST", mnist_dir=mnist_dir).version
+    except (ValueError, OSError, RuntimeError) as error:
+        raise UsageError(f"--mnist-dir: {error}") from None
+
+
+def _main(arguments: argparse.Namespace, train: Train | None) -> int:
+    figures = discover()
+    chosen = _chosen(arguments, figures)
+    device = choose_device(arguments.device)
+    profile: Profile = arguments.profile or ("paper" if device.type == "cuda" else "quick")
+    settings = Settings(
+        profile=profile,
+        variant=arguments.variant,
+        task_version=arguments.task_version,
+        seeds=arguments.seeds,
+        iterations=arguments.iterations,
+        smnist="sMNIST",
+    )
+    note = ""
+    if any(spec.task == "sMNIST" for figure in chosen for spec in figure.runs(settings)):
+        acts = not (arguments.list or arguments.dry_run)
+        smnist, note = choose_smnist(arguments.mnist_dir, profile, download=acts)
+        version = smnist_version(arguments.mnist_dir) if arguments.mnist_dir else "1"
+        settings = replace(settings, smnist=smnist, smnist_version=version)
+    if arguments.list:
+        return _list(chosen, settings, as_json=arguments.json)
+    given = "" if arguments.profile else f" (the default on {device.type})"
+    print(f"profile {profile}{given}, variant {settings.variant}, device {device}")
+    if note:
+        print(note)
+    if arguments.dry_run:
+        return _dry_run(chosen, settings, Store(arguments.out), device)
+    return _reproduce(chosen, settings, arguments, device, train)
+
+
+def _chosen(arguments: argparse.Namespace, figures: dict[str, Figure]) -> list[Figure]:
+    if arguments.json and not arguments.list:
+        raise UsageError("--json: expected together with --list")
+    if not arguments.figure:
+        return list(figures.values())
+    for name in arguments.figure:
+        if name not in figures:
+            raise UsageError(f"--figure: expected some of {', '.join(figures)}, got {name!r}")
+    return [figures[name] for name in dict.fromkeys(arguments.figure)]
+
+
+def _reproduce(
+    figures: Sequence[Figure],
+    settings: Settings,
+    arguments: argparse.Namespace,
+    device: torch.device,
+    train: Train | None,
+) -> int:
+    # What is missing is better missed now than after training.
+    for name in ("matplotlib", "scipy", "tqdm"):
+        importlib.import_module(name)
+    from hpr.figures.summary import write_figure, write_summary
+
+    if train is None:
+        from hpr.training import train_pack
+
+        train = train_pack
+    store = Store(arguments.out)
+    specs = _runs(figures, settings)
+    task_of = tasks(arguments.mnist_dir)
+    try:
+        store.prepare()
+        for shape in distinct(spec.shape for spec in specs):
+            task_of(shape)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(str(error)) from None
+    outcome = run_local(specs, store, task_of, train, device, _say)
+    reasons = {key: failure.reason for key, failure in outcome.failures.items()}
+    failures = list(outcome.failures.values())
+    written = []
+    for figure in figures:
+        try:
+            written.append(write_figure(figure, settings, outcome.records, reasons, store.out))
+        except Exception as error:
+            failures.append(Failure.of(f"figure {figure.name}", error))
+        else:
+            _say(_verdicts(written[-1], store.out))
+    write_summary(settings, written, [asdict(failure) for failure in failures], store.out)
+    _say(f"summary: {store.out / 'summary.md'}")
+    failed = [f"{failure.what}: {failure.reason}" for failure in failures]
+    failed += [
+        f"{spec}: diverged after {outcome.records[spec.key]['iterations']} iterations"
+        for spec in specs
+        if outcome.records.get(spec.key, {}).get("status") == "diverged"
+    ]
+    for line in failed:
+        print(f"hpr.reproduce: failed: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _dry_run(
+    figures: Sequence[Figure], settings: Settings, store: Store, device: torch.device
+) -> int:
+    task_of = tasks()
+    left = plan(_runs(figures, settings), store.__contains__, task_of, PACK[device.type])
+    for pack, price in zip(left.packs, left.costs, strict=True):
+        print(
+            f"{len(pack)} x {pack[0].task}, N = {pack[0].N}, {pack[0].iterations} iterations: "
+            f"{price.flops:.2g} FLOP, {price.memory / 1e6:.0f} MB"
+        )
+    rate = EFFICIENCY * matmul_rate(device)
+    print(
+        f"{left.stored} runs already in {store.runs}, {left.runs} to train in {len(left.packs)} "
+        f"packs: at most {left.flops:.2g} FLOP, about {_duration(left.flops / rate)} at "
+        f"{rate:.2g} FLOP/s on {device}, {left.memory / 1e6:.0f} MB"
+    )
+    return 0
+
+
+def _list(figures: Sequence[Figure], settings: Settings, *, as_json: bool) -> int:
+    task_of = tasks()
+    entries: list[dict[str, Any]] = []
+    for figure in figures:
+        whole = plan(figure.runs(settings), lambda _: False, task_of, PACK["cpu"])
+        entries.append(
+            {
+                "name": figure.name,
+                "title": figure.title,
+                "runs": whole.runs,
+                "flops": whole.flops,
+                "claims": [claim.to_dict() for claim in figure.claims(settings)],
+            }
+        )
+    if as_json:
+        print(json.dumps({"settings": asdict(settings), "figures": entries}, indent=1))
+        return 0
+    for entry in entries:
+        print(
+            f"{entry['name']:>6}  {entry['title']}: {entry['runs']} runs, "
+            f"{entry['flops']:.2g} FLOP ({settings.profile}), {len(entry['claims'])} claims"
+        )
+    return 0
+
+
+def _runs(figures: Sequence[Figure], settings: Settings) -> list[RunSpec]:
+    return distinct(spec for figure in figures for spec in figure.runs(settings))
+
+
+def _verdicts(figure: dict[str, Any], out: Path) -> str:
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(figure["verdicts"].items()))
+    path = out / f"figure_{figure['figure']}"
+    return f"figure {figure['figure']}: {counts}: {path}.md, .json, .png, .pdf"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"\d+", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
+    return int(text)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

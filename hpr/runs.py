@@ -1,0 +1,196 @@
+"""What a run is: its specification, its key, the packs that runs form, and what they cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Protocol, get_args
+
+from hpr import connectivity
+from hpr.connectivity import Connectivity
+
+Leak = Literal["exponential", "euler"]
+Parameter = Literal["recurrent", "input", "readout"]
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "paper": {"leak": "exponential", "ntk_parameters": ("recurrent", "input", "readout")},
+    "released": {"leak": "euler", "ntk_parameters": ("recurrent",)},
+}
+GAIN = {"paper": 1.5, "released": 1.25}
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that a run's result depends on, and nothing else.
+
+    One network, its initial weights (`connectivity`, `seed`), its task, its training and its measures. Times are in ms,
+    `iterations` in SGD steps. The defaults are the paper's (Appendix C.2).
+    """
+
+    task: str
+    connectivity: Connectivity
+    seed: int
+    variant: str = "paper"
+    task_version: str = "0.0.2"
+    dt: float = 100.0
+    tau: float = 100.0
+    leak: Leak = "exponential"
+    N: int = 300
+    batch: int = 32
+    iterations: int = 10_000
+    learning_rate: float = 3e-3
+    momentum: float = 0.9
+    # Mean training accuracy over the last `hpr.training.WINDOW` iterations at which training ends; None: never.
+    stop_accuracy: float | None = None
+    ntk_parameters: tuple[Parameter, ...] = ("recurrent", "input", "readout")
+    # Evaluation trials of the representation and sign measures, and how many of them (the first) the kernel takes.
+    trials: int = 320
+    kernel_trials: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("dt", "tau", "learning_rate", "momentum"):
+            # 100 and 100.0 are one specification, so they must have one key.
+            object.__setattr__(self, name, float(getattr(self, name)))
+        self.connectivity.check(self.N)
+        for name in ("N", "batch", "iterations", "trials", "kernel_trials"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name}: expected an integer of at least 1, got {getattr(self, name)!r}"
+                )
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed: expected an integer of at least 0, got {self.seed!r}")
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant: expected one of {sorted(VARIANTS)}, got {self.variant!r}")
+        if self.leak not in get_args(Leak):
+            raise ValueError(f"leak: expected one of {get_args(Leak)}, got {self.leak!r}")
+        if not 0 < self.dt <= self.tau:
+            raise ValueError(f"dt: expected 0 < dt <= tau = {self.tau} ms, got {self.dt!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(
+                f"learning_rate: expected a positive number, got {self.learning_rate!r}"
+            )
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: expected 0 <= momentum < 1, got {self.momentum!r}")
+        if self.stop_accuracy is not None and not 0 < self.stop_accuracy <= 1:
+            raise ValueError(
+                f"stop_accuracy: expected a share in (0, 1], got {self.stop_accuracy!r}"
+            )
+        unknown = set(self.ntk_parameters) - set(get_args(Parameter))
+        if unknown or not self.ntk_parameters:
+            raise ValueError(
+                f"ntk_parameters: expected some of {get_args(Parameter)}, got {self.ntk_parameters!r}"
+            )
+        if self.kernel_trials > self.trials:
+            raise ValueError(
+                f"kernel_trials: expected at most trials = {self.trials}, got {self.kernel_trials}"
+            )
+
+    @property
+    def rho(self) -> float:
+        """Leak factor of Eq. 1: exp(-dt/tau), or 1 - dt/tau for the Euler step of the released script."""
+        ratio = self.dt / self.tau
+        return math.exp(-ratio) if self.leak == "exponential" else 1.0 - ratio
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plain form kept in the run's JSON."""
+        plain = asdict(self)
+        plain["connectivity"] = connectivity.to_dict(self.connectivity)
+        plain["ntk_parameters"] = list(self.ntk_parameters)
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> RunSpec:
+        """Invert `to_dict`; unknown and missing fields are refused."""
+        expected = {field.name for field in fields(cls)}
+        if set(plain) != expected:
+            raise ValueError(
+                f"run specification: expected the fields {sorted(expected)}, got {sorted(plain)}"
+            )
+        return cls(
+            **{
+                **plain,
+                "connectivity": connectivity.from_dict(plain["connectivity"]),
+                "ntk_parameters": tuple(plain["ntk_parameters"]),
+            }
+        )
+
+    @property
+    def key(self) -> str:
+        """Content hash of the canonical JSON: 16 hexadecimal digits, the name of the run's file."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def shape(self) -> RunSpec:
+        """What runs of one pack have in common: all but the initial weights."""
+        return replace(self, connectivity=connectivity.Dense(), seed=0)
+
+    def __str__(self) -> str:
+        return f"{self.task} N={self.N} {self.connectivity.label} seed={self.seed} ({self.key})"
+
+
+def distinct(specs: Iterable[RunSpec]) -> list[RunSpec]:
+    """Each run once, in the order of its first appearance: what two figures share is trained once."""
+    return list(dict.fromkeys(specs))
+
+
+def packs(specs: Iterable[RunSpec], size: int) -> list[list[RunSpec]]:
+    """Group runs of equal shape into packs of at most `size` networks that are trained together."""
+    if size < 1:
+        raise ValueError(f"size: expected a pack of at least 1 network, got {size}")
+    groups: dict[RunSpec, list[RunSpec]] = {}
+    for spec in distinct(specs):
+        groups.setdefault(spec.shape, []).append(spec)
+    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs (a multiply-add is two) and bytes of resident memory of a pack."""
+
+    training_flops: float
+    kernel_flops: float
+    memory: float
+
+    @property
+    def flops(self) -> float:
+        """All of it."""
+        return self.training_flops + self.kernel_flops
+
+
+class TaskShape(Protocol):
+    """What a cost needs to know of a task; `hpr.tasks.Task` is one."""
+
+    N_in: int
+    N_out: int
+    T: int
+    loss_steps: Literal["all", "last"]
+
+
+def cost(pack: Sequence[RunSpec], task: TaskShape) -> Cost:
+    """Estimate a pack's cost in closed form; early stops are not foreseen, so this is an upper bound.
+
+    An iteration is three products of [B, N] by [N, N] at each step but the first, whose rates are zero (forward,
+    backward, weight gradient), and three of [T B, N] by the input and the readout.
+    """
+    spec = pack[0]
+    R, N, B = len(pack), spec.N, spec.batch
+    T, edges = task.T, task.N_in + task.N_out
+    iteration = 6.0 * B * N * ((T - 1) * N + T * edges)
+    outputs = task.N_out * (1 if task.loss_steps == "last" else T)
+    rows = spec.kernel_trials * outputs
+    sweep = 2.0 * rows * T * N * N
+    # Half of the pairs of trials, by symmetry, in the order `propagate`.
+    contraction = rows * spec.kernel_trials * T * N * (T + outputs)
+    forward = 4.0 * spec.trials * T * N * N
+    weights = N * (N + edges)
+    buffers = 2 * T * B * (N + task.N_in) + 5 * weights + spec.trials * T * N
+    kernels = 4 * rows * rows + 4 * T * rows * N
+    return Cost(
+        training_flops=R * spec.iterations * iteration,
+        kernel_flops=R * (2 * (sweep + contraction) + forward),
+        memory=4.0 * (R * buffers + kernels),
+    )

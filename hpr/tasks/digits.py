@@ -1,0 +1,102 @@
+"""Pictures of digits shown to a network row by row."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from .base import Split, Task, Trials
+from .counter import random_words
+
+_DIGITS = Path(__file__).parent / "data" / "digits.npz"
+
+
+class RowDigits(Task):
+    """Digits whose rows are the time steps: T rows of N_in pixels, the loss at the last one.
+
+    A split's pictures are gone through in epochs. Each epoch has its own permutation, keyed by
+    (task, seed, split, epoch), and is cut into full batches; what is left over waits for a later
+    epoch. An epoch therefore shows each picture at most once.
+    """
+
+    loss_steps: Literal["all", "last"] = "last"
+    N_out = 10
+
+    def __init__(
+        self,
+        name: str,
+        label: str,
+        batch_size: int,
+        brightest: int,
+        pictures: dict[Split, tuple[np.ndarray, np.ndarray]],
+        version: str = "1",
+    ) -> None:
+        """Take the pictures.
+
+        Args:
+            name: the task's name, which keys its streams.
+            label: what a picture's title says.
+            batch_size: the default number of trials a step.
+            brightest: the grey value that becomes an input of 1.
+            pictures: of each split, images uint8 [n, T, N_in] and labels uint8 [n].
+            version: which pictures they are, in a word.
+        """
+        self.name, self.label, self.batch_size, self.version = name, label, batch_size, version
+        _, self.T, self.N_in = pictures["train"][0].shape
+        self._rows = {
+            split: images.reshape(-1, self.N_in) for split, (images, _) in pictures.items()
+        }
+        self._labels = {split: labels.astype(np.int64) for split, (_, labels) in pictures.items()}
+        self._steps = np.arange(self.T)[:, None]  # [T, 1]
+        self._brightest = np.float32(brightest)
+        self._permutation = functools.lru_cache(maxsize=16)(self._new_permutation)
+
+    def size(self, split: Split = "train") -> int:
+        """Return the number of pictures in a split."""
+        return len(self._labels[split])
+
+    def _draw(self, seed: int, start: int, count: int, batch: int, split: Split) -> Trials:
+        batches = self.size(split) // batch  # of an epoch
+        if not batches:
+            raise ValueError(
+                f"batch must be at most {self.size(split)}, the number of {self.name}'s "
+                f"{split} pictures, got {batch}"
+            )
+        inputs = np.empty((count, self.T, batch, self.N_in), np.float32)
+        targets = np.empty((count, self.T, batch), np.int64)
+        for k, step in enumerate(range(start, start + count)):
+            epoch, place = divmod(step, batches)
+            permutation = self._permutation(seed, split, epoch)
+            chosen = permutation[place * batch : (place + 1) * batch]
+            pixels = self._rows[split].take(chosen * self.T + self._steps, axis=0)
+            np.divide(pixels, self._brightest, out=inputs[k])
+            targets[k] = self._labels[split][chosen]
+        return Trials(inputs, targets)
+
+    def _new_permutation(self, seed: int, split: Split, epoch: int) -> np.ndarray:
+        words = random_words(self.size(split), epoch, self.name, self.version, seed, split)
+        return np.argsort(words, kind="stable")
+
+
+def small_digits() -> RowDigits:
+    """Return sDigits, the embedded stand-in for sMNIST: 8 rows of 8 pixels (data/README.md).
+
+    1,500 pictures train and 297, spread evenly over the file and so over its writers, evaluate.
+    """
+    with np.load(_DIGITS) as stored:
+        images, labels = stored["images"], stored["labels"]
+    evaluation = np.zeros(len(labels), bool)
+    evaluation[np.arange(297) * len(labels) // 297] = True
+    return RowDigits(
+        "sDigits",
+        "sDigits (8x8 digits, a stand-in for sMNIST)",
+        batch_size=32,
+        brightest=16,
+        pictures={
+            "train": (images[~evaluation], labels[~evaluation]),
+            "evaluation": (images[evaluation], labels[evaluation]),
+        },
+    )

@@ -1,0 +1,95 @@
+"""NeuroGym environments: opened, checked, and their state over trials."""
+
+from __future__ import annotations
+
+import warnings
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+NEUROGYM_VERSION = "2.3"
+
+# What TrialEnv itself counts, and its periods, of which it keeps those of earlier trials.
+_BOOKKEEPING = {"num_tr", "start_t", "end_t", "start_ind", "end_ind", "_duration"}
+
+
+def neurogym() -> ModuleType:
+    """Return the module neurogym.
+
+    Raises:
+        ImportError: it is missing, or of a version with other behaviour.
+    """
+    remedy = "pip install 'hpr-richlazy[repro]'"
+    try:
+        import neurogym as module
+    except ImportError as error:
+        raise ImportError(f"NeuroGym tasks need neurogym ({error}): {remedy}") from error
+    if not module.__version__.startswith(f"{NEUROGYM_VERSION}."):
+        raise ImportError(
+            f"NeuroGym tasks need neurogym {NEUROGYM_VERSION}, got {module.__version__}: {remedy}"
+        )
+    return module
+
+
+def open_environment(name: str, dt: float, **arguments: Any) -> Any:
+    """Make a NeuroGym environment and take it out of Gymnasium's wrapper.
+
+    Args:
+        name: its NeuroGym id.
+        dt: time step in ms.
+        **arguments: further arguments of its constructor.
+
+    Raises:
+        ValueError: no such id, or an environment that is not a classification of vectors, one
+            class a time step.
+        ImportError: NeuroGym is missing.
+    """
+    ngym = neurogym()
+    import gymnasium
+
+    step = int(dt) if float(dt).is_integer() else dt
+    try:
+        with warnings.catch_warnings():
+            # Gymnasium notes that no NeuroGym environment has a rendering mode, and the like.
+            warnings.filterwarnings("ignore", message=".*WARN: ")
+            wrapped = ngym.make(name, dt=step, **arguments)
+    except (gymnasium.error.Error, ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"name must be a task or a NeuroGym id that can be made here with dt={step}, "
+            f"got {name!r}: {' '.join(str(error).split())}"
+        ) from error
+    if isinstance(wrapped, gymnasium.wrappers.OrderEnforcing):
+        wrapped = wrapped.env
+    bare = isinstance(wrapped, ngym.core.TrialEnv)
+    _require(name, bare, f"is a {type(wrapped).__name__}, not a bare TrialEnv")
+    seen, action = wrapped.observation_space, wrapped.action_space
+    _require(
+        name,
+        isinstance(seen, gymnasium.spaces.Box) and len(seen.shape) == 1,
+        f"observes {seen}, not a vector",
+    )
+    _require(
+        name,
+        isinstance(action, gymnasium.spaces.Discrete) and action.start == 0,
+        f"has targets in {action}, not in classes",
+    )
+    return wrapped
+
+
+def state(environment: Any) -> dict[str, str]:
+    """Return what an environment keeps from one trial to the next, to be compared.
+
+    TrialEnv's own bookkeeping and the generators are left out.
+    """
+    plain = (bool, int, float, str, list, tuple, dict, np.ndarray, np.generic)
+    return {
+        name: repr(value)
+        for name, value in vars(environment).items()
+        if name not in _BOOKKEEPING and isinstance(value, plain)
+    }
+
+
+def _require(name: str, holds: bool, complaint: str) -> None:
+    if not holds:
+        raise ValueError(f"NeuroGym's {name} cannot be a task: it {complaint}")

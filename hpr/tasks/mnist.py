@@ -1,0 +1,151 @@
+"""Sequential MNIST, and where its four files come from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import textwrap
+from pathlib import Path
+
+import numpy as np
+
+from .base import Split
+from .digits import RowDigits
+from .idx import read_idx
+
+_SIDE = 28
+_STEMS: dict[Split, str] = {"train": "train", "evaluation": "t10k"}
+_SHA256 = {
+    "train-images-idx3-ubyte.gz": (
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+    ),
+    "train-labels-idx1-ubyte.gz": (
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
+    ),
+    "t10k-images-idx3-ubyte.gz": (
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
+    ),
+    "t10k-labels-idx1-ubyte.gz": (
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
+    ),
+}
+# Of the images and labels themselves, train before test: other pictures in the same form are another task.
+_PICTURES = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"
+_MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+
+
+class MnistUnavailable(RuntimeError):
+    """MNIST is not on this machine and cannot be downloaded."""
+
+
+def find_mnist(
+    mnist_dir: str | os.PathLike[str] | None = None, *, download: bool = False
+) -> Path | None:
+    """Find the folder of MNIST's four IDX files.
+
+    Args:
+        mnist_dir: a folder that must hold them, plain or gzipped; None looks in the cache,
+            `$HPR_CACHE/mnist` or else `mnist` in the user's cache folder for `hpr`.
+        download: fill the cache from a public mirror if it lacks them.
+
+    Returns:
+        The folder, or None if the cache lacks a file and `download` is off.
+
+    Raises:
+        MnistUnavailable: `mnist_dir` lacks a file, or the download fails.
+        ValueError: a file of the cache has the wrong SHA-256.
+    """
+    if mnist_dir is not None:
+        folder = Path(mnist_dir)
+        for name in _SHA256:
+            _file(folder, name)
+        return folder
+    folder = _cache() / "mnist"
+    present = [name for name in _SHA256 if (folder / name).is_file()]
+    for name in present:
+        _check(folder / name)
+    if len(present) < len(_SHA256):
+        if not download:
+            return None
+        _download(folder)
+    return folder
+
+
+def sequential_mnist(mnist_dir: str | os.PathLike[str] | None = None) -> RowDigits:
+    """Return sMNIST: 28 rows of 28 pixels in [0, 1], downloading MNIST if it is not here.
+
+    Raises:
+        MnistUnavailable: the files are neither in `mnist_dir` or the cache nor can be downloaded.
+        ValueError: a file is not what its name says.
+    """
+    folder = find_mnist(mnist_dir, download=True)
+    assert folder is not None
+    pictures = {split: _pictures(folder, stem) for split, stem in _STEMS.items()}
+    digest = hashlib.sha256()
+    for images, labels in pictures.values():
+        digest.update(images.tobytes())
+        digest.update(labels.tobytes())
+    version = "1" if digest.hexdigest() == _PICTURES else f"1-{digest.hexdigest()[:8]}"
+    return RowDigits("sMNIST", "sMNIST", 200, 255, pictures, version)
+
+
+def _pictures(folder: Path, stem: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read one split's images uint8 [n, 28, 28] and labels uint8 [n]."""
+    where = _file(folder, f"{stem}-images-idx3-ubyte.gz")
+    images = read_idx(where, 3)
+    if images.shape[1:] != (_SIDE, _SIDE):
+        raise ValueError(f"{where} must hold images of 28 x 28, got {images.shape[1:]}")
+    where = _file(folder, f"{stem}-labels-idx1-ubyte.gz")
+    labels = read_idx(where, 1)
+    if len(labels) != len(images):
+        raise ValueError(f"{where} must hold {len(images)} labels, one an image, got {len(labels)}")
+    if len(labels) and labels.max() > 9:
+        raise ValueError(f"{where} must hold labels from 0 to 9, got {labels.max()}")
+    return images, labels
+
+
+def _file(folder: Path, name: str) -> Path:
+    """Return the path of a file that is there gzipped or, under the name less .gz, plain."""
+    for path in (folder / name, folder / name.removesuffix(".gz")):
+        if path.is_file():
+            return path
+    raise MnistUnavailable(f"mnist_dir must hold {name} or the same unzipped, got {folder}")
+
+
+def _cache() -> Path:
+    named = os.environ.get("HPR_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hpr"
+
+
+def _check(path: Path) -> None:
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != _SHA256[path.name]:
+        raise ValueError(
+            f"{path} must have the SHA-256 {_SHA256[path.name]}, got {found}: delete it"
+        )
+
+
+def _download(folder: Path) -> None:
+    remedy = "give the folder of its four IDX files (--mnist-dir), or let it be downloaded"
+    try:
+        import pooch
+    except ImportError as error:
+        raise MnistUnavailable(
+            f"MNIST is not in {folder}: {remedy} (pip install 'hpr-richlazy[repro]')"
+        ) from error
+    for name, sha256 in _SHA256.items():
+        failures = []
+        for mirror in _MIRRORS:
+            try:
+                pooch.retrieve(mirror + name, f"sha256:{sha256}", fname=name, path=folder)
+                break
+            # A mirror that cannot be reached, or that sends another file.
+            except (OSError, ValueError) as error:
+                failures.append(f"{mirror}: {textwrap.shorten(str(error), 100)}")
+        else:
+            raise MnistUnavailable(f"MNIST is not in {folder}: {remedy} ({'; '.join(failures)})")

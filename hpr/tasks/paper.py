@@ -1,0 +1,86 @@
+"""The paper's three NeuroGym tasks (Appendix C.2), as NeuroGym 0.0.2 and 2.3 give them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .compiled import CompiledTask
+from .conditions import Bank, compile_environment
+from .environment import NEUROGYM_VERSION, open_environment
+
+
+@dataclass(frozen=True)
+class PaperTask:
+    """A task's NeuroGym environment, its periods in ms, and what 0.0.2 did otherwise.
+
+    Attributes:
+        environment: the NeuroGym id.
+        timing: the periods' lengths in ms.
+        old_arguments: arguments that make the installed environment 0.0.2's.
+        old_fixation: the periods in which 0.0.2 alone has the fixation input on.
+        old_noise: the periods in which 0.0.2 alone has noise on every channel.
+    """
+
+    environment: str
+    timing: dict[str, int]
+    old_arguments: dict[str, Any] = field(default_factory=dict)
+    old_fixation: tuple[str, ...] = ()
+    old_noise: tuple[str, ...] = ()
+
+
+PAPER_TASKS = {
+    "2AF": PaperTask(
+        "PerceptualDecisionMaking-v0",
+        {"fixation": 0, "stimulus": 700, "delay": 0, "decision": 100},
+        old_fixation=("stimulus", "delay"),
+    ),
+    "DMS": PaperTask(
+        "DelayMatchSample-v0",
+        {"fixation": 0, "sample": 100, "delay": 500, "test": 100, "decision": 100},
+    ),
+    "CXT": PaperTask(
+        "ContextDecisionMaking-v0",
+        {"fixation": 0, "stimulus": 200, "delay": 500, "decision": 100},
+        old_arguments={"use_expl_context": True},
+        old_fixation=("stimulus", "delay"),
+        old_noise=("stimulus",),
+    ),
+}
+
+_FIXATION = 0  # the fixation input's channel in all three
+
+
+def paper_task(name: str, version: str, dt: float) -> CompiledTask:
+    """Compile "2AF", "DMS" or "CXT".
+
+    Args:
+        name: the task.
+        version: "0.0.2" or "2.3", whose behaviour.
+        dt: time step in ms.
+
+    Raises:
+        ValueError: `dt` does not divide every period.
+    """
+    task = PAPER_TASKS[name]
+    if any(length % dt for length in task.timing.values()):
+        lengths = ", ".join(str(length) for length in sorted(set(task.timing.values()) - {0}))
+        raise ValueError(f"dt must divide {name}'s periods, {lengths} ms, got {dt}")
+    old = version != NEUROGYM_VERSION
+    arguments = task.old_arguments if old else {}
+    environment = open_environment(task.environment, dt, timing=task.timing, **arguments)
+    bank = compile_environment(environment)
+    if old:
+        bank = _as_before(bank, task)
+    return CompiledTask(name, version, name, dt, bank, int(environment.action_space.n))
+
+
+def _as_before(bank: Bank, task: PaperTask) -> Bank:
+    """Give the installed environment's conditions what 0.0.2 had besides."""
+    inputs, noise = bank.inputs.copy(), bank.noise.copy()
+    for c, periods in enumerate(bank.periods):
+        for period in task.old_fixation:
+            inputs[c, slice(*periods[period]), _FIXATION] = 1
+        for period in task.old_noise:
+            noise[c, slice(*periods[period])] = noise.max()
+    return replace(bank, inputs=inputs, noise=noise)

@@ -1,0 +1,71 @@
+"""Tasks by name."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import os
+
+from .base import Task
+from .compiled import CompiledTask
+from .conditions import compile_environment
+from .digits import small_digits
+from .environment import NEUROGYM_VERSION, open_environment
+from .mnist import sequential_mnist
+from .paper import PAPER_TASKS, paper_task
+from .script import NotFinite
+from .streamed import StreamedTask
+
+TASKS = (*PAPER_TASKS, "sMNIST", "sDigits")
+_VERSIONS = ("0.0.2", NEUROGYM_VERSION)
+
+
+def make_task(
+    name: str,
+    *,
+    version: str | None = None,
+    dt: float = 100.0,
+    mnist_dir: str | os.PathLike[str] | None = None,
+) -> Task:
+    """Make a task.
+
+    Args:
+        name: one of `TASKS`, or any NeuroGym id that gives one class a time step; an id's
+            periods are the environment's own. Trials of an environment with a finite number of
+            conditions are compiled, those of any other come through `neurogym.Dataset`.
+        version: whose behaviour a NeuroGym task shows: "0.0.2" (the default), known for the
+            paper's three, or "2.3", the installed NeuroGym's. That of the digits tells which
+            pictures they are: "1", but for sMNIST from files that are not MNIST's own.
+        dt: time step in ms of a NeuroGym task; the digits have one step a row.
+        mnist_dir: folder of MNIST's four IDX files, for sMNIST.
+
+    Raises:
+        ValueError: an argument is out of range, or the environment cannot be a task.
+        ImportError: a NeuroGym task, and NeuroGym is missing.
+        MnistUnavailable: sMNIST, and MNIST is neither here nor can be downloaded.
+    """
+    if not isinstance(dt, numbers.Real) or not math.isfinite(dt) or dt <= 0:
+        raise ValueError(f"dt must be a positive number of ms, got {dt!r}")
+    if name in ("sMNIST", "sDigits"):
+        task = sequential_mnist(mnist_dir) if name == "sMNIST" else small_digits()
+        if version not in (None, task.version):
+            raise ValueError(f"version must be {task.version!r} for these {name}, got {version!r}")
+        return task
+    version = _VERSIONS[0] if version is None else version
+    if version not in _VERSIONS:
+        raise ValueError(f"version must be one of {', '.join(_VERSIONS)}, got {version!r}")
+    if name in PAPER_TASKS:
+        return paper_task(name, version, dt)
+    if version != NEUROGYM_VERSION:
+        raise ValueError(
+            f"version must be {NEUROGYM_VERSION!r} for {name!r}, as 0.0.2's behaviour is known "
+            f"for {', '.join(PAPER_TASKS)} only, got {version!r}"
+        )
+    environment, other = open_environment(name, dt), open_environment(name, dt)
+    try:
+        bank = compile_environment(environment)
+        if not bank.equals(compile_environment(other)):
+            raise NotFinite("it differs each time that it is made")
+    except NotFinite as reason:
+        return StreamedTask(name, version, dt, str(reason))
+    return CompiledTask(name, version, name, dt, bank, int(environment.action_space.n))

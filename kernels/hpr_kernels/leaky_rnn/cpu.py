@@ -1,0 +1,110 @@
+"""The recurrence on joined buffers: few large matrix products, everything else in place.
+
+The recurrent and input weights are stored side by side, `weights` = [W_h W_x 0] of [R, N, P], and so is what they
+multiply: the **trace** z of [R, T + 1, B, P] holds z_s = [a_s x_s 0]. One product a step then advances the network,
+one product over all steps gives both weight gradients, and ⟨z_s, z_s'⟩ = ⟨a_s, a_s'⟩ + ⟨x_s, x_s'⟩ is what the tangent
+kernel needs. P is N + N_in rounded up to a multiple of 16, which aligns rows for vector loads. Since h_0 = 0, the first
+step has no recurrent product. The rates that leave are z_1 … z_T, without copying.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ALIGNMENT = 16
+
+
+def padded(width: int) -> int:
+    """Round up to the storage alignment."""
+    return -(-width // ALIGNMENT) * ALIGNMENT
+
+
+def join(recurrent: Tensor, input: Tensor) -> Tensor:
+    """Store W_h [R, N, N] and W_x [R, N, N_in] as [W_h W_x 0], [R, N, P]."""
+    R, N, N_in = input.shape
+    weights = input.new_zeros(R, N, padded(N + N_in))
+    weights[..., :N] = recurrent
+    weights[..., N : N + N_in] = input
+    return weights
+
+
+def empty_trace(R: int, T: int, B: int, N: int, N_in: int, like: Tensor) -> Tensor:
+    """A trace [R, T + 1, B, P] whose rates and inputs are still to be written; a_0 and the padding are zero."""
+    return like.new_zeros(R, T + 1, B, padded(N + N_in))
+
+
+def forward(trace: Tensor, weights: Tensor, rho: float, activation: str = "relu") -> None:
+    """Fill the rates of `trace` from its inputs: h_{t+1} = rho h_t + (1 - rho) [W_h W_x] z_t (Eq. 1)."""
+    R, steps, B, _ = trace.shape
+    N = weights.shape[1]
+    # Units before examples: this orientation of the product is a quarter faster, and worth the transposed store.
+    h = trace.new_zeros(R, N, B)
+    for t in range(steps - 1):
+        columns = slice(N, None) if t == 0 else slice(None)
+        h.baddbmm_(weights[..., columns], trace[:, t, :, columns].mT, beta=rho, alpha=1 - rho)
+        rates = trace[:, t + 1, :, :N]
+        if activation == "relu":
+            torch.clamp(h.mT, min=0, out=rates)
+        else:
+            rates.copy_(h.mT)
+
+
+def sweep(g: Tensor, trace: Tensor, weights: Tensor, rho: float, activation: str = "relu") -> None:
+    """Turn `g`, holding ∂L/∂a_{s+1}, into ∂L/∂h_{s+1} in place, s = T-1 … 0; `g` is [R, T, B, N].
+
+    g_s = f'(h_{s+1}) ∘ (∂L/∂a_{s+1} + (1 - rho) W_hᵀ g_{s+1}) + rho g_{s+1}
+    """
+    T, N = g.shape[1], weights.shape[1]
+    recurrent = weights[..., :N]
+    # torch batches a product only into contiguous memory, which a step of `g` is not.
+    pulled = torch.empty_like(g[:, 0], memory_format=torch.contiguous_format)
+    for s in range(T - 1, -1, -1):
+        here = g[:, s]
+        if s < T - 1:
+            torch.bmm(g[:, s + 1], recurrent, out=pulled)
+            here.add_(pulled, alpha=1 - rho)
+        if activation == "relu":
+            mask(here, trace[:, s + 1, :, :N])
+        if s < T - 1:
+            here.add_(g[:, s + 1], alpha=rho)
+
+
+def mask(g: Tensor, rates: Tensor) -> None:
+    """Multiply by f'(h) of ReLU in place: zero `g` where the rate is zero, in one pass."""
+    torch.ops.aten.threshold_backward.grad_input(g, rates, 0, grad_input=g)
+
+
+def adjoints(
+    trace: Tensor,
+    weights: Tensor,
+    readout: Tensor,
+    rho: float,
+    steps: tuple[int, ...],
+    activation: str = "relu",
+) -> Tensor:
+    """Adjoints of all outputs (t, k), t in ascending `steps`: [R, T, O, B, N], output-major.
+
+    The outputs that reach back to step s are a suffix of the O axis, so each step is one product over just those.
+    """
+    R, T, B = trace.shape[0], trace.shape[1] - 1, trace.shape[2]
+    N_out, N = readout.shape[1:]
+    recurrent = weights[..., :N]
+    g = trace.new_zeros(R, T, len(steps) * N_out, B, N)
+    later = len(steps) * N_out
+    for s in range(steps[-1], -1, -1):
+        here = g[:, s, later:]
+        if here.numel():
+            pulled = g[:, s + 1, later:].flatten(1, 2)
+            here.flatten(1, 2).baddbmm_(pulled, recurrent, beta=0, alpha=1 - rho)
+        first = later
+        if s in steps:
+            first = later - N_out
+            g[:, s, first:later] = readout[:, :, None]
+        if activation == "relu":
+            active = g[:, s, first:]
+            mask(active, trace[:, s + 1, None, :, :N].expand_as(active))
+        if here.numel():
+            here.add_(g[:, s + 1, later:], alpha=rho)
+        later = first
+    return g

@@ -1,0 +1,178 @@
+"""Verdicts on tables whose answer is known."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from hpr.figures.claims import FEWEST, Claim, Finding, judge
+
+LEVELS = ("1", "30", "100", "300")
+
+
+def table(slope: float, noise: float = 0.05, seeds: int = 10) -> NDArray[np.float64]:
+    """[S, L]: a line along the sweep, an offset of each seed, and noise."""
+    rng = np.random.default_rng(5)
+    offset = rng.normal(0, 0.3, size=(seeds, 1))
+    return 2.0 + offset + slope * np.arange(4) + noise * rng.normal(size=(seeds, 4))
+
+
+def found(kind: str, values: NDArray[np.float64], missing: tuple[str, ...] = ()) -> Finding:
+    claim = Claim("2AF", "kernel_alignment", kind, "so it is")  # type: ignore[arg-type]
+    return judge(claim, values, LEVELS, missing)
+
+
+@pytest.mark.parametrize(
+    ("kind", "slope", "verdict"),
+    [
+        ("rises", 0.2, "agrees"),
+        ("falls", -0.2, "agrees"),
+        ("rises", -0.2, "disagrees"),
+        ("falls", 0.2, "disagrees"),
+        ("rises", 0.0, "inconclusive"),
+        ("falls", 0.0, "inconclusive"),
+    ],
+)
+def test_a_trend_is_judged_by_its_direction(kind: str, slope: float, verdict: str) -> None:
+    finding = found(kind, table(slope))
+    assert finding.verdict == verdict
+    assert finding.seeds == 10
+    assert finding.notes == ()
+    spearman, wilcoxon = finding.statistics
+    if slope:
+        assert np.sign(spearman.effect) == np.sign(wilcoxon.effect) == np.sign(slope)
+    for statistic in finding.statistics:
+        assert statistic.effect is not None
+        assert statistic.interval is not None
+        low, high = statistic.interval
+        assert low <= statistic.effect <= high
+
+
+def test_spearman_is_the_mean_over_seeds_and_its_p_is_that_of_exact_permutation() -> None:
+    values = table(0.03, seeds=3)[:, :3]
+    claim = Claim("2AF", "kernel_alignment", "rises", "so it is")
+    spearman = judge(claim, values, LEVELS[:3]).statistics[0]
+    each = [stats.spearmanr(range(3), row).statistic for row in values]
+    assert spearman.effect == pytest.approx(np.mean(each))
+    # Every order of the levels within every seed, all equally likely where there is no trend.
+    orders = [stats.spearmanr(range(3), o).statistic for o in itertools.permutations(range(3))]
+    null = np.array([sum(choice) for choice in itertools.product(orders, repeat=3)]) / 3
+    above = np.mean(null >= np.mean(each) - 1e-12)
+    below = np.mean(null <= np.mean(each) + 1e-12)
+    assert spearman.p == pytest.approx(min(1.0, 2 * min(above, below)))
+
+
+def test_the_paired_test_sees_through_differences_between_seeds() -> None:
+    values = table(0.05, noise=0.01)
+    wilcoxon = found("rises", values).statistics[1]
+    difference = values[:, 3] - values[:, 0]
+    assert wilcoxon.effect == pytest.approx(np.median(difference))
+    assert wilcoxon.p == pytest.approx(stats.wilcoxon(difference).pvalue)
+    assert wilcoxon.p == 2 / 2**10
+
+
+def test_one_test_against_the_paper_and_none_for_it_disagrees() -> None:
+    # The ends differ either way alike, while the order within seeds is mostly downwards.
+    down, bowl = [4.0, 3.9, 3.8, 3.0], [3.0, 2.0, 1.0, 4.0]
+    values = np.array([down, bowl] * 12)
+    values[:, 3] += 0.01 * np.arange(24) * np.tile([-1, 1], 12)
+    spearman, wilcoxon = found("rises", values).statistics
+    assert spearman.p is not None
+    assert spearman.effect is not None
+    assert wilcoxon.p is not None
+    assert spearman.p < 0.05
+    assert spearman.effect < 0
+    assert wilcoxon.p > 0.05
+    assert found("rises", values).verdict == "disagrees"
+    assert found("falls", values).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("means", "verdict"),
+    [
+        ((1.0, 1.02, 1.03, 1.01), "agrees"),
+        ((1.0, 1.02, 1.3, 1.01), "disagrees"),
+        ((1.0, 1.0, 1.1, 1.0), "inconclusive"),
+    ],
+    ids=["within 10 %", "beyond 10 %", "on the edge"],
+)
+def test_losses_are_comparable_within_ten_per_cent(means: tuple[float, ...], verdict: str) -> None:
+    noise = 0.02 * np.random.default_rng(1).normal(size=(10, 4))
+    finding = found("comparable", np.array(means) + noise - noise.mean(axis=0))
+    assert finding.verdict == verdict
+    [ratio] = finding.statistics
+    assert ratio.effect == pytest.approx(max(means) / min(means))
+    assert ratio.p is None
+
+
+def test_a_seed_without_all_its_values_is_left_out_and_named() -> None:
+    values = table(0.2)
+    whole = found("rises", values[:8])
+    values[8, 0] = values[9, 2] = np.nan
+    finding = found(
+        "rises", values, missing=("rank 1 seed 8: diverged", "rank 100 seed 9: not run")
+    )
+    assert finding.statistics == whole.statistics
+    assert finding.seeds == 8
+    [note] = finding.notes
+    assert note == ("2 of 10 seeds left out (rank 1 seed 8: diverged; rank 100 seed 9: not run)")
+    # The summary of a level counts every value that is there.
+    assert [group.n for group in finding.groups] == [9, 10, 9, 10]
+    assert finding.groups[1].mean == pytest.approx(values[:, 1].mean())
+    assert finding.groups[0].mean == pytest.approx(np.nanmean(values[:, 0]))
+
+
+@pytest.mark.parametrize("kind", ["rises", "falls", "comparable"])
+@pytest.mark.parametrize("seeds", [0, 1, 2, 5, 6])
+def test_few_seeds_give_no_verdict_either_way(kind: str, seeds: int) -> None:
+    finding = found(kind, table(0.5)[:seeds])
+    if seeds == 6:
+        assert finding.verdict == ("agrees" if kind == "rises" else "disagrees")
+        assert finding.notes == ()
+    elif seeds >= 2:
+        assert finding.verdict == "inconclusive"
+        assert finding.statistics != ()
+        assert finding.notes == (f"too few seeds: {seeds} complete, a verdict needs 6",)
+    else:
+        assert finding.verdict == "inconclusive"
+        assert finding.statistics == ()
+        assert finding.notes == (f"not tested: {seeds} complete seeds, at least 2 are needed",)
+
+
+def test_fewest_is_where_the_paired_test_can_decide() -> None:
+    differences = np.arange(1.0, 1 + FEWEST)
+    assert stats.wilcoxon(differences).pvalue < 0.05
+    assert stats.wilcoxon(differences[1:]).pvalue > 0.05
+
+
+@pytest.mark.parametrize("kind", ["rises", "falls"])
+def test_equal_values_are_no_trend(kind: str) -> None:
+    finding = found(kind, np.ones((6, 4)))
+    assert finding.verdict == "inconclusive"
+    assert [statistic.p for statistic in finding.statistics] == [1.0, 1.0]
+
+
+def test_a_loss_of_zero_has_no_ratio() -> None:
+    finding = found("comparable", np.zeros((6, 4)))
+    assert finding.verdict == "inconclusive"
+    assert finding.statistics[0].effect is None
+
+
+def test_all_seeds_missing_is_inconclusive() -> None:
+    finding = found("rises", np.full((6, 4), np.nan), missing=("all: diverged",))
+    assert finding.verdict == "inconclusive"
+    assert [group.mean for group in finding.groups] == [None] * 4
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 3), (6, 4, 1)], ids=str)
+def test_a_table_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"values: expected \[S, 4\] with at least 3 levels"):
+        found("rises", np.zeros(shape))
+
+
+def test_the_same_table_gives_the_same_finding() -> None:
+    assert found("rises", table(0.01)) == found("rises", table(0.01))

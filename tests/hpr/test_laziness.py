@@ -1,0 +1,81 @@
+"""The measures against their definitions, on cases whose answer is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hpr import laziness
+from hpr.connectivity import Dense
+from hpr.model import initial_pack
+from hpr.runs import RunSpec
+
+
+def symmetric(rng: torch.Generator, M: int) -> torch.Tensor:
+    A = torch.randn(M, M, generator=rng, dtype=torch.float64)
+    return A @ A.mT
+
+
+def test_alignment(rng: torch.Generator) -> None:
+    A, B = symmetric(rng, 300), symmetric(rng, 300)
+    expected = float((A @ B).trace() / (A.norm() * B.norm()))
+    assert laziness.alignment(A, B) == pytest.approx(expected, rel=1e-12)
+    assert laziness.alignment(A, 3 * A) == pytest.approx(1, rel=1e-12)
+    assert (
+        laziness.alignment(torch.diag(torch.tensor([1.0, 0])), torch.diag(torch.tensor([0, 1.0])))
+        == 0
+    )
+
+
+def test_representation_alignment_is_blind_to_rotation(rng: torch.Generator) -> None:
+    H = torch.randn(20, 7, generator=rng, dtype=torch.float64)
+    rotation = torch.linalg.qr(torch.randn(7, 7, generator=rng, dtype=torch.float64))[0]
+    assert laziness.representation_alignment(H, H @ rotation) == pytest.approx(1, rel=1e-12)
+
+
+def test_sign_similarity() -> None:
+    before = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
+    after = torch.tensor([[0.0, 3.0], [0.0, 0.0]])
+    assert laziness.sign_similarity(before, after) == 0.75
+
+
+@pytest.mark.parametrize("M", [1, 2, 3, 40])
+def test_kernel_effective_rank(rng: torch.Generator, M: int) -> None:
+    K = symmetric(rng, M)
+    values = np.linalg.eigvalsh(K.numpy())
+    assert laziness.leading_eigenvalue(K) == pytest.approx(values[-1], rel=1e-9)
+    assert laziness.kernel_effective_rank(K) == pytest.approx(values.sum() / values[-1], rel=1e-9)
+
+
+def test_task_alignments(rng: torch.Generator) -> None:
+    y = torch.tensor([1.0, -1.0, 1.0, 0.0], dtype=torch.float64)
+    K = torch.outer(y, y)
+    assert laziness.task_kernel_alignment(K, y) == pytest.approx(1)
+    assert laziness.task_kernel_alignment(torch.eye(4).double(), y) == pytest.approx(1 / 4)
+    # A constant added to the kernel is what centring removes.
+    assert laziness.centred_kernel_alignment(K + 5, y) == pytest.approx(1)
+    C = torch.eye(4, dtype=torch.float64) - 1 / 4
+    K = symmetric(rng, 4)
+    target = C @ torch.outer(y, y) @ C
+    expected = float((C @ K @ C * target).sum() / ((C @ K @ C).norm() * target.norm()))
+    assert laziness.centred_kernel_alignment(K, y) == pytest.approx(expected, rel=1e-12)
+
+
+def test_nothing_over_nothing_is_nan_and_flagged(rng: torch.Generator) -> None:
+    """All units dead: negative input weights, positive inputs."""
+    spec = RunSpec("2AF", Dense(), seed=0, N=5, trials=4, kernel_trials=2)
+    pack = initial_pack([spec], N_in=2, N_out=3, device=torch.device("cpu"))
+    pack.input.fill_(-1)
+    x = torch.ones(3, 4, 2)
+    measures, flags = laziness.measure(
+        spec, pack, pack, x, torch.zeros(3, 4, dtype=torch.int64), False
+    )
+    assert math.isnan(measures["representation_alignment"])
+    assert math.isnan(measures["kernel_alignment"])
+    assert measures["weight_change_norm"] == 0
+    assert measures["sign_similarity"] == 1
+    assert "representation_alignment is not a number" in flags
+    assert "kernel_alignment is not a number" in flags

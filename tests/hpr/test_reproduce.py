@@ -1,0 +1,393 @@
+"""The command line, with a trainer that does nothing: what it runs, keeps, says, and returns."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hpr import executors
+from hpr.figures import discover
+from hpr.figures.rank_sweep import RankSweep
+from hpr.reproduce import choose_smnist, main
+from hpr.runs import RunSpec
+
+ONE = ["--figure", "1", "--seeds", "2", "--iterations", "3", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def no_cached_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPR_CACHE", str(tmp_path / "cache"))
+
+
+class Trainer:
+    """Stands in for `train_pack`; `broken`: which packs raise; `diverging`: which runs diverge."""
+
+    def __init__(
+        self,
+        broken: Callable[[int, RunSpec], BaseException | None] = lambda calls, spec: None,
+        diverging: Callable[[RunSpec], bool] = lambda spec: False,
+    ) -> None:
+        self.broken, self.diverging = broken, diverging
+        self.trained: list[RunSpec] = []
+        self.calls = 0
+
+    def __call__(
+        self,
+        specs: Sequence[RunSpec],
+        task: Any,
+        *,
+        device: torch.device,
+        progress: Callable[[int], None],
+    ) -> list[dict[str, Any]]:
+        assert task.name == specs[0].task
+        assert len({spec.shape for spec in specs}) == 1
+        self.calls += 1
+        error = self.broken(self.calls, specs[0])
+        if error is not None:
+            raise error
+        for _ in range(specs[0].iterations):
+            progress(1)
+        self.trained += specs
+        return [self.record(spec, device) for spec in specs]
+
+    def record(self, spec: RunSpec, device: torch.device) -> dict[str, Any]:
+        diverged = self.diverging(spec)
+        measures = {
+            name: 1.0 + spec.seed / 10
+            for name in (
+                "weight_change_norm",
+                "representation_alignment",
+                "kernel_alignment",
+                "final_loss",
+                "final_accuracy",
+            )
+        }
+        return {
+            "schema": 1,
+            "key": spec.key,
+            "spec": spec.to_dict(),
+            "status": "diverged" if diverged else "finished",
+            "iterations": spec.iterations,
+            "curves": {"iteration": [], "loss": [], "accuracy": []},
+            "measures": {} if diverged else measures,
+            "flags": [],
+            "provenance": {"versions": {}, "device": str(device), "git": None},
+            "timings": {},
+        }
+
+
+def unreachable(*_: Any, **__: Any) -> Any:
+    raise AssertionError("nothing was to be trained")
+
+
+def refuse(argv: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run what must be refused; return its one line."""
+    with pytest.raises(SystemExit) as caught:
+        main(argv, train=unreachable)
+    assert caught.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("hpr.reproduce: error: ")
+    return line
+
+
+def test_all_runs_are_trained_kept_and_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = Trainer()
+    assert main([*ONE, "--out", str(tmp_path / "out")], train=train) == 0
+    assert len(train.trained) == 30
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {
+        "runs", "figure_1.json", "figure_1.md", "figure_1.png", "figure_1.pdf",
+        "summary.json", "summary.md",
+    }  # fmt: skip
+    assert len(list((tmp_path / "out" / "runs").iterdir())) == 30
+    said = capsys.readouterr()
+    assert "profile quick (the default on cpu), variant paper, device cpu" in said.out
+    assert "stand-in sDigits" in said.out
+    assert "30 runs: 0 already in" in said.out
+    # No progress bar where there is no terminal.
+    assert said.err == ""
+
+
+def test_what_is_there_is_not_trained_again_and_gives_the_same_files(tmp_path: Path) -> None:
+    argv = [*ONE, "--out", str(tmp_path)]
+    assert main(argv, train=Trainer()) == 0
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+    assert main(argv, train=unreachable) == 0
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == before
+
+
+def test_a_corrupted_run_is_trained_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    argv = [*ONE, "--out", str(tmp_path)]
+    main(argv, train=Trainer())
+    damaged = sorted((tmp_path / "runs").iterdir())[7]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    train = Trainer()
+    assert main(argv, train=train) == 0
+    assert [spec.key for spec in train.trained] == [damaged.stem]
+    assert len(caplog.messages) == 1
+
+
+def test_a_diverged_run_is_named_and_the_rest_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*ONE, "--out", str(tmp_path)]
+
+    def diverging(spec: RunSpec) -> bool:
+        return spec.task == "sDigits" and spec.seed == 1 and "rank 5" in str(spec)
+
+    train = Trainer(diverging=diverging)
+    assert main(argv, train=train) == 1
+    [diverged] = filter(diverging, train.trained)
+    line = f"hpr.reproduce: failed: {diverged}: diverged after 3 iterations\n"
+    assert capsys.readouterr().err == line
+    assert str(diverged) in (tmp_path / "figure_1.md").read_text()
+    # It isn't run again, since it would diverge again, and it is still a failure.
+    assert main(argv, train=unreachable) == 1
+    assert capsys.readouterr().err == line
+
+
+def test_a_pack_that_raises_fails_by_name_and_the_others_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*ONE, "--out", str(tmp_path)]
+    error = MemoryError("no room\nfor DMS")
+    train = Trainer(broken=lambda calls, spec: error if spec.task == "DMS" else None)
+    assert main(argv, train=train) == 1
+    assert len(train.trained) == 22
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 8
+    for line in lines:
+        assert line.startswith("hpr.reproduce: failed: DMS N=300 rank ")
+        assert line.endswith(": MemoryError: no room for DMS")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert len(summary["failures"]) == 8
+    assert "Traceback" in summary["failures"][0]["traceback"]
+    # The next call tries these alone.
+    train = Trainer()
+    assert main(argv, train=train) == 0
+    assert {spec.task for spec in train.trained} == {"DMS"}
+    assert len(train.trained) == 8
+
+
+def test_a_figure_that_raises_fails_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("no axes")
+
+    monkeypatch.setattr(RankSweep, "plot", fail)
+    assert main([*ONE, "--out", str(tmp_path)], train=Trainer()) == 1
+    assert capsys.readouterr().err == (
+        "hpr.reproduce: failed: figure 1: ZeroDivisionError: no axes\n"
+    )
+    assert (tmp_path / "summary.md").exists()
+
+
+def test_an_interrupt_keeps_what_is_finished_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(executors.PACK, "cpu", 5)
+    argv = [*ONE, "--out", str(tmp_path)]
+    train = Trainer(broken=lambda calls, spec: KeyboardInterrupt() if calls == 4 else None)
+    assert main(argv, train=train) == 130
+    finished = len(train.trained)
+    assert finished == 5 + 3 + 5
+    assert capsys.readouterr().err == (
+        f"hpr.reproduce: interrupted: finished runs are kept in {tmp_path / 'runs'}; the same "
+        "command goes on from there\n"
+    )
+    assert len(list((tmp_path / "runs").iterdir())) == finished
+    train = Trainer()
+    assert main(argv, train=train) == 0
+    assert len(train.trained) == 30 - finished
+
+
+BAD_USAGE = {
+    "nothing asked for": ([], "one of the arguments --all --figure --list is required"),
+    "two things": (["--all", "--list"], "not allowed with argument"),
+    "figure": (["--figure", "1", "99"], "--figure: expected some of 1, got '99'"),
+    "variant": (["--all", "--variant", "mine"], "--variant: invalid choice: 'mine'"),
+    "profile": (["--all", "--profile", "slow"], "--profile: invalid choice: 'slow'"),
+    "task version": (["--all", "--task-version", "1"], "--task-version: invalid choice: '1'"),
+    "device": (["--all", "--device", "tpu"], "--device: expected auto, cpu, cuda or cuda:N"),
+    "no seeds": (["--all", "--seeds", "0"], "--seeds: expected an integer of at least 1, got '0'"),
+    "seeds in words": (["--all", "--seeds", "two"], "at least 1, got 'two'"),
+    "iterations": (["--all", "--iterations", "-5"], "--iterations: expected "),
+    "json": (["--all", "--json"], "--json: expected together with --list"),
+    "mnist": (["--all", "--mnist-dir", "/no/such/folder"], "--mnist-dir: "),
+}
+
+
+@pytest.mark.parametrize(("argv", "message"), BAD_USAGE.values(), ids=BAD_USAGE.keys())
+def test_bad_usage_is_one_line_and_exit_2(
+    argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*argv, "--out", str(tmp_path / "out")]
+    assert message in refuse(argv, capsys)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:3"])
+def test_cuda_without_cuda_says_so_and_what_to_do(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    line = refuse(["--all", "--device", name], capsys)
+    assert f"--device {name}: PyTorch {torch.__version__} sees no CUDA device" in line
+    assert "or use --device cpu" in line
+
+
+def test_a_cuda_device_that_is_not_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    line = refuse(["--all", "--device", "cuda:2"], capsys)
+    assert line.endswith("--device cuda:2: expected cuda:0 to cuda:1")
+
+
+def test_cuda_runs_the_paper_profile_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for profile, seeds in (([], 10), (["--profile", "quick"], 6)):
+        main(["--list", "--json", *profile])
+        listed = json.loads(capsys.readouterr().out)
+        assert listed["settings"]["profile"] == ("quick" if profile else "paper")
+        assert listed["figures"][0]["runs"] == 15 * seeds
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    line = refuse([*ONE, "--out", str(tmp_path / "file" / "out")], capsys)
+    assert f"the output folder {tmp_path / 'file' / 'out'} can't be written" in line
+
+
+def test_a_broken_mnist_file_is_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            (tmp_path / f"{part}-{kind}-ubyte").write_bytes(b"not an IDX file")
+    argv = [*ONE, "--mnist-dir", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert str(tmp_path) in refuse(argv, capsys)
+
+
+@pytest.mark.parametrize(
+    ("profile", "download", "downloads", "task"),
+    [
+        ("quick", True, 0, "sDigits"),
+        ("paper", True, 1, "sMNIST"),
+        # A listing or a dry run only says what would be done.
+        ("paper", False, 0, "sMNIST"),
+    ],
+)
+def test_only_the_paper_profile_downloads(
+    profile: str, download: bool, downloads: int, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def find_mnist(mnist_dir: Path | None = None, *, download: bool = False) -> Path | None:
+        asked.append(download)
+        return Path("/cache") if download else None
+
+    monkeypatch.setattr("hpr.tasks.find_mnist", find_mnist)
+    chosen, line = choose_smnist(None, profile, download=download)
+    assert chosen == task
+    assert sum(asked) == downloads
+    assert ("--mnist-dir" in line) == (task == "sDigits")
+
+
+def test_a_failed_download_falls_back_to_the_labelled_stand_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from hpr.tasks import MnistUnavailable
+
+    def find_mnist(mnist_dir: Path | None = None, *, download: bool = False) -> Path | None:
+        if download:
+            raise MnistUnavailable("no network; give --mnist-dir")
+        return None
+
+    monkeypatch.setattr("hpr.tasks.find_mnist", find_mnist)
+    chosen, line = choose_smnist(None, "paper", download=True)
+    assert chosen == "sDigits"
+    assert "stand-in" in line
+    assert "no network" in line
+
+
+def test_a_listing_gives_runs_cost_and_claims(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list", "--json", "--device", "cpu"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [figure["name"] for figure in listed["figures"]] == list(discover())
+    first = listed["figures"][0]
+    assert first["runs"] == 90
+    assert 1e13 < first["flops"] < 2e13
+    assert len(first["claims"]) == 16
+    assert {"panel", "measure", "kind", "says"} == set(first["claims"][0])
+    assert main(["--list", "--device", "cpu"]) == 0
+    assert "90 runs" in capsys.readouterr().out
+
+
+def test_a_dry_run_says_what_is_left_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*ONE, "--out", str(tmp_path / "out"), "--dry-run"]
+    assert main(argv, train=unreachable) == 0
+    said = capsys.readouterr().out
+    assert "0 runs already in" in said
+    assert "30 to train in 4 packs: at most " in said
+    assert not (tmp_path / "out").exists()
+
+    main(argv[:-1], train=Trainer())
+    damaged = sorted((tmp_path / "out" / "runs").iterdir())[0]
+    damaged.write_text("{")
+    before = sorted(tmp_path.rglob("*"))
+    capsys.readouterr()
+    assert main(argv, train=unreachable) == 0
+    assert "29 runs already in" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_paper_profile_on_real_mnist_is_planned_without_its_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--all", "--profile", "paper", "--device", "cpu", "--dry-run", "--out", str(tmp_path)]
+    assert main(argv, train=unreachable) == 0
+    said = capsys.readouterr().out
+    assert "sMNIST: to be downloaded" in said
+    assert "x sMNIST, N = 300, 10000 iterations" in said
+    assert "150 to train" in said
+
+
+def test_help_needs_no_heavy_package() -> None:
+    program = (
+        "import sys\n"
+        "from hpr.reproduce import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'matplotlib', 'scipy', 'neurogym', 'tqdm'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--dry-run" in done.stdout
+
+
+def test_the_process_exits_with_2_and_no_traceback() -> None:
+    command = [sys.executable, "-m", "hpr.reproduce", "--figure", "no such figure"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,112 @@
+"""Specifications, keys, packs, costs."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hpr.connectivity import SVD, Dense
+from hpr.runs import RunSpec, cost, distinct, packs
+
+SPEC = RunSpec("2AF", SVD(rank=30), seed=3)
+
+
+def test_round_trip_and_key() -> None:
+    plain = json.loads(json.dumps(SPEC.to_dict()))
+    assert RunSpec.from_dict(plain) == SPEC
+    assert RunSpec.from_dict(plain).key == SPEC.key
+    assert len(SPEC.key) == 16
+
+
+def test_key_is_stable_over_releases() -> None:
+    """A changed key orphans everybody's finished runs: if this fails, say so in the changelog."""
+    assert SPEC.key == "a06cae4070d36a2b"
+
+
+def test_numbers_that_are_equal_have_one_key() -> None:
+    assert replace(SPEC, dt=100, momentum=0.9).key == SPEC.key
+    assert (
+        RunSpec("2AF", SVD(rank=30, gain=2), 0).key == RunSpec("2AF", SVD(rank=30, gain=2.0), 0).key
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 4},
+        {"connectivity": SVD(rank=31)},
+        {"connectivity": Dense()},
+        {"task_version": "2.3"},
+        {"iterations": 9},
+        {"ntk_parameters": ("recurrent",)},
+    ],
+    ids=str,
+)
+def test_every_difference_changes_the_key(change: dict[str, Any]) -> None:
+    assert replace(SPEC, **change).key != SPEC.key
+
+
+def test_leak() -> None:
+    assert SPEC.rho == pytest.approx(math.exp(-1))
+    assert replace(SPEC, dt=20).rho == pytest.approx(math.exp(-0.2))
+    assert replace(SPEC, leak="euler").rho == 0.0
+
+
+def test_packs_hold_equal_shapes_and_each_run_once() -> None:
+    small = [RunSpec("2AF", SVD(rank=r), s) for r in (1, 2) for s in range(3)]
+    other = [replace(spec, task="DMS") for spec in small]
+    mixed = [spec for pair in zip(small, other, strict=True) for spec in pair]
+    formed = packs([*mixed, *mixed], size=4)
+    assert [len(pack) for pack in formed] == [4, 2, 4, 2]
+    assert all(len({spec.shape for spec in pack}) == 1 for pack in formed)
+    assert sorted(map(str, distinct(mixed))) == sorted(str(s) for pack in formed for s in pack)
+
+
+def test_cost_is_that_of_the_products() -> None:
+    """One run of two steps: what a hand count of its products gives, a multiply-add being two."""
+    spec = RunSpec("2AF", Dense(), 0, N=7, batch=5, iterations=3)
+    recurrent, edges = 5 * 7 * 7, 2 * 5 * 7 * (2 + 4)
+    task = SimpleNamespace(T=2, N_in=2, N_out=4, loss_steps="all")
+    assert cost([spec], task).training_flops == 3 * 2 * 3 * (recurrent + edges)
+    assert cost([spec] * 4, task).training_flops == 4 * cost([spec], task).training_flops
+    assert cost([spec], task).kernel_flops > cost([spec], last_step(task)).kernel_flops
+
+
+def last_step(task: SimpleNamespace) -> SimpleNamespace:
+    return SimpleNamespace(**{**vars(task), "loss_steps": "last"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"N": 20}, "rank: expected at most N = 20, got 30"),
+        ({"N": 0}, "N: expected at least 1 unit, got 0"),
+        ({"iterations": 0}, "iterations: expected an integer of at least 1, got 0"),
+        ({"batch": 1.5}, "batch: expected an integer"),
+        ({"seed": -1}, "seed: expected an integer of at least 0, got -1"),
+        ({"variant": "draft"}, "variant: expected one of .* got 'draft'"),
+        ({"leak": "none"}, "leak: expected one of"),
+        ({"dt": 101}, "dt: expected 0 < dt <= tau"),
+        ({"learning_rate": 0}, "learning_rate: expected a positive"),
+        ({"momentum": 1}, "momentum: expected 0 <= momentum < 1"),
+        ({"stop_accuracy": 97}, "stop_accuracy: expected a share"),
+        ({"ntk_parameters": ("bias",)}, "ntk_parameters: expected some of"),
+        ({"kernel_trials": 321}, "kernel_trials: expected at most trials = 320, got 321"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SPEC, **change)
+
+
+def test_unknown_fields_are_refused() -> None:
+    with pytest.raises(ValueError, match="run specification: expected the fields"):
+        RunSpec.from_dict({**SPEC.to_dict(), "colour": 1})
+    with pytest.raises(ValueError, match="size: expected a pack of at least 1"):
+        packs([SPEC], 0)

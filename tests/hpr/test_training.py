@@ -1,0 +1,198 @@
+"""Training a pack: against torch.optim, bit for bit in any pack, with failures and early stops kept apart."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from hpr.connectivity import SVD, Dense
+from hpr.model import initial_pack
+from hpr.runs import RunSpec
+from hpr.tasks import Task, Trials, make_task
+from hpr.tasks.base import Split
+from hpr.training import WINDOW, train_pack
+from hpr_kernels.leaky_rnn import reference
+from hpr_kernels.testing import assert_close
+from hpr_kernels.update import momentum_step
+from hpr_kernels.update import reference as update_reference
+
+CPU = torch.device("cpu")
+SMALL = RunSpec("2AF", SVD(rank=2), seed=0, N=33, iterations=30, trials=64, kernel_trials=8)
+
+
+def specs(count: int, **change: Any) -> list[RunSpec]:
+    ranks = (1, 2, 33)
+    return [
+        replace(SMALL, connectivity=SVD(rank=ranks[i % 3]), seed=i // 3, **change)
+        for i in range(count)
+    ]
+
+
+def identity(record: dict[str, Any]) -> str:
+    return json.dumps({k: v for k, v in record.items() if k != "timings"}, sort_keys=True)
+
+
+def by_torch(spec: RunSpec, task: Task) -> tuple[list[torch.Tensor], list[float]]:
+    """The same training through autograd, the reference recurrence and torch.optim.SGD, in fp64."""
+    pack = initial_pack([spec], task.N_in, task.N_out, CPU)
+    leaves = [
+        value.double().clone().requires_grad_()
+        for value in (pack.recurrent, pack.input, pack.readout)
+    ]
+    optimiser = torch.optim.SGD(leaves, lr=spec.learning_rate, momentum=spec.momentum)
+    losses = []
+    for step in range(spec.iterations):
+        trials = task.draw(spec.seed, step, 1, spec.batch)
+        x, targets = torch.from_numpy(trials.inputs[0]), torch.from_numpy(trials.targets[0])
+        rates = reference.leaky_rnn(x[None].double(), leaves[0], leaves[1], spec.rho)
+        y = (rates @ leaves[2].mT[:, None])[0]
+        if task.loss_steps == "last":
+            y, targets = y[-1:], targets[-1:]
+        loss = cross_entropy(y.flatten(0, 1), targets.flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return leaves, losses
+
+
+@pytest.mark.parametrize(
+    ("task_name", "leak"), [("2AF", "exponential"), ("CXT", "euler"), ("sDigits", "exponential")]
+)
+def test_equals_autograd_and_torch_optim(task_name: str, leak: str) -> None:
+    task = make_task(task_name)
+    spec = replace(SMALL, task=task_name, task_version=task.version, leak=leak)
+    leaves, losses = by_torch(spec, task)
+    (record,) = train_pack([spec], task, device=CPU)
+    assert record["curves"]["loss"] == [pytest.approx(np.mean(losses), rel=1e-5)]
+    start = initial_pack([spec], task.N_in, task.N_out, CPU)
+    change = float((leaves[0].detach() - start.recurrent.double()).norm())
+    assert record["measures"]["weight_change_norm"] == pytest.approx(change, rel=1e-4)
+
+
+@pytest.mark.parametrize("iterations", [WINDOW + 7])
+def test_a_record_is_the_same_alone_in_a_pack_and_in_another_order(iterations: int) -> None:
+    task = make_task("2AF")
+    runs = specs(6, iterations=iterations)
+    together = [identity(r) for r in train_pack(runs, task, device=CPU)]
+    backwards = [identity(r) for r in train_pack(runs[::-1], task, device=CPU)]
+    five = [identity(r) for r in train_pack(runs[1:], task, device=CPU)]
+    alone = [identity(train_pack([run], task, device=CPU)[0]) for run in runs]
+    assert together == backwards[::-1]
+    assert together[1:] == five
+    assert together == alone
+
+
+def test_the_same_at_full_width() -> None:
+    """N = 300 is where the matrix library chooses among more code paths."""
+    task = make_task("2AF")
+    runs = specs(5, iterations=5, N=300)
+    together = [identity(r) for r in train_pack(runs, task, device=CPU)]
+    alone = [identity(train_pack([run], task, device=CPU)[0]) for run in runs]
+    assert together == alone
+
+
+class Exploding(Task):
+    """2AF, but for one seed the inputs overflow from an iteration on."""
+
+    def __init__(self, seed: int, iteration: int) -> None:
+        self.inner = make_task("2AF")
+        for name in ("name", "version", "label", "N_in", "N_out", "T", "loss_steps", "batch_size"):
+            setattr(self, name, getattr(self.inner, name))
+        self.seed, self.iteration = seed, iteration
+
+    def _draw(self, seed: int, start: int, count: int, batch: int, split: Split) -> Trials:
+        trials = self.inner.draw(seed, start, count, batch, split)
+        inputs = trials.inputs.copy()
+        if seed == self.seed and split == "train":
+            inputs[max(0, self.iteration - start) :] = np.inf
+        return replace(trials, inputs=inputs)
+
+
+@pytest.mark.parametrize("iteration", [3, WINDOW + 50])
+def test_divergence_is_recorded_and_hurts_no_neighbour(iteration: int) -> None:
+    runs = [replace(SMALL, seed=s, iterations=WINDOW + 100) for s in range(3)]
+    records = train_pack(runs, Exploding(1, iteration), device=CPU)
+    assert [r["status"] for r in records] == ["finished", "diverged", "finished"]
+    assert records[1]["iterations"] == iteration
+    assert records[1]["measures"] == {}
+    assert records[1]["flags"] == [f"loss not finite at iteration {iteration}"]
+    clean = train_pack([runs[0], runs[2]], make_task("2AF"), device=CPU)
+    assert [identity(records[0]), identity(records[2])] == [identity(r) for r in clean]
+
+
+def test_all_may_diverge() -> None:
+    seen: list[int] = []
+    runs = [replace(SMALL, seed=1, connectivity=SVD(rank=r), iterations=250) for r in (1, 2)]
+    records = train_pack(runs, Exploding(1, 0), device=CPU, progress=seen.append)
+    assert [r["status"] for r in records] == ["diverged"] * 2
+    assert sum(seen) == 250
+
+
+def test_early_stop_is_each_networks_own() -> None:
+    """A pack of a slow and a fast learner: the fast one stops, the slow one trains on as if alone."""
+    task = make_task("sDigits")
+    base = replace(
+        SMALL, task="sDigits", task_version="1", batch=100, iterations=600, stop_accuracy=0.5
+    )
+    runs = [replace(base, connectivity=SVD(rank=33, gain=g)) for g in (0.01, 1.5)]
+    records = train_pack(runs, task, device=CPU)
+    steps = [r["iterations"] for r in records]
+    assert records[1]["status"] == "stopped"
+    assert steps[1] < steps[0]
+    assert records[1]["measures"]["final_accuracy"] >= 0.5
+    assert records[1]["curves"]["iteration"][-1] == steps[1]
+    for run, record in zip(runs, records, strict=True):
+        assert identity(record) == identity(train_pack([run], task, device=CPU)[0])
+
+
+def test_record_is_strict_json_with_its_provenance() -> None:
+    (record,) = train_pack([SMALL], make_task("2AF"), device=CPU)
+    json.dumps(record, allow_nan=False)
+    assert record["key"] == SMALL.key
+    assert RunSpec.from_dict(record["spec"]) == SMALL
+    assert record["provenance"]["versions"]["torch"] == torch.__version__
+    assert record["status"] == "finished"
+    assert record["flags"] == []
+
+
+def test_another_task_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"task: expected 2AF version 0.0.2, got 2AF version 2.3"):
+        train_pack([SMALL], make_task("2AF", version="2.3"), device=CPU)
+
+
+def test_runs_of_several_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="specs: expected runs of one shape"):
+        train_pack([SMALL, replace(SMALL, N=34)], make_task("2AF"), device=CPU)
+
+
+def test_initial_weights_are_shared_in_pairs() -> None:
+    one, other = (replace(SMALL, connectivity=c) for c in (SVD(rank=1), Dense()))
+    first, second = (initial_pack([spec], 3, 2, CPU) for spec in (one, other))
+    assert torch.equal(first.input, second.input)
+    assert torch.equal(first.readout, second.readout)
+    u, _, _ = torch.linalg.svd(second.recurrent[0].double())
+    cosine = u[:, 0] @ first.recurrent[0].double()
+    assert float(cosine.norm()) == pytest.approx(float(first.recurrent.double().norm()), rel=1e-5)
+    assert float(first.input.abs().max()) <= 3**-0.5
+    assert float(first.readout.abs().max()) <= 33**-0.5
+
+
+def test_momentum_step(rng: torch.Generator) -> None:
+    R, M, P, K = 2, 5, 33, 7
+    weights, velocity = (torch.randn(R, M, P, generator=rng).double() for _ in range(2))
+    left = torch.randn(R, K, M, generator=rng).double()
+    right = torch.randn(R, K, P, generator=rng).double()
+    sgd = {"scale": 0.3, "learning_rate": 0.1, "momentum": 0.9}
+    expected = update_reference.momentum_step(weights, velocity, left, right, **sgd)
+    momentum_step(weights, velocity, left, right, **sgd)
+    assert_close(weights, expected[0])
+    assert_close(velocity, expected[1])
+    with pytest.raises(ValueError, match=r"right: expected shape \[R, K, P\] = \[2, 7, 33\]"):
+        momentum_step(weights, velocity, left, right[:, 1:], **sgd)

@@ -1,0 +1,117 @@
+"""FactoredJacobian: every order against the written-out Jacobian, for layers that are not recurrent, too."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from hpr_kernels import FactoredJacobian
+from hpr_kernels.testing import assert_close
+
+ORDERS = ("auto", "hadamard", "propagate", "dense")
+
+
+def random_jacobian(
+    rng: torch.Generator, B: int, O: int, S: int, N: int, F: int, *pack: int
+) -> FactoredJacobian:
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*pack, *shape, generator=rng, dtype=torch.float64)
+
+    return FactoredJacobian(normal(B, O, S, N), normal(B, S, F))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("pack", [(), (3,)], ids=["plain", "pack"])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (5, 3, 7, 33, 4), (40, 2, 3, 5, 300)], ids=str)
+def test_gram(
+    rng: torch.Generator, shape: tuple[int, ...], pack: tuple[int, ...], order: str
+) -> None:
+    J = random_jacobian(rng, *shape, *pack)
+    K = J.gram(order=order)
+    assert_close(K, J.dense() @ J.dense().mT)
+    assert torch.equal(K, K.mT)
+    B, O, S, N, F = shape
+    other = random_jacobian(rng, B + 2, O + 1, S + 3, N, F, *pack)
+    assert_close(J.gram(other, order=order), J.dense() @ other.dense().mT)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_reach_skips_only_zeros(rng: torch.Generator, order: str) -> None:
+    J = random_jacobian(rng, 4, 5, 6, 7, 3)
+    reach = (0, 2, 2, 3, 5)
+    adjoints = J.adjoints.clone()
+    for o, last in enumerate(reach):
+        adjoints[:, o, last + 1 :] = 0
+    causal = FactoredJacobian(adjoints, J.inputs, reach)
+    assert_close(causal.gram(order=order), causal.dense() @ causal.dense().mT)
+    assert_close(causal.gram(J, order=order), causal.dense() @ J.dense().mT)
+
+
+@pytest.mark.parametrize("order", ORDERS[1:])
+def test_blocks_cover_everything(
+    rng: torch.Generator, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    J = random_jacobian(rng, 7, 2, 3, 5, 4)
+    expected = J.dense() @ J.dense().mT
+    for size in (1, 2, 3, 7):
+        example = {"hadamard": 2 * 14, "propagate": 3 * 5 * 2, "dense": 2 * 5 * 4}[order] * 8
+        monkeypatch.setitem(
+            __import__("hpr_kernels.gram.cpu", fromlist=["cpu"]).BLOCK_BYTES, order, size * example
+        )
+        assert_close(J.gram(order=order), expected)
+
+
+def test_layer_over_tokens_against_torch_func(rng: torch.Generator) -> None:
+    """A linear layer shared over the tokens of an attention-like readout: no recurrence anywhere."""
+    B, S, F, N, O = 3, 6, 4, 5, 2
+    tokens = torch.randn(B, S, F, generator=rng, dtype=torch.float64)
+    weight = torch.randn(N, F, generator=rng, dtype=torch.float64)
+    query = torch.randn(O, N, generator=rng, dtype=torch.float64)
+
+    def head(values: Tensor) -> Tensor:  # [S, N] -> [O]
+        scores = torch.softmax(values @ query.mT, dim=0)  # [S, O]
+        return (scores * values.tanh().sum(-1, keepdim=True)).sum(0)
+
+    def model(weight: Tensor, tokens: Tensor) -> Tensor:
+        return head(tokens @ weight.mT)
+
+    values = tokens @ weight.mT
+    adjoints = torch.func.vmap(torch.func.jacrev(head))(values)  # [B, O, S, N]
+    J = torch.func.vmap(torch.func.jacrev(model), in_dims=(None, 0))(weight, tokens)
+    factored = FactoredJacobian(adjoints, tokens)
+    assert_close(factored.dense(), J.flatten(2).flatten(0, 1))
+    assert_close(factored.gram(), factored.dense() @ factored.dense().mT)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"adjoints": torch.zeros(2, 3)}, "adjoints: expected 4 or 5 axes"),
+        (
+            {"inputs": torch.zeros(2, 9, 5)},
+            r"inputs: .*\[B, S, F\] = \[2, 4, any\], got \[2, 9, 5\]",
+        ),
+        ({"inputs": torch.full((2, 4, 5), torch.nan)}, "inputs: expected finite numbers, got 40"),
+        ({"reach": (0, 1)}, "reach: expected 3 ascending steps in 0 … 3"),
+        ({"reach": (2, 1, 3)}, "reach: expected 3 ascending"),
+        ({"adjoints": torch.zeros(2, 0, 4, 6)}, "adjoints: expected no empty axis"),
+    ],
+)
+def test_bad_input_is_named(change: dict[str, object], message: str) -> None:
+    arguments: dict[str, object] = {
+        "adjoints": torch.zeros(2, 3, 4, 6),
+        "inputs": torch.zeros(2, 4, 5),
+    }
+    with pytest.raises((ValueError, TypeError), match=message):
+        FactoredJacobian(**{**arguments, **change})  # type: ignore[arg-type]
+
+
+def test_bad_other_and_order_are_named(rng: torch.Generator) -> None:
+    J = random_jacobian(rng, 2, 2, 2, 3, 4)
+    with pytest.raises(ValueError, match="order: expected one of"):
+        J.gram(order="fast")
+    with pytest.raises(ValueError, match=r"other.inputs: expected 4 features, got 5"):
+        J.gram(random_jacobian(rng, 2, 2, 2, 3, 5))
+    with pytest.raises(ValueError, match=r"other.adjoints: expected shape"):
+        J.gram(random_jacobian(rng, 2, 2, 2, 9, 4))

@@ -1,0 +1,187 @@
+"""The recurrence, its gradients and its adjoints against the fp64 reference, and under torch.func."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from hpr_kernels import leaky_rnn, leaky_rnn_adjoints
+from hpr_kernels.leaky_rnn import reference
+from hpr_kernels.testing import EXAMPLES, HIDDEN, STEPS, assert_close, random_network
+
+RHO = 0.367
+ACTIVATIONS = ("relu", "linear")
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("T", STEPS)
+@pytest.mark.parametrize("B", EXAMPLES)
+@pytest.mark.parametrize("N", HIDDEN)
+@pytest.mark.parametrize("R", [1, 3])
+def test_rates_and_gradients(
+    rng: torch.Generator, R: int, N: int, B: int, T: int, activation: str
+) -> None:
+    net = random_network(rng, N=N, T=T, B=B, R=R)
+    leaves = [value.requires_grad_() for value in (net.x, net.recurrent, net.input)]
+    rates = leaky_rnn(*leaves, RHO, activation)
+    expected = reference.leaky_rnn(*leaves, RHO, activation)
+    assert_close(rates, expected)
+    weight = torch.randn(expected.shape, generator=rng, dtype=torch.float64)
+    got = torch.autograd.grad((rates * weight).sum(), leaves)
+    wanted = torch.autograd.grad((expected * weight).sum(), leaves)
+    for value, reference_value in zip(got, wanted, strict=True):
+        assert_close(value, reference_value)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.9])
+def test_gradcheck(rng: torch.Generator, rho: float) -> None:
+    net = random_network(rng, N=5, T=4, B=2, R=2)
+    leaves = [value.requires_grad_() for value in net[:3]]
+    assert torch.autograd.gradcheck(lambda *args: leaky_rnn(*args, rho), leaves)
+
+
+def test_one_input_for_a_pack_and_plain_network(rng: torch.Generator) -> None:
+    net = random_network(rng, N=33, T=8, B=5, R=3)
+    shared = leaky_rnn(net.x[:1], net.recurrent, net.input, RHO)
+    for r in range(3):
+        plain = leaky_rnn(net.x[0], net.recurrent[r], net.input[r], RHO)
+        assert torch.equal(shared[r], plain)
+
+
+def reference_plain(x: Tensor, recurrent: Tensor, input: Tensor, rho: float) -> Tensor:
+    return reference.leaky_rnn(x[None], recurrent[None], input[None], rho)[0]
+
+
+def per_example_gradient(rnn: Callable[..., Tensor], *net: Tensor) -> Tensor:
+    x, recurrent, input = net
+
+    def loss(recurrent: Tensor, x: Tensor) -> Tensor:
+        return (rnn(x[:, None], recurrent, input, RHO) ** 2).sum()
+
+    return torch.func.vmap(torch.func.grad(loss), in_dims=(None, 1))(recurrent, x)
+
+
+def jacobian_of_weights(rnn: Callable[..., Tensor], *net: Tensor) -> Tensor:
+    x, recurrent, input = net
+    by_recurrent, by_input = torch.func.jacrev(
+        lambda recurrent, input: rnn(x, recurrent, input, RHO).sum(-1), argnums=(0, 1)
+    )(recurrent, input)
+    return torch.cat([by_recurrent, by_input], dim=-1)
+
+
+def gradients_of_stacked_networks(rnn: Callable[..., Tensor], *net: Tensor) -> Tensor:
+    x, recurrent, input = net
+    stack = torch.stack([recurrent, recurrent.mT, 2 * recurrent], dim=1)
+
+    def loss(recurrent: Tensor, x: Tensor) -> Tensor:
+        return rnn(x, recurrent, input, RHO).square().sum()
+
+    return torch.func.vmap(torch.func.grad(loss, argnums=1), in_dims=(1, None))(stack, x)
+
+
+def per_example_jacobian(rnn: Callable[..., Tensor], *net: Tensor) -> Tensor:
+    x, recurrent, input = net
+
+    def outputs(recurrent: Tensor, x: Tensor) -> Tensor:
+        return rnn(x[:, None], recurrent, input, RHO)[:, 0, :2]
+
+    return torch.func.vmap(torch.func.jacrev(outputs), in_dims=(None, 1))(recurrent, x)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        per_example_gradient,
+        jacobian_of_weights,
+        gradients_of_stacked_networks,
+        per_example_jacobian,
+    ],
+)
+@pytest.mark.parametrize("N", [1, 33])
+def test_torch_func(rng: torch.Generator, N: int, transform: Callable[..., Tensor]) -> None:
+    net = random_network(rng, N=N, T=5, B=4)[:3]
+    assert_close(transform(leaky_rnn, *net), transform(reference_plain, *net))
+
+
+def test_second_derivative_is_refused(rng: torch.Generator) -> None:
+    net = random_network(rng, N=3, T=2, B=1)
+    leaves = [value.requires_grad_() for value in net[:3]]
+    (first,) = torch.autograd.grad(
+        leaky_rnn(*leaves, RHO).square().sum(), leaves[1], create_graph=True
+    )
+    with pytest.raises(NotImplementedError, match="expected at most one differentiation"):
+        torch.autograd.grad(first.sum(), leaves[1])
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("outputs", ["all", "last", [0], [1, -1]], ids=str)
+@pytest.mark.parametrize(("N", "T"), [(1, 2), (33, 8), (198, 28), (300, 8)])
+@pytest.mark.parametrize("B", EXAMPLES)
+def test_adjoints(
+    rng: torch.Generator, N: int, T: int, B: int, outputs: list[int] | str, activation: str
+) -> None:
+    net = random_network(rng, N=N, T=T, B=B, R=2)
+    rates = leaky_rnn(*net[:3], RHO, activation)
+    if isinstance(outputs, str):
+        steps = range(T) if outputs == "all" else [T - 1]
+    else:
+        steps = sorted({t % T for t in outputs})
+        outputs = list(steps)
+    got = leaky_rnn_adjoints(
+        rates,
+        recurrent=net.recurrent,
+        readout=net.readout,
+        rho=RHO,
+        outputs=outputs,
+        activation=activation,
+    )
+    expected = reference.adjoints(rates, net.recurrent, net.readout, RHO, steps, activation)
+    assert_close(got, expected)
+
+
+def test_fp32_error_is_that_of_torch(rng: torch.Generator) -> None:
+    net = random_network(rng, N=300, T=28, B=33, R=1)
+    single = [value.float() for value in net[:3]]
+    exact = reference.leaky_rnn(*net[:3], RHO)
+    theirs = (reference.leaky_rnn(*single, RHO).double() - exact).norm()
+    ours = (leaky_rnn(*single, RHO).double() - exact).norm()
+    assert ours <= 2 * theirs
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rho": 1.0}, r"rho: expected .* \[0, 1\), got 1.0"),
+        ({"rho": float("nan")}, "rho: expected"),
+        ({"recurrent": torch.zeros(3, 4)}, r"recurrent: .* \[N, N\] = \[3, 3\], got \[3, 4\]"),
+        (
+            {"input": torch.zeros(3, 5)},
+            r"input: expected shape \[N, N_in\] = \[3, 2\], got \[3, 5\]",
+        ),
+        ({"x": torch.zeros(2)}, "x: expected 3 or 4 axes"),
+        ({"x": torch.zeros(4, 1, 2, dtype=torch.int64)}, "x: expected a floating dtype"),
+        ({"recurrent": torch.zeros(3, 3).double()}, "recurrent: expected torch.float32 on cpu"),
+        ({"activation": "tanh"}, "activation: expected one of"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_input_is_named(change: dict[str, object], message: str) -> None:
+    arguments: dict[str, object] = {
+        "x": torch.zeros(4, 1, 2),
+        "recurrent": torch.zeros(3, 3),
+        "input": torch.zeros(3, 2),
+        "rho": 0.5,
+    }
+    with pytest.raises((ValueError, TypeError), match=message):
+        leaky_rnn(**{**arguments, **change})  # type: ignore[arg-type]
+
+
+def test_nan_weights_are_refused_by_adjoints(rng: torch.Generator) -> None:
+    net = random_network(rng, N=3, T=2, B=1)
+    rates = leaky_rnn(*net[:3], RHO)
+    net.readout[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="readout: expected finite numbers, got 1 NaN"):
+        leaky_rnn_adjoints(rates, recurrent=net.recurrent, readout=net.readout, rho=RHO)

@@ -1,0 +1,242 @@
+"""The exact NTK against torch.func in fp64, over the shapes of the paper and odd ones."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hpr_kernels import leaky_rnn_ntk, ntk, two_layer_ntk
+from hpr_kernels.leaky_rnn import reference
+from hpr_kernels.testing import (
+    EXAMPLES,
+    HIDDEN,
+    OUTPUTS,
+    STEPS,
+    Network,
+    assert_close,
+    random_network,
+)
+
+RHO = 0.367
+GROUPS = ("recurrent", "input", "readout")
+SUBSETS = [c for size in (1, 2, 3) for c in itertools.combinations(GROUPS, size)]
+ORDERS = ("hadamard", "propagate", "dense")
+
+
+def kernels_by_group(net: Network) -> dict[str, Tensor]:
+    """K [B, T, N_out, B, T, N_out] of each group alone: jacrev through the reference, then J Jᵀ."""
+
+    def outputs(recurrent: Tensor, input: Tensor, readout: Tensor, x: Tensor) -> Tensor:
+        rates = reference.leaky_rnn(x[None, :, None], recurrent[None], input[None], RHO)
+        return (rates[0, :, 0] @ readout.mT).flatten()
+
+    jacobian = torch.func.vmap(
+        torch.func.jacrev(outputs, argnums=(0, 1, 2)), in_dims=(None, None, None, 1)
+    )
+    T, B, N_out = net.x.shape[0], net.x.shape[1], net.readout.shape[0]
+    rows = (B, T, N_out)
+    kernels = {}
+    for group, J in zip(GROUPS, jacobian(*net[1:], net.x), strict=True):
+        flat = J.flatten(2).flatten(0, 1)
+        kernels[group] = (flat @ flat.mT).view(*rows, *rows)
+    return kernels
+
+
+def cases(N: int, T: int, generator: random.Random) -> list[tuple[object, ...]]:
+    """All of subsets x outputs x orders x (x2 given); for wide networks, whose kernels take seconds, a seeded draw."""
+    listed = [T // 2] if T < 3 else [0, T // 2, T - 1]
+    every = list(itertools.product(SUBSETS, ("all", "last", listed), ORDERS, (False, True)))
+    return every if N < 100 else generator.sample(every, 12 if T < 28 else 6)
+
+
+@pytest.mark.parametrize("N_out", OUTPUTS)
+@pytest.mark.parametrize("T", STEPS)
+@pytest.mark.parametrize("B", EXAMPLES)
+@pytest.mark.parametrize("N", HIDDEN)
+def test_against_torch_func(rng: torch.Generator, N: int, B: int, T: int, N_out: int) -> None:
+    extra = 2 if N < 100 else 1
+    net = random_network(rng, N=N, T=T, B=B + extra, N_out=N_out)
+    expected = kernels_by_group(net)
+    x1, x2 = net.x[:, :B], net.x[:, B:]
+    for parameters, outputs, order, both in cases(N, T, random.Random(f"{N} {B} {T} {N_out}")):
+        steps = {"all": list(range(T)), "last": [T - 1]}.get(str(outputs), outputs)
+        columns = slice(B, None) if both else slice(0, B)
+        block = sum(expected[group] for group in parameters)
+        block = block[:B][:, steps][:, :, :, columns][:, :, :, :, steps]
+        K = leaky_rnn_ntk(
+            x1,
+            x2 if both else None,
+            **weights(net),
+            rho=RHO,
+            outputs=outputs,
+            parameters=parameters,
+            order=order,
+        )
+        assert_close(K, block.flatten(3).flatten(0, 2))
+
+
+def test_pack_equals_its_networks(rng: torch.Generator) -> None:
+    net = random_network(rng, N=33, T=5, B=4, R=3)
+    for x in (net.x, net.x[:1]):
+        K = leaky_rnn_ntk(x, **weights(net), rho=RHO)
+        for r in range(3):
+            plain = {name: value[r] for name, value in weights(net).items()}
+            assert torch.equal(K[r], leaky_rnn_ntk(x[r % len(x)], **plain, rho=RHO))
+
+
+def test_x2_may_have_other_steps(rng: torch.Generator) -> None:
+    net = random_network(rng, N=9, T=6, B=4)
+    K = leaky_rnn_ntk(net.x[:, :1], net.x[:3, 1:], **weights(net), rho=RHO)
+    full = leaky_rnn_ntk(net.x, **weights(net), rho=RHO).view(4, 6, 3, 4, 6, 3)
+    assert_close(K, full[:1, :, :, 1:, :3].flatten(3).flatten(0, 2))
+
+
+def test_linear_activation(rng: torch.Generator) -> None:
+    net = random_network(rng, N=7, T=3, B=2)
+    K = leaky_rnn_ntk(net.x, **weights(net), rho=RHO, activation="linear")
+
+    def outputs(weights: tuple[Tensor, ...], x: Tensor) -> Tensor:
+        recurrent, input, readout = weights
+        rates = reference.leaky_rnn(
+            x[None, :, None], recurrent[None], input[None], RHO, activation="linear"
+        )
+        return (rates[0, :, 0] @ readout.mT).flatten()
+
+    jacobian = torch.func.vmap(torch.func.jacrev(outputs), in_dims=(None, 1))(net[1:], net.x)
+    flat = torch.cat([J.flatten(2).flatten(0, 1) for J in jacobian], dim=1)
+    assert_close(K, flat @ flat.mT)
+
+
+def test_fp32_error_is_that_of_torch_func(rng: torch.Generator) -> None:
+    net = random_network(rng, N=300, T=8, B=4)
+    exact = sum(kernels_by_group(net).values()).flatten(3).flatten(0, 2)
+    single = Network(*(value.float() for value in net))
+    theirs = sum(kernels_by_group(single).values()).flatten(3).flatten(0, 2)
+    bound = 2 * float((theirs.double() - exact).norm() / exact.norm())
+    for order in ORDERS:
+        assert_close(leaky_rnn_ntk(single.x, **weights(single), rho=RHO, order=order), exact, bound)
+
+
+@pytest.mark.parametrize("activation", ["relu", "linear"])
+@pytest.mark.parametrize("parameters", [("hidden",), ("readout",), ("hidden", "readout")])
+@pytest.mark.parametrize(("B", "d", "N", "N_out"), [(1, 1, 1, 1), (7, 5, 33, 3), (4, 20, 198, 1)])
+def test_two_layer(
+    rng: torch.Generator,
+    B: int,
+    d: int,
+    N: int,
+    N_out: int,
+    parameters: tuple[str, ...],
+    activation: str,
+) -> None:
+    module = nn.Sequential(
+        nn.Linear(d, N, bias=False, dtype=torch.float64),
+        nn.ReLU() if activation == "relu" else nn.Identity(),
+        nn.Linear(N, N_out, bias=False, dtype=torch.float64),
+    )
+    x = torch.randn(B, d, generator=rng, dtype=torch.float64)
+    hidden, readout = module[0].weight.detach(), module[2].weight.detach()
+    for x2 in (None, torch.flip(x, (0,)) * 0.5):
+        got = two_layer_ntk(
+            x, x2, hidden=hidden, readout=readout, parameters=parameters, activation=activation
+        )
+        names = [{"hidden": "0.weight", "readout": "2.weight"}[group] for group in parameters]
+        assert_close(got, ntk(module, x, x2, parameters=names))
+    if activation == "linear" and N_out == 1 and len(parameters) == 2:
+        d_d = hidden.mT @ hidden + readout.square().sum() * torch.eye(d, dtype=torch.float64)
+        assert_close(
+            two_layer_ntk(x, hidden=hidden, readout=readout, activation="linear"), x @ d_d @ x.mT
+        )
+
+
+class Tied(nn.Module):
+    """A convolution under two names, one weight in two layers, a buffer: what a fallback must cope with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(2, 2, 3, padding=1, dtype=torch.float64)
+        self.again = self.first
+        self.head = nn.Linear(10, 10, dtype=torch.float64)
+        self.tail = nn.Linear(10, 10, dtype=torch.float64)
+        self.tail.weight = self.head.weight
+        self.register_buffer("gain", torch.tensor(0.7, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.again(self.first(x).relu() * self.gain).flatten(1)
+        return self.tail(self.head(y).tanh())[:, :3]
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 2])
+def test_any_module_against_a_loop_of_autograd(
+    rng: torch.Generator, chunk_size: int | None
+) -> None:
+    module = Tied()
+    held = list(module.parameters())
+    x1, x2 = torch.randn(2, 3, 2, 5, generator=rng, dtype=torch.float64)
+
+    def jacobian(x: Tensor) -> Tensor:
+        rows = [
+            torch.cat(
+                [
+                    g.flatten()
+                    for g in torch.autograd.grad(y, list(module.parameters()), retain_graph=True)
+                ]
+            )
+            for y in module(x).flatten()
+        ]
+        return torch.stack(rows)
+
+    assert_close(ntk(module, x1, x2, chunk_size=chunk_size), jacobian(x1) @ jacobian(x2).mT)
+    assert_close(ntk(module, x1, chunk_size=chunk_size), jacobian(x1) @ jacobian(x1).mT)
+    assert all(a is b for a, b in zip(held, module.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), "got BatchNorm1d '1' in training mode"),
+        (nn.Sequential(nn.Linear(2, 2), nn.Dropout()), "got Dropout '1' in training mode"),
+    ],
+    ids=["batch normalisation", "dropout"],
+)
+def test_modules_that_mix_or_draw_are_refused(module: nn.Module, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ntk(module, torch.zeros(3, 2))
+    assert ntk(module.eval(), torch.zeros(3, 2)).shape == (6, 6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"outputs": "first"}, "outputs: expected one of"),
+        ({"outputs": [1, 0]}, "outputs: expected 'all', 'last' or ascending steps in 0 … 3"),
+        ({"outputs": [4]}, "outputs: expected 'all', 'last' or ascending steps in 0 … 3"),
+        ({"parameters": ("bias",)}, "parameters: expected some of"),
+        ({"parameters": ()}, "parameters: expected some of"),
+        ({"order": "fast"}, "order: expected one of"),
+        ({"rho": -0.1}, "rho: expected"),
+        ({"readout": torch.zeros(1, 4)}, r"readout: expected shape \[N_out, N\] = \[any, 3\]"),
+        ({"recurrent": torch.full((3, 3), torch.nan)}, "recurrent: expected finite numbers, got 9"),
+        ({"x2": torch.zeros(4, 1, 9)}, "x2: expected shape"),
+        ({"x1": torch.full((4, 1, 2), torch.inf)}, "x1: expected finite numbers, got 8"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_input_is_named(change: dict[str, object], message: str) -> None:
+    arguments: dict[str, object] = {
+        "x1": torch.zeros(4, 1, 2),
+        "recurrent": torch.zeros(3, 3),
+        "input": torch.zeros(3, 2),
+        "readout": torch.zeros(1, 3),
+        "rho": 0.5,
+    }
+    with pytest.raises((ValueError, TypeError), match=message):
+        leaky_rnn_ntk(**{**arguments, **change})  # type: ignore[arg-type]
+
+
+def weights(net: Network) -> dict[str, Tensor]:
+    return {"recurrent": net.recurrent, "input": net.input, "readout": net.readout}
