@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 REPRO = ["neurogym>=2.3,<2.4", "pooch>=1.8", "scipy>=1.11", "matplotlib>=3.8", "tqdm>=4.66"]
-DEV = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"]
+DEV = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"]
 
 setup(
     name="hpr-richlazy",

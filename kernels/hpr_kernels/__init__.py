@@ -2,12 +2,13 @@
 
 from hpr_kernels.gram import FactoredJacobian
 from hpr_kernels.leaky_rnn import leaky_rnn, leaky_rnn_adjoints
-from hpr_kernels.ntk import leaky_rnn_ntk, ntk, two_layer_ntk
+from hpr_kernels.ntk import leaky_rnn_kernel_alignment, leaky_rnn_ntk, ntk, two_layer_ntk
 
 __all__ = [
     "FactoredJacobian",
     "leaky_rnn",
     "leaky_rnn_adjoints",
+    "leaky_rnn_kernel_alignment",
     "leaky_rnn_ntk",
     "ntk",
     "two_layer_ntk",

@@ -89,12 +89,17 @@ def test_a_record_is_the_same_alone_in_a_pack_and_in_another_order(iterations: i
     assert together == alone
 
 
-def test_the_same_at_full_width() -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_same_at_full_width(threads: int) -> None:
     """N = 300 is where the matrix library chooses among more code paths."""
     task = make_task("2AF")
     runs = specs(5, iterations=5, N=300)
-    together = [identity(r) for r in train_pack(runs, task, device=CPU)]
-    alone = [identity(train_pack([run], task, device=CPU)[0]) for run in runs]
+    torch.set_num_threads(threads)
+    try:
+        together = [identity(r) for r in train_pack(runs, task, device=CPU)]
+        alone = [identity(train_pack([run], task, device=CPU)[0]) for run in runs]
+    finally:
+        torch.set_num_threads(1)
     assert together == alone
 
 

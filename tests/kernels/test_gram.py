@@ -49,17 +49,80 @@ def test_reach_skips_only_zeros(rng: torch.Generator, order: str) -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS[1:])
-def test_blocks_cover_everything(
-    rng: torch.Generator, order: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    J = random_jacobian(rng, 7, 2, 3, 5, 4)
-    expected = J.dense() @ J.dense().mT
-    for size in (1, 2, 3, 7):
-        example = {"hadamard": 2 * 14, "propagate": 3 * 5 * 2, "dense": 2 * 5 * 4}[order] * 8
-        monkeypatch.setitem(
-            __import__("hpr_kernels.gram.cpu", fromlist=["cpu"]).BLOCK_BYTES, order, size * example
+@pytest.mark.parametrize("causal", [False, True], ids=["all reach", "causal"])
+def test_every_block_size_gives_the_same(rng: torch.Generator, order: str, causal: bool) -> None:
+    J = random_jacobian(rng, 7, 6, 3, 5, 4)
+    if causal:
+        reach = (0, 0, 1, 1, 2, 2)
+        adjoints = J.adjoints.clone()
+        for o, last in enumerate(reach):
+            adjoints[:, o, last + 1 :] = 0
+        J = FactoredJacobian(adjoints, J.inputs, reach)
+    other = random_jacobian(rng, 4, 2, 5, 5, 4)
+    sizes = set()
+    cost = J.plan().costs[order]
+    for examples in (*range(1, 16), 200):
+        budget = cost.fixed_bytes + examples * cost.example_bytes
+        sizes.add(J.plan(order=order, memory_budget=budget).examples)
+        K = J.gram(order=order, memory_budget=budget)
+        assert_close(K, J.dense() @ J.dense().mT)
+        assert torch.equal(K, K.mT)
+        assert_close(
+            J.gram(other, order=order, memory_budget=2 * budget), J.dense() @ other.dense().mT
         )
-        assert_close(J.gram(order=order), expected)
+    # The budgets run from one row, or one example, to more than all.
+    assert min(sizes) == 1
+    assert max(sizes) == 7
+
+
+@pytest.mark.parametrize("order", ORDERS[1:])
+def test_a_budget_too_small_is_refused_with_the_bytes_that_would_do(
+    rng: torch.Generator, order: str
+) -> None:
+    J = random_jacobian(rng, 7, 6, 3, 5, 4)
+    cost = J.plan().costs[order]
+    least = cost.fixed_bytes + cost.example_bytes
+    with pytest.raises(
+        ValueError, match=f"memory_budget: expected at least {least} bytes, got 100"
+    ):
+        J.gram(order=order, memory_budget=100)
+    J.gram(order=order, memory_budget=least)
+
+
+@pytest.mark.parametrize("pack", [(), (2,)], ids=["plain", "pack"])
+def test_reductions(rng: torch.Generator, pack: tuple[int, ...]) -> None:
+    J, other = (random_jacobian(rng, B, 3, 4, 5, 6, *pack) for B in (4, 2))
+    for right in (None, other):
+        to = right or J
+        full = (J.dense() @ to.dense().mT).unflatten(-1, (-1, 3)).unflatten(-3, (-1, 3))
+        diagonal = full.diagonal(dim1=-3, dim2=-1)
+        for order in ORDERS:
+            assert_close(J.gram(right, reduce="diagonal", order=order), diagonal)
+            assert_close(J.gram(right, reduce="trace", order=order), diagonal.sum(-1))
+
+
+@pytest.mark.parametrize("pack", [(), (2,)], ids=["plain", "pack"])
+def test_products_without_the_gram(rng: torch.Generator, pack: tuple[int, ...]) -> None:
+    J = random_jacobian(rng, 4, 3, 7, 5, 6, *pack)
+    dense = J.dense()
+    v = torch.randn(*pack, 30, generator=rng, dtype=torch.float64)
+    u = torch.randn(*pack, 12, generator=rng, dtype=torch.float64)
+    assert_close(J.matvec(v), (dense @ v[..., None])[..., 0])
+    assert_close(J.rmatvec(u), (dense.mT @ u[..., None])[..., 0])
+    assert_close(J.gram_matvec(u), (dense @ (dense.mT @ u[..., None]))[..., 0])
+    assert_close(J.trace(), dense.square().sum((-2, -1)))
+    values = torch.linalg.eigvalsh(dense @ dense.mT).flip(-1)
+    assert_close(J.leading_eigenvalues(3), values[..., :3], 1e-9)
+
+
+def test_plan_says_what_it_chose_and_why(rng: torch.Generator) -> None:
+    J = random_jacobian(rng, 4, 3, 7, 5, 6)
+    plan = J.plan()
+    assert plan.costs[plan.order].weighted == min(c.weighted for c in plan.costs.values())
+    assert all(order in plan.reason for order in ORDERS[1:])
+    forced = J.plan(order="dense")
+    assert forced.order == "dense"
+    assert forced.reason.startswith("asked for")
 
 
 def test_layer_over_tokens_against_torch_func(rng: torch.Generator) -> None:
@@ -111,6 +174,14 @@ def test_bad_other_and_order_are_named(rng: torch.Generator) -> None:
     J = random_jacobian(rng, 2, 2, 2, 3, 4)
     with pytest.raises(ValueError, match="order: expected one of"):
         J.gram(order="fast")
+    with pytest.raises(ValueError, match="reduce: expected one of"):
+        J.gram(reduce="mean")
+    with pytest.raises(ValueError, match=r"vector: expected shape \[N F\] = \[12\], got \[13\]"):
+        J.matvec(torch.zeros(13, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"vector: expected shape \[B O\] = \[4\], got \[12\]"):
+        J.rmatvec(torch.zeros(12, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"count: expected 1 … B O - 1 = 3, got 4"):
+        J.leading_eigenvalues(4)
     with pytest.raises(ValueError, match=r"other.inputs: expected 4 features, got 5"):
         J.gram(random_jacobian(rng, 2, 2, 2, 3, 5))
     with pytest.raises(ValueError, match=r"other.adjoints: expected shape"):

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hpr_kernels import leaky_rnn_ntk, ntk, two_layer_ntk
+from hpr_kernels import leaky_rnn_kernel_alignment, leaky_rnn_ntk, ntk, two_layer_ntk
 from hpr_kernels.leaky_rnn import reference
+from hpr_kernels.ntk.leaky_rnn import check_network
 from hpr_kernels.testing import (
     EXAMPLES,
     HIDDEN,
@@ -111,6 +112,116 @@ def test_linear_activation(rng: torch.Generator) -> None:
     assert_close(K, flat @ flat.mT)
 
 
+def jacobian_by_torch_func(
+    net: Network, *, hidden: bool = False, effective: Tensor | None = None
+) -> list[Tensor]:
+    """J [B, T, outputs, …] by each weight; `effective` masks |W_h|, `hidden` makes the rates the outputs."""
+
+    def outputs(recurrent: Tensor, input: Tensor, readout: Tensor, x: Tensor) -> Tensor:
+        W = recurrent if effective is None else recurrent.abs() * effective
+        rates = reference.leaky_rnn(x[None, :, None], W[None], input[None], RHO)[0, :, 0]
+        return rates if hidden else rates @ readout.mT
+
+    by = (0, 1) if hidden else (0, 1, 2)
+    jacobian = torch.func.vmap(
+        torch.func.jacrev(outputs, argnums=by), in_dims=(None, None, None, 1)
+    )
+    return list(jacobian(*net[1:], net.x))
+
+
+def kernel_of(jacobians: list[Tensor]) -> Tensor:
+    flat = torch.cat([J.flatten(3).flatten(0, 2) for J in jacobians], dim=1)
+    return flat @ flat.mT
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("T", [1, 6])
+def test_hidden_states_as_outputs(rng: torch.Generator, T: int, order: str) -> None:
+    net = random_network(rng, N=9, T=T, B=3)
+    expected = kernel_of(jacobian_by_torch_func(net, hidden=True))
+    given = {**weights(net), "readout": None}
+    assert_close(leaky_rnn_ntk(net.x, **given, rho=RHO, order=order), expected)
+
+
+@pytest.mark.parametrize("reduce", ["full", "trace", "diagonal"])
+def test_dales_law_is_the_kernel_of_the_raw_weights(rng: torch.Generator, reduce: str) -> None:
+    """W_h = |W| ∘ sign, no self-connections: the kernel by W is that by W_h less its diagonal."""
+    net = random_network(rng, N=11, T=5, B=4)
+    sign = torch.where(torch.arange(11) < 8, 1.0, -1.0).double().expand(11, 11).clone()
+    sign.fill_diagonal_(0)
+    expected = kernel_of(jacobian_by_torch_func(net, effective=sign))
+    given = {**weights(net), "recurrent": net.recurrent.abs() * sign}
+    K = leaky_rnn_ntk(net.x, **given, rho=RHO, self_connections=False, reduce=reduce)
+    assert_close(K, reduced(expected, 4, reduce))
+    assert not torch.allclose(K, leaky_rnn_ntk(net.x, **given, rho=RHO, reduce=reduce))
+
+
+def reduced(K: Tensor, B: int, reduce: str) -> Tensor:
+    if reduce == "full":
+        return K
+    diagonal = K.view(B, len(K) // B, B, -1).diagonal(dim1=1, dim2=3)
+    return diagonal if reduce == "diagonal" else diagonal.sum(-1)
+
+
+@pytest.mark.parametrize("parameters", SUBSETS, ids=" ".join)
+@pytest.mark.parametrize("outputs", ["all", "last", [0, 2]], ids=str)
+def test_reductions(
+    rng: torch.Generator, outputs: list[int] | str, parameters: tuple[str, ...]
+) -> None:
+    net = random_network(rng, N=9, T=4, B=5)
+    given = {**weights(net), "rho": RHO, "outputs": outputs, "parameters": parameters}
+    full = leaky_rnn_ntk(net.x, **given)
+    assert torch.equal(full, full.mT)
+    for reduce in ("trace", "diagonal"):
+        K = leaky_rnn_ntk(net.x, **given, reduce=reduce)
+        assert_close(K, reduced(full, 5, reduce))
+        both = leaky_rnn_ntk(net.x, net.x, **given, reduce=reduce)
+        assert_close(both, K)
+
+
+@pytest.mark.parametrize("reduce", ["full", "trace", "diagonal"])
+@pytest.mark.parametrize("pack", [None, 2], ids=["plain", "pack"])
+def test_every_budget_gives_the_same(rng: torch.Generator, pack: int | None, reduce: str) -> None:
+    """From one tile of all examples to tiles of one, ragged ones included."""
+    net = random_network(rng, N=9, T=4, B=7, R=pack)
+    whole = leaky_rnn_ntk(net.x, **weights(net), rho=RHO, reduce=reduce)
+    half = leaky_rnn_ntk(net.x, net.x[..., 1:6, :], **weights(net), rho=RHO, reduce=reduce)
+    sizes = set()
+    network, _ = check_network("x", net.x, **weights(net), rho=RHO, outputs="all", parameters=None,
+                               activation="relu", self_connections=True)  # fmt: skip
+    for budget in (40_000, 60_000, 100_000, 200_000, 1 << 24):
+        sizes.add(network.examples(net.x if pack else net.x[None], budget))
+        given = {**weights(net), "rho": RHO, "reduce": reduce, "memory_budget": budget}
+        assert_close(leaky_rnn_ntk(net.x, **given), whole)
+        assert_close(leaky_rnn_ntk(net.x, net.x[..., 1:6, :], **given), half)
+    assert min(sizes) < 3
+    assert max(sizes) > 7
+    if reduce == "full":
+        assert torch.equal(whole, whole.mT)
+
+
+@pytest.mark.parametrize("budget", [1_000_000, 1 << 28])
+@pytest.mark.parametrize("pack", [None, 2], ids=["plain", "pack"])
+def test_streamed_alignment(rng: torch.Generator, pack: int | None, budget: int) -> None:
+    before, after = (random_network(rng, N=33, T=5, B=13, R=pack) for _ in range(2))
+    for given in ({}, {"outputs": "last", "parameters": ("recurrent",)}):
+        K_0, K_f = (
+            leaky_rnn_ntk(before.x, **weights(net), rho=RHO, **given) for net in (before, after)
+        )
+        norms = K_0.norm(dim=(-2, -1)) * K_f.norm(dim=(-2, -1))
+        expected = (K_0 * K_f).sum((-2, -1)) / norms
+        got = leaky_rnn_kernel_alignment(
+            before.x, weights(before), weights(after), rho=RHO, memory_budget=budget, **given
+        )
+        assert_close(got, expected)
+
+
+def test_alignment_of_dead_networks_is_nan(rng: torch.Generator) -> None:
+    net = random_network(rng, N=5, T=3, B=2)
+    dead = {**weights(net), "input": torch.zeros_like(net.input)}
+    assert leaky_rnn_kernel_alignment(net.x, weights(net), dead, rho=RHO).isnan()
+
+
 def test_fp32_error_is_that_of_torch_func(rng: torch.Generator) -> None:
     net = random_network(rng, N=300, T=8, B=4)
     exact = sum(kernels_by_group(net).values()).flatten(3).flatten(0, 2)
@@ -170,12 +281,11 @@ class Tied(nn.Module):
         return self.tail(self.head(y).tanh())[:, :3]
 
 
-@pytest.mark.parametrize("chunk_size", [None, 1, 2])
-def test_any_module_against_a_loop_of_autograd(
-    rng: torch.Generator, chunk_size: int | None
-) -> None:
+@pytest.mark.parametrize("examples", [1, 2, 9])
+def test_any_module_against_a_loop_of_autograd(rng: torch.Generator, examples: int) -> None:
     module = Tied()
     held = list(module.parameters())
+    budget = examples * 3 * 4 * sum(parameter.nbytes for parameter in held)
     x1, x2 = torch.randn(2, 3, 2, 5, generator=rng, dtype=torch.float64)
 
     def jacobian(x: Tensor) -> Tensor:
@@ -190,8 +300,8 @@ def test_any_module_against_a_loop_of_autograd(
         ]
         return torch.stack(rows)
 
-    assert_close(ntk(module, x1, x2, chunk_size=chunk_size), jacobian(x1) @ jacobian(x2).mT)
-    assert_close(ntk(module, x1, chunk_size=chunk_size), jacobian(x1) @ jacobian(x1).mT)
+    assert_close(ntk(module, x1, x2, memory_budget=budget), jacobian(x1) @ jacobian(x2).mT)
+    assert_close(ntk(module, x1, memory_budget=budget), jacobian(x1) @ jacobian(x1).mT)
     assert all(a is b for a, b in zip(held, module.parameters(), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""`FactoredJacobian`: a Jacobian kept as a sum of outer products, and its exact Gram."""
+"""`FactoredJacobian`: a Jacobian kept as a sum of outer products, and what can be had of it without writing it out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from torch import Tensor
 
 from hpr_kernels import checks
 from hpr_kernels.gram import cpu, reference
+from hpr_kernels.gram.plan import MEMORY_BUDGET, Plan, Shape, make_plan
+
+REDUCTIONS = ("full", "trace", "diagonal")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,54 +68,149 @@ class FactoredJacobian:
             return reference.jacobian(self.adjoints, self.inputs)
         return reference.jacobian(self.adjoints[None], self.inputs[None])[0]
 
-    def gram(self, other: FactoredJacobian | None = None, *, order: str = "auto") -> Tensor:
+    def gram(
+        self,
+        other: FactoredJacobian | None = None,
+        *,
+        reduce: str = "full",
+        order: str = "auto",
+        memory_budget: int = MEMORY_BUDGET,
+    ) -> Tensor:
         """J J'ᵀ, exact: K_ij = Σ_{s,s'} ⟨g_s^i, g_s'^j⟩ ⟨z_s^b, z_s'^b'⟩.
 
         Args:
             other: the second Jacobian, of the same N, F, dtype and device (its R, too); None for this one, which
                 costs half and gives an exactly symmetric result.
+            reduce: "full" for all pairs of rows; "diagonal" for pairs of one output o of two examples;
+                "trace" for the sum (not the mean) of those over o.
             order: "hadamard", "propagate" or "dense" fixes what is formed on the way (see kernels/README.md); "auto"
-                takes the one with the fewest multiply-adds. All are exact.
+                takes the cheapest by `plan`. All are exact.
+            memory_budget: bytes that may be allocated beside the result.
 
         Returns:
-            [R, B O, B' O'], or [B O, B' O'] for a plain network; rows example-major.
+            "full": [R, B O, B' O'], rows example-major; "diagonal": [R, B, B', O]; "trace": [R, B, B']. No R for a
+            plain network.
         """
-        checks.choice("order", order, ("auto", *cpu.ORDERS))
+        checks.choice("reduce", reduce, REDUCTIONS)
         if other is not None:
-            self._check_other(other)
-        right = self if other is None else other
-        if order == "auto":
-            (B1, O1, S, N), (B2, O2) = self.adjoints.shape[-4:], right.adjoints.shape[-4:-2]
-            F = self.inputs.shape[-1]
-            S2 = right.adjoints.shape[-2]
-            order = min(
-                cpu.ORDERS, key=lambda o: cpu.multiply_adds(o, B1, B2, O1, O2, max(S, S2), N, F)
-            )
-        lefts = self._factors()
-        rights = [None] * len(lefts) if other is None else other._factors()
-        kernels = [
-            cpu.gram(left, right, order).flatten(2).flatten(0, 1)
-            for left, right in zip(lefts, rights, strict=True)
-        ]
-        return torch.stack(kernels) if self.packed else kernels[0]
+            self._check_other(other, same_outputs=reduce != "full")
+        plan = self.plan(other, reduce=reduce, order=order, memory_budget=memory_budget)
+        lefts = self._factors(reduce)
+        rights = [None] * len(lefts) if other is None else other._factors(reduce)
+        kernels = torch.stack(
+            [
+                cpu.gram(*pair, plan).flatten(2).flatten(0, 1)
+                for pair in zip(lefts, rights, strict=True)
+            ]
+        )
+        if reduce == "diagonal":
+            kernels = kernels.unflatten(0, (-1, self.adjoints.shape[-3])).movedim(1, -1)
+        return kernels if self.packed else kernels[0]
 
-    def _factors(self) -> list[cpu.Factor]:
+    def plan(
+        self,
+        other: FactoredJacobian | None = None,
+        *,
+        reduce: str = "full",
+        order: str = "auto",
+        memory_budget: int = MEMORY_BUDGET,
+    ) -> Plan:
+        """What `gram` would do: each order's multiply-adds, bytes and workspace, the choice and why."""
+        checks.choice("order", order, ("auto", *cpu.ORDERS))
+        left = self._factors(reduce)[0]
+        right = left if other is None else other._factors(reduce)[0]
+        (B1, _, S1, N), (B2, _, S2, _) = left.g.shape, right.g.shape
+        element = left.g.element_size()
+        shape = Shape(
+            B1, B2, left.reach, right.reach, S1, S2, N, left.z.shape[2], element, other is None
+        )
+        return make_plan(shape, order, memory_budget)
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """J v: a vector [R, N F] of the parameters gives one [R, B O] of the rows (no R for a plain network)."""
+        self._check_vector(vector, self.adjoints.shape[-1] * self.inputs.shape[-1], "N F")
+        N = self.adjoints.shape[-1]
+        change = self.inputs @ vector.unflatten(-1, (N, -1)).mT[..., None, :, :]  # [R, B, S, N]
+        return torch.einsum("...bosn,...bsn->...bo", self.adjoints, change).flatten(-2)
+
+    def rmatvec(self, vector: Tensor) -> Tensor:
+        """Jᵀ u: a vector [R, B O] of the rows gives one [R, N F] of the parameters (no R for a plain network)."""
+        B, O = self.adjoints.shape[-4:-2]
+        self._check_vector(vector, B * O, "B O")
+        pulled = torch.einsum("...bosn,...bo->...bsn", self.adjoints, vector.unflatten(-1, (B, O)))
+        return (pulled.flatten(-3, -2).mT @ self.inputs.flatten(-3, -2)).flatten(-2)
+
+    def gram_matvec(self, vector: Tensor) -> Tensor:
+        """K u = J Jᵀ u without K: as many multiply-adds as J has factors, 2 B S N (O + F)."""
+        return self.matvec(self.rmatvec(vector))
+
+    def trace(self) -> Tensor:
+        """Tr K, a sum over examples of Σ_{s,s'} ⟨z_s, z_s'⟩ Σ_o ⟨g_s, g_s'⟩: [R], or [] for a plain network."""
+        Ft = self.inputs @ self.inputs.mT  # [R, B, S, S]
+        g = self.adjoints.transpose(-3, -2).flatten(-2)  # [R, B, S, O N]
+        return (Ft * (g @ g.mT)).sum((-3, -2, -1))
+
+    def leading_eigenvalues(self, count: int = 1) -> Tensor:
+        """The largest eigenvalues of K, descending, [R, count], by SciPy's Lanczos on `gram_matvec`: K is never formed.
+
+        Raises:
+            ImportError: SciPy is missing (it is not among this package's dependencies).
+            ValueError: `count` is not in 1 … B O - 1.
+        """
+        from scipy.sparse.linalg import LinearOperator, eigsh
+
+        M = self.adjoints.shape[-4] * self.adjoints.shape[-3]
+        if not 1 <= count < M:
+            raise ValueError(f"count: expected 1 … B O - 1 = {M - 1}, got {count}")
+        like = self.adjoints
+        found = []
+        for factor in self._factors("full"):
+            one = FactoredJacobian(factor.g, factor.z)
+
+            def product(u: object, one: FactoredJacobian = one) -> object:
+                vector = torch.as_tensor(u, dtype=like.dtype, device=like.device).flatten()
+                return one.gram_matvec(vector).double().cpu().numpy()
+
+            operator = LinearOperator((M, M), matvec=product, dtype="float64")
+            # A fixed start makes the result a function of the Jacobian alone.
+            start = torch.ones(M, dtype=torch.float64).numpy()
+            values = eigsh(operator, k=count, which="LA", v0=start, return_eigenvectors=False)
+            found.append(torch.as_tensor(values[::-1].copy(), dtype=like.dtype, device=like.device))
+        return torch.stack(found) if self.packed else found[0]
+
+    def _factors(self, reduce: str) -> list[cpu.Factor]:
+        """One Factor a network; for "diagonal", one a network and output."""
         O, S = self.adjoints.shape[-3:-1]
         reach = self.reach or (S - 1,) * O
-        if not self.packed:
-            return [cpu.Factor(self.adjoints, self.inputs, reach)]
-        pairs = zip(self.adjoints.unbind(), self.inputs.unbind(), strict=True)
-        return [cpu.Factor(g, z, reach) for g, z in pairs]
+        gs = self.adjoints.unbind() if self.packed else [self.adjoints]
+        zs = self.inputs.unbind() if self.packed else [self.inputs]
+        factors = []
+        for g, z in zip(gs, zs, strict=True):
+            if reduce == "full":
+                factors.append(cpu.Factor(g, z, reach))
+            elif reduce == "trace":
+                # Σ_o ⟨g^o, g'^o⟩ is the inner product of the outputs' adjoints end to end.
+                joined = g.transpose(1, 2).flatten(2)[:, None]
+                factors.append(cpu.Factor(joined, z, (S - 1,)))
+            else:
+                factors += [cpu.Factor(g[:, o : o + 1], z, (reach[o],)) for o in range(O)]
+        return factors
 
-    def _check_other(self, other: FactoredJacobian) -> None:
+    def _check_other(self, other: FactoredJacobian, *, same_outputs: bool) -> None:
         if not isinstance(other, FactoredJacobian):
             raise TypeError(f"other: expected a FactoredJacobian, got {type(other).__name__}")
         checks.tensor("other.adjoints", other.adjoints, (self.adjoints.dim(),), like=self.adjoints)
-        *pack, _, _, _, N = self.adjoints.shape
+        *pack, _, O, _, N = self.adjoints.shape
         symbol = "[R, B', O', S', N]" if pack else "[B', O', S', N]"
-        checks.shape("other.adjoints", other.adjoints, (*pack, None, None, None, N), symbol)
+        outputs = O if same_outputs else None
+        checks.shape("other.adjoints", other.adjoints, (*pack, None, outputs, None, N), symbol)
         if other.inputs.shape[-1] != self.inputs.shape[-1]:
             raise ValueError(
                 f"other.inputs: expected {self.inputs.shape[-1]} features, "
                 f"got {other.inputs.shape[-1]}"
             )
+
+    def _check_vector(self, vector: Tensor, size: int, symbol: str) -> None:
+        lead = tuple(self.adjoints.shape[:1]) if self.packed else ()
+        checks.tensor("vector", vector, (len(lead) + 1,), like=self.adjoints)
+        checks.shape("vector", vector, (*lead, size), f"[R, {symbol}]" if lead else f"[{symbol}]")

@@ -1,0 +1,263 @@
+"""The exact NTK of a leaky recurrent network by every way that torch offers, in one table.
+
+    python benchmarks/peers/ntk.py [--shapes 2AF sMNIST …] [--repeats 5]
+
+Ways: this engine; `torch.func` (per-example jacrev, then contraction; and products of the NTK with unit vectors, which
+need no Jacobian); one product of a Jacobian that is already there with its transpose, the floor of every dense way; and
+the authors' way, a loop of autograd.grad with a growing cat. Columns: median time, error against fp64, and the peak of
+resident memory over what it was before, less the result. Each way runs in a process of its own, so that its peak is its
+own. A way that would take longer than --limit seconds, or more than 12 GB, is left out and says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hpr_kernels import leaky_rnn_ntk
+
+RHO = 0.368
+
+
+class Case(NamedTuple):
+    """Shape of a kernel; `readout` False: the rates are the outputs."""
+
+    B: int
+    T: int
+    N_in: int
+    N_out: int
+    outputs: str
+    N: int = 300
+    readout: bool = True
+
+    @property
+    def rows(self) -> int:
+        """Rows of the kernel."""
+        return (
+            self.B
+            * (self.N_out if self.readout else self.N)
+            * (self.T if self.outputs == "all" else 1)
+        )
+
+    @property
+    def weights(self) -> int:
+        """Entries of a row of the Jacobian."""
+        return self.N * (self.N + self.N_in + (self.N_out if self.readout else 0))
+
+
+CASES = {
+    "2AF": Case(32, 8, 3, 3, "all"),
+    "sMNIST": Case(200, 28, 28, 10, "last"),
+    "T = 40": Case(32, 40, 3, 3, "all"),
+    "hidden": Case(16, 8, 3, 3, "last", readout=False),
+    "large": Case(2000, 8, 3, 3, "last"),
+}
+
+
+class Given(NamedTuple):
+    """Inputs and weights."""
+
+    x: Tensor
+    W: Tensor
+    U: Tensor
+    w: Tensor
+
+
+def draw(case: Case, dtype: torch.dtype = torch.float32) -> Given:
+    """The same network at every call."""
+    rng = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=rng)
+
+    x, W = normal(case.T, case.B, case.N_in), normal(case.N, case.N) * 1.5 / case.N**0.5
+    U, w = normal(case.N, case.N_in) / case.N_in**0.5, normal(case.N_out, case.N) / case.N**0.5
+    return Given(*(value.to(dtype) for value in (x, W, U, w)))
+
+
+def outputs(case: Case, W: Tensor, U: Tensor, w: Tensor, x: Tensor) -> Tensor:
+    """The network's outputs for one example x [T, N_in], flat."""
+    h = W.new_zeros(case.N)
+    a = h
+    found = []
+    for t in range(case.T):
+        h = RHO * h + (1 - RHO) * (W @ a + U @ x[t])
+        a = torch.relu(h)
+        if case.outputs == "all" or t == case.T - 1:
+            found.append(w @ a if case.readout else a)
+    return torch.cat(found)
+
+
+def engine(case: Case, given: Given) -> Tensor:
+    """This engine, one call."""
+    readout = given.w if case.readout else None
+    return leaky_rnn_ntk(
+        given.x,
+        recurrent=given.W,
+        input=given.U,
+        readout=readout,
+        rho=RHO,
+        outputs=case.outputs,  # type: ignore[arg-type]
+    )
+
+
+def jacrev(case: Case, given: Given) -> Tensor:
+    """torch.func: Jacobians of all examples at once, contracted weight by weight."""
+    by = (0, 1, 2) if case.readout else (0, 1)
+    rows = torch.func.vmap(
+        torch.func.jacrev(lambda *a: outputs(case, *a), argnums=by), in_dims=(None, None, None, 1)
+    )
+    jacobians = rows(given.W, given.U, given.w, given.x)
+    flat = (J.flatten(2).flatten(0, 1) for J in jacobians)
+    return torch.stack([J @ J.mT for J in flat]).sum(0)
+
+
+def vector_products(case: Case, given: Given) -> Tensor:
+    """torch.func: K e_j by a vjp and a jvp for each unit vector of the outputs, all at once; no Jacobian."""
+    x1 = given.x.movedim(1, 0)
+    weights = tuple(given[1:] if case.readout else given[1:3])
+
+    def of(x: Tensor) -> Callable[..., Tensor]:
+        # Without a readout of its own the third weight is not used, and not differentiated by.
+        return lambda W, U, w=given.w: outputs(case, W, U, w, x)
+
+    def block(left: Tensor, right: Tensor) -> Tensor:
+        y, pull, *_ = torch.func.vjp(of(right), *weights)
+        identity = torch.eye(len(y))
+
+        def column(unit: Tensor) -> Tensor:
+            return torch.func.jvp(of(left), weights, pull(unit))[1]
+
+        return torch.func.vmap(column)(identity).mT
+
+    rows = torch.func.vmap(torch.func.vmap(block, in_dims=(None, 0)), in_dims=(0, None))(x1, x1)
+    return rows.permute(0, 2, 1, 3).reshape(case.rows, case.rows)
+
+
+def floor(case: Case, given: Given) -> Tensor:
+    """One product of a Jacobian that is already there (here: noise of its size) with its transpose."""
+    return FLOOR[0] @ FLOOR[0].mT
+
+
+FLOOR: list[Tensor] = []
+
+
+def authors(case: Case, given: Given) -> Tensor:
+    """A loop of autograd.grad over outputs, a Jacobian that grows by cat, and its product."""
+    leaves = [value.clone().requires_grad_() for value in given[1 : 4 if case.readout else 3]]
+    J = torch.empty(0)
+    W, U, w = (*leaves, given.w)[:3]
+    for b in range(case.B):
+        for y in outputs(case, W, U, w, given.x[:, b]):
+            gradients = torch.autograd.grad(y, leaves, retain_graph=True, materialize_grads=True)
+            row = torch.cat([g.flatten() for g in gradients])[None]
+            J = torch.cat([J, row])
+    return J @ J.mT
+
+
+WAYS: dict[str, Callable[[Case, Given], Tensor]] = {
+    "this engine": engine,
+    "J Jᵀ alone": floor,
+    "torch.func jacrev": jacrev,
+    "torch.func NTK-vector": vector_products,
+    "the authors' loop": authors,
+}
+# Multiply-adds a second that a way is assumed to reach, to leave out what would take too long: far below a product's.
+SLOWEST = {
+    "J Jᵀ alone": 5e10,
+    "torch.func jacrev": 5e9,
+    "torch.func NTK-vector": 1e10,
+    "the authors' loop": 1.5e9,
+}
+
+
+def foreseen(way: str, case: Case) -> tuple[float, float]:
+    """Seconds and bytes that a way will need, roughly."""
+    M, P = case.rows, case.weights
+    sweeps = float(M) * case.T * P
+    if way == "this engine":
+        return 0.0, 0.0
+    if way == "torch.func NTK-vector":
+        return float(M) * case.B * case.T * case.N**2 / SLOWEST[
+            way
+        ], 4.0 * M * case.B * case.N * case.T
+    work = float(M) ** 2 * P + (0 if way == "J Jᵀ alone" else sweeps)
+    if way == "the authors' loop":
+        # Each cat copies what there is.
+        work = sweeps + float(M) ** 2 * P / 2
+    copies = {"J Jᵀ alone": 1, "torch.func jacrev": 3, "the authors' loop": 2}[way]
+    return work / SLOWEST[way], copies * 4.0 * M * P
+
+
+def measure(way: str, case: Case, repeats: int, results: multiprocessing.Queue) -> None:
+    """In a child of its own: median time, peak memory over the start's, and the kernel's error."""
+    torch.set_num_threads(THREADS)
+    given = draw(case)
+    if way == "J Jᵀ alone":
+        FLOOR.append(torch.randn(case.rows, case.weights))
+    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    K = WAYS[way](case, given)
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) * 1024 - K.nbytes
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        WAYS[way](case, given)
+        seconds.append(time.perf_counter() - started)
+    error = None
+    if way != "J Jᵀ alone" and case.rows <= 4000:
+        exact = engine(case, draw(case, torch.float64))
+        error = float((K.double() - exact).norm() / exact.norm())
+    results.put((statistics.median(seconds), peak, error))
+
+
+THREADS = torch.get_num_threads()
+
+
+def main() -> None:
+    """Parse, measure, print a Markdown table."""
+    parser = argparse.ArgumentParser(description="Exact NTK by every way, side by side.")
+    parser.add_argument("--shapes", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--limit", type=float, default=120.0, help="seconds a call may take")
+    arguments = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    print(
+        "| shape | rows | way | median ms | times this engine | relative error | MiB beside the result |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name in arguments.shapes:
+        case = CASES[name]
+        ours = None
+        for way in arguments.ways:
+            seconds, memory = foreseen(way, case)
+            if seconds > arguments.limit or memory > 12e9:
+                print(
+                    f"| {name} | {case.rows} | {way} | left out: about {seconds:.0f} s, {memory / 1e9:.0f} GB | | | |"
+                )
+                continue
+            results = context.Queue()
+            repeats = arguments.repeats if seconds < 5 else 1
+            child = context.Process(target=measure, args=(way, case, repeats, results))
+            child.start()
+            median, peak, error = results.get()
+            child.join()
+            ours = median if ours is None else ours
+            shown = "" if error is None else f"{error:.1e}"
+            print(
+                f"| {name} | {case.rows} | {way} | {median * 1e3:.1f} | {median / ours:.1f} | {shown} "
+                f"| {peak / 2**20:.0f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
