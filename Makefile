@@ -23,4 +23,4 @@ $(VENV)/repro $(VENV)/dev: $(VENV)/%: setup.py pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .pytest_cache .pytest_tmp .mypy_cache .ruff_cache .hypothesis

@@ -65,8 +65,8 @@ def kernel_effective_rank(K: Tensor) -> float:
 
 def task_kernel_alignment(K: Tensor, y: Tensor) -> float:
     """yᵀ K y / (|y|² Tr K) with the targets y [M] of K's rows (Figure 14 B)."""
-    y = y.to(K.dtype)
-    return float((y @ (K @ y)).double() / (y.double().square().sum() * K.diagonal().double().sum()))
+    K, y = K.double(), y.double()
+    return float((y @ (K @ y)) / (y.square().sum() * K.diagonal().sum()))
 
 
 def centred_kernel_alignment(K: Tensor, y: Tensor) -> float:

@@ -108,7 +108,7 @@ def build_parser() -> Parser:
         "--task-version", choices=("0.0.2", "2.3"), default="0.0.2", help="whose NeuroGym inputs"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("results"), metavar="DIR", help="default: results"
+        "--out", type=_folder, default=Path("results"), metavar="DIR", help="default: results"
     )
     parser.add_argument(
         "--mnist-dir", type=Path, metavar="DIR", help="folder of MNIST's four IDX files"
@@ -171,20 +171,6 @@ def choose_smnist(mnist_dir: Path | None, profile: str, *, download: bool) -> tu
     return "sDigits", f"sMNIST: replaced by the stand-in sDigits (8 x 8 digits); {how}"
 
 
-def smnist_version(mnist_dir: Path) -> str:
-    """Which pictures a folder of IDX files holds, as a run's `task_version` says it.
-
-    Raises:
-        UsageError: the files are broken.
-    """
-    from hpr.tasks import make_task
-
-    try:
-        return make_task("sMNIST", mnist_dir=mnist_dir).version
-    except (ValueError, OSError, RuntimeError) as error:
-        raise UsageError(f"--mnist-dir: {error}") from None
-
-
 def _main(arguments: argparse.Namespace, train: Train | None) -> int:
     figures = discover()
     chosen = _chosen(arguments, figures)
@@ -202,8 +188,7 @@ def _main(arguments: argparse.Namespace, train: Train | None) -> int:
     if any(spec.task == "sMNIST" for figure in chosen for spec in figure.runs(settings)):
         acts = not (arguments.list or arguments.dry_run)
         smnist, note = choose_smnist(arguments.mnist_dir, profile, download=acts)
-        version = smnist_version(arguments.mnist_dir) if arguments.mnist_dir else "1"
-        settings = replace(settings, smnist=smnist, smnist_version=version)
+        settings = replace(settings, smnist=smnist)
     if arguments.list:
         return _list(chosen, settings, as_json=arguments.json)
     given = "" if arguments.profile else f" (the default on {device.type})"
@@ -262,8 +247,12 @@ def _reproduce(
             failures.append(Failure.of(f"figure {figure.name}", error))
         else:
             _say(_verdicts(written[-1], store.out))
-    write_summary(settings, written, [asdict(failure) for failure in failures], store.out)
-    _say(f"summary: {store.out / 'summary.md'}")
+    try:
+        write_summary(settings, written, [asdict(failure) for failure in failures], store.out)
+    except OSError as error:
+        failures.append(Failure.of("summary", error))
+    else:
+        _say(f"summary: {store.out / 'summary.md'}")
     failed = [f"{failure.what}: {failure.reason}" for failure in failures]
     failed += [
         f"{spec}: diverged after {outcome.records[spec.key]['iterations']} iterations"
@@ -337,9 +326,15 @@ def _duration(seconds: float) -> str:
 
 
 def _positive(text: str) -> int:
-    if not re.fullmatch(r"\d+", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
+    if not re.fullmatch(r"\d{1,7}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer from 1 to 9999999, got {text!r}")
     return int(text)
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a folder's name, got ''")
+    return Path(text)
 
 
 def _say(line: str) -> None:

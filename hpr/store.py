@@ -61,7 +61,7 @@ class Store:
         try:
             content = self.path(spec).read_bytes()
             validate(content, spec)
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+        except (OSError, ValueError):
             return False
         return True
 
@@ -90,11 +90,18 @@ class Store:
             OSError: the folder can't be written.
         """
         spec = RunSpec.from_dict(record["spec"])
-        content = json.dumps(record, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
+        sealed = {**record, "checksum": checksum(record)}
+        content = json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
         validate(content, spec)
         path = self.path(spec)
         write_atomically(path, content)
         return path
+
+
+def checksum(record: Record) -> str:
+    """SHA-256 of a record's canonical JSON, kept beside it in its file: a changed number shows."""
+    canonical = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def identity(record: Record) -> Record:
@@ -129,11 +136,13 @@ def validate(content: bytes, spec: RunSpec) -> Record:
     """
     try:
         record = json.loads(content.decode(), parse_constant=_refuse_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not strict JSON ({error})") from None
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         schema = record.get("schema") if isinstance(record, dict) else type(record).__name__
         raise ValueError(f"schema: expected {SCHEMA}, got {schema!r}")
+    if record.pop("checksum", None) != checksum(record):
+        raise ValueError("checksum: expected that of the content, got another")
     if record.get("spec") != spec.to_dict() or record.get("key") != spec.key:
         raise ValueError(f"specification: expected that of {spec}, got another run's")
     if record.get("status") not in STATUSES:

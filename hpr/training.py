@@ -25,11 +25,11 @@ from torch import Tensor
 from hpr.laziness import measure
 from hpr.model import Pack, initial_pack
 from hpr.runs import RunSpec
+from hpr.store import SCHEMA
 from hpr.tasks import Task
 from hpr_kernels.leaky_rnn import cpu
 from hpr_kernels.update import momentum_step
 
-SCHEMA = 1
 # Iterations whose mean loss and accuracy make one point of a curve; at the end of each, stops and
 # divergence are looked for.
 WINDOW = 100
@@ -56,6 +56,7 @@ def train_pack(
             f"task: expected {asked[0]} version {asked[1]}, got {given[0]} version {given[1]}"
         )
     started = datetime.now(timezone.utc)
+    source = provenance(device)
     clock = time.perf_counter()
     pack = initial_pack(specs, task.N_in, task.N_out, device)
     initial = pack.select(range(len(specs)))
@@ -77,7 +78,7 @@ def train_pack(
                     "curves": run.curves,
                     "measures": {k: v if v == v else None for k, v in measures.items()},
                     "flags": flags,
-                    "provenance": provenance(device),
+                    "provenance": source,
                     "timings": {
                         "started": started.isoformat(timespec="seconds"),
                         "pack": len(specs),
@@ -244,10 +245,19 @@ def _measure(
 ) -> tuple[dict[str, float], list[str]]:
     if run.trained is None:
         return {}, [f"loss not finite at iteration {run.iterations}"]
+    finite = [w.isfinite().all() for w in (run.trained.weights, run.trained.readout)]
+    if not all(finite):
+        run.status = "diverged"
+        return {}, [f"weights not finite after iteration {run.iterations}"]
     drawn = task.draw(spec.seed, 0, 1, spec.trials, split="evaluation")
     device = before.weights.device
     x, targets = (torch.from_numpy(a[0]).to(device) for a in (drawn.inputs, drawn.targets))
-    measures, flags = measure(spec, before, run.trained, x, targets, task.loss_steps == "last")
+    try:
+        measures, flags = measure(spec, before, run.trained, x, targets, task.loss_steps == "last")
+    except (ValueError, ArithmeticError, RuntimeError) as error:
+        # Weights so large that a kernel overflows: this network's failure, not its pack's.
+        run.status = "diverged"
+        return {}, [f"not measurable: {' '.join(str(error).split())}"]
     measures["final_loss"] = run.curves["loss"][-1]
     measures["final_accuracy"] = run.curves["accuracy"][-1]
     return measures, flags
@@ -266,16 +276,21 @@ def provenance(device: torch.device) -> dict[str, Any]:
     return {
         "versions": versions,
         "device": torch.cuda.get_device_name(device) if cuda else f"cpu ({platform.machine()})",
+        # Sums over kernels may round otherwise with another number of threads.
+        "threads": torch.get_num_threads(),
         "git": _git_commit(),
     }
 
 
 def _git_commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    here = Path(__file__)
+    tracked = ["git", "ls-files", "--error-unmatch", here.name]
+    commit = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        for command in (tracked, commit):
+            done = subprocess.run(
+                command, cwd=here.parent, capture_output=True, text=True, timeout=10, check=True
+            )
+    except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    return done.stdout.strip()

@@ -41,8 +41,7 @@ class Settings:
     """What a whole reproduction has in common.
 
     `seeds` and `iterations` are the profile's where they are None. `smnist` names the task that
-    stands where the paper has sMNIST, the real one or the embedded stand-in, and `smnist_version`
-    its version.
+    stands where the paper has sMNIST, the real one or the embedded stand-in.
     """
 
     profile: Profile = "quick"
@@ -51,7 +50,6 @@ class Settings:
     seeds: int | None = None
     iterations: int | None = None
     smnist: SMNIST = "sDigits"
-    smnist_version: str = "1"
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -67,8 +65,8 @@ class Settings:
                 raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
 
     def version(self, task: str) -> str:
-        """The version of a task."""
-        return self.smnist_version if task == self.smnist else self.task_version
+        """The version of a task; the digits have but one."""
+        return "1" if task == self.smnist else self.task_version
 
     @property
     def replicates(self) -> range:

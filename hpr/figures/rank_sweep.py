@@ -104,7 +104,7 @@ class RankSweep(Figure):
 
 
 NEUROGYM = tuple(
-    Sweep(task, ranks=(1, 30, 100, 300), quick_iterations=1500) for task in ("2AF", "DMS", "CXT")
+    Sweep(task, ranks=(1, 30, 100, 300), quick_iterations=3000) for task in ("2AF", "DMS", "CXT")
 )
 LAST_STEP = {"batch": 200, "stop_accuracy": 0.97, "trials": 200, "kernel_trials": 200}
 SEQUENTIAL_MNIST = Sweep(

@@ -75,7 +75,7 @@ def write_figure(
             for spec in runs
             if spec.key in records and records[spec.key]["flags"]
         ],
-        "devices": sorted({str(record["provenance"].get("device")) for record in present}),
+        "provenance": _provenance(present),
     }
     path = out / f"figure_{figure.name}"
     save(figure.plot(settings, records), path)
@@ -83,6 +83,18 @@ def write_figure(
     text = _figure_markdown(content, findings, panels)
     write_atomically(path.with_suffix(".md"), text.encode())
     return content
+
+
+def _provenance(records: Sequence[Record]) -> list[str]:
+    """Each device, commit and set of versions that runs of the figure came from, with how many."""
+
+    def line(provenance: Mapping[str, Any]) -> str:
+        versions = provenance.get("versions") or {}
+        named = ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
+        return f"{provenance.get('device')}, commit {provenance.get('git')}, {named}"
+
+    counts = Counter(line(record["provenance"]) for record in records)
+    return [f"{number} runs: {what}" for what, number in sorted(counts.items())]
 
 
 def write_summary(
@@ -154,7 +166,7 @@ def _figure_markdown(
     if content["flagged"]:
         lines += ["", "## Flags", ""]
         lines += [f"- {flag['run']}: {', '.join(flag['flags'])}" for flag in content["flagged"]]
-    lines += ["", f"Computed on: {', '.join(content['devices']) or 'nothing'}."]
+    lines += ["", "## Computed by", "", *(f"- {line}" for line in content["provenance"])]
     return "\n".join(lines) + "\n"
 
 

@@ -59,7 +59,7 @@ class Task(ABC):
             seed: the run's seed.
             start: first step, from 0.
             count: K, number of steps.
-            batch: B, trials a step; another B is another stream.
+            batch: B, trials a step; with another B, other trials.
             split: "train" or "evaluation"; their trials are drawn independently.
 
         Returns:

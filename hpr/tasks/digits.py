@@ -22,6 +22,7 @@ class RowDigits(Task):
     epoch. An epoch therefore shows each picture at most once.
     """
 
+    version = "1"
     loss_steps: Literal["all", "last"] = "last"
     N_out = 10
 
@@ -32,7 +33,6 @@ class RowDigits(Task):
         batch_size: int,
         brightest: int,
         pictures: dict[Split, tuple[np.ndarray, np.ndarray]],
-        version: str = "1",
     ) -> None:
         """Take the pictures.
 
@@ -42,9 +42,8 @@ class RowDigits(Task):
             batch_size: the default number of trials a step.
             brightest: the grey value that becomes an input of 1.
             pictures: of each split, images uint8 [n, T, N_in] and labels uint8 [n].
-            version: which pictures they are, in a word.
         """
-        self.name, self.label, self.batch_size, self.version = name, label, batch_size, version
+        self.name, self.label, self.batch_size = name, label, batch_size
         _, self.T, self.N_in = pictures["train"][0].shape
         self._rows = {
             split: images.reshape(-1, self.N_in) for split, (images, _) in pictures.items()

@@ -29,7 +29,7 @@ _SHA256 = {
         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
     ),
 }
-# Of the images and labels themselves, train before test: other pictures in the same form are another task.
+# Of the images and labels themselves, train before test, however they are packed.
 _PICTURES = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"
 _MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -88,8 +88,8 @@ def sequential_mnist(mnist_dir: str | os.PathLike[str] | None = None) -> RowDigi
     for images, labels in pictures.values():
         digest.update(images.tobytes())
         digest.update(labels.tobytes())
-    version = "1" if digest.hexdigest() == _PICTURES else f"1-{digest.hexdigest()[:8]}"
-    return RowDigits("sMNIST", "sMNIST", 200, 255, pictures, version)
+    _check_pictures(folder, digest.hexdigest())
+    return RowDigits("sMNIST", "sMNIST", batch_size=200, brightest=255, pictures=pictures)
 
 
 def _pictures(folder: Path, stem: str) -> tuple[np.ndarray, np.ndarray]:
@@ -127,6 +127,13 @@ def _check(path: Path) -> None:
     if found != _SHA256[path.name]:
         raise ValueError(
             f"{path} must have the SHA-256 {_SHA256[path.name]}, got {found}: delete it"
+        )
+
+
+def _check_pictures(folder: Path, found: str) -> None:
+    if found != _PICTURES:
+        raise ValueError(
+            f"{folder} must hold MNIST's own pictures and labels, of SHA-256 {_PICTURES}, got {found}"
         )
 
 

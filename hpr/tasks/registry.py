@@ -34,8 +34,7 @@ def make_task(
             periods are the environment's own. Trials of an environment with a finite number of
             conditions are compiled, those of any other come through `neurogym.Dataset`.
         version: whose behaviour a NeuroGym task shows: "0.0.2" (the default), known for the
-            paper's three, or "2.3", the installed NeuroGym's. That of the digits tells which
-            pictures they are: "1", but for sMNIST from files that are not MNIST's own.
+            paper's three, or "2.3", the installed NeuroGym's. The digits have one, "1".
         dt: time step in ms of a NeuroGym task; the digits have one step a row.
         mnist_dir: folder of MNIST's four IDX files, for sMNIST.
 
@@ -49,7 +48,7 @@ def make_task(
     if name in ("sMNIST", "sDigits"):
         task = sequential_mnist(mnist_dir) if name == "sMNIST" else small_digits()
         if version not in (None, task.version):
-            raise ValueError(f"version must be {task.version!r} for these {name}, got {version!r}")
+            raise ValueError(f"version must be {task.version!r} for {name}, got {version!r}")
         return task
     version = _VERSIONS[0] if version is None else version
     if version not in _VERSIONS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
@@ -38,7 +39,7 @@ def shape(name: str, value: Tensor, expected: tuple[int | None, ...], symbols: s
 
 def leak(rho: float) -> None:
     """`rho` in [0, 1)."""
-    if not 0 <= rho < 1:
+    if not isinstance(rho, int | float) or not 0 <= rho < 1:
         raise ValueError(f"rho: expected a leak factor in [0, 1), got {rho!r}")
 
 
@@ -60,7 +61,12 @@ def steps(outputs: Outputs, T: int) -> tuple[int, ...]:
     if isinstance(outputs, str):
         choice("outputs", outputs, ("all", "last"))
         return tuple(range(T)) if outputs == "all" else (T - 1,)
-    listed = tuple(int(t) + T if t < 0 else int(t) for t in outputs)
+    try:
+        listed = tuple(operator.index(t) + (T if t < 0 else 0) for t in outputs)
+    except TypeError:
+        raise TypeError(
+            f"outputs: expected 'all', 'last' or whole numbers, got {outputs!r}"
+        ) from None
     ascending = all(a < b for a, b in pairwise(listed))
     if not listed or not ascending or not 0 <= listed[0] <= listed[-1] < T:
         raise ValueError(
@@ -69,9 +75,11 @@ def steps(outputs: Outputs, T: int) -> tuple[int, ...]:
     return listed
 
 
-def network(x: Tensor, recurrent: Tensor, input: Tensor, rho: float, activation: str) -> bool:
-    """Shapes of one recurrent network or a pack of them; returns whether it is a pack."""
-    tensor("x", x, (3, 4))
+def network(
+    x: Tensor, recurrent: Tensor, input: Tensor, rho: float, activation: str, name: str = "x"
+) -> bool:
+    """Shapes of one recurrent network or a pack of them; returns whether it is a pack; `name` is that of x."""
+    tensor(name, x, (3, 4))
     tensor("recurrent", recurrent, (x.dim() - 1,), like=x)
     tensor("input", input, (x.dim() - 1,), like=x)
     leak(rho)
@@ -81,7 +89,7 @@ def network(x: Tensor, recurrent: Tensor, input: Tensor, rho: float, activation:
     shape("recurrent", recurrent, (*pack, N, N), f"[{symbol}N, N]")
     shape("input", input, (*pack, N, x.shape[-1]), f"[{symbol}N, N_in]")
     if pack and x.shape[0] not in (1, *pack):
-        raise ValueError(f"x: expected a leading axis of 1 or R = {pack[0]}, got {x.shape[0]}")
+        raise ValueError(f"{name}: expected a leading axis of 1 or R = {pack[0]}, got {x.shape[0]}")
     if min(x.shape) < 1 or N < 1:
-        raise ValueError(f"x: expected no empty axis, got shape {tuple(x.shape)} and N = {N}")
+        raise ValueError(f"{name}: expected no empty axis, got shape {tuple(x.shape)} and N = {N}")
     return bool(pack)

@@ -15,6 +15,7 @@ import torch
 from hpr import executors
 from hpr.figures import discover
 from hpr.figures.rank_sweep import RankSweep
+from hpr.figures.figure import MEASURES
 from hpr.reproduce import choose_smnist, main
 from hpr.runs import RunSpec
 
@@ -115,6 +116,29 @@ def test_all_runs_are_trained_kept_and_shown(
     assert "30 runs: 0 already in" in said.out
     # No progress bar where there is no terminal.
     assert said.err == ""
+
+
+def test_real_training_ends_in_a_figure_whose_every_measure_is_there(tmp_path: Path) -> None:
+    """No stand-in anywhere: tasks, training, measures, store, claims, picture."""
+    arguments = ["--figure", "1", "--seeds", "1", "--iterations", "2", "--device", "cpu"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "figure_1.json").read_text())
+    assert content["failed"] == []
+    assert len(content["runs"]) == len(list((tmp_path / "runs").glob("*.json"))) == 15
+    found = means(content["measurements"])
+    assert len(found) == 15 * len(MEASURES)
+    assert all(group["n"] == 1 and group["mean"] is not None for group in found)
+    before = (tmp_path / "figure_1.png").read_bytes()
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "figure_1.png").read_bytes() == before
+
+
+def means(nested: Any) -> list[dict[str, Any]]:
+    """Every entry that has a mean, however deep."""
+    if isinstance(nested, dict) and "mean" in nested:
+        return [nested]
+    children = nested.values() if isinstance(nested, dict) else nested
+    return [found for child in children if isinstance(child, dict | list) for found in means(child)]
 
 
 def test_what_is_there_is_not_trained_again_and_gives_the_same_files(tmp_path: Path) -> None:
@@ -219,8 +243,11 @@ BAD_USAGE = {
     "profile": (["--all", "--profile", "slow"], "--profile: invalid choice: 'slow'"),
     "task version": (["--all", "--task-version", "1"], "--task-version: invalid choice: '1'"),
     "device": (["--all", "--device", "tpu"], "--device: expected auto, cpu, cuda or cuda:N"),
-    "no seeds": (["--all", "--seeds", "0"], "--seeds: expected an integer of at least 1, got '0'"),
-    "seeds in words": (["--all", "--seeds", "two"], "at least 1, got 'two'"),
+    "no seeds": (
+        ["--all", "--seeds", "0"],
+        "--seeds: expected an integer from 1 to 9999999, got '0'",
+    ),
+    "seeds in words": (["--all", "--seeds", "two"], "from 1 to 9999999, got 'two'"),
     "iterations": (["--all", "--iterations", "-5"], "--iterations: expected "),
     "json": (["--all", "--json"], "--json: expected together with --list"),
     "mnist": (["--all", "--mnist-dir", "/no/such/folder"], "--mnist-dir: "),

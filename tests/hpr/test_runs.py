@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hpr.connectivity import SVD, Dense
-from hpr.runs import RunSpec, cost, distinct, packs
+from hpr.runs import VARIANTS, RunSpec, cost, distinct, packs
 
 SPEC = RunSpec("2AF", SVD(rank=30), seed=3)
 
@@ -43,7 +43,7 @@ def test_numbers_that_are_equal_have_one_key() -> None:
         {"connectivity": Dense()},
         {"task_version": "2.3"},
         {"iterations": 9},
-        {"ntk_parameters": ("recurrent",)},
+        {"variant": "released", **VARIANTS["released"]},
     ],
     ids=str,
 )
@@ -54,7 +54,7 @@ def test_every_difference_changes_the_key(change: dict[str, Any]) -> None:
 def test_leak() -> None:
     assert SPEC.rho == pytest.approx(math.exp(-1))
     assert replace(SPEC, dt=20).rho == pytest.approx(math.exp(-0.2))
-    assert replace(SPEC, leak="euler").rho == 0.0
+    assert replace(SPEC, variant="released", **VARIANTS["released"]).rho == 0.0
 
 
 def test_packs_hold_equal_shapes_and_each_run_once() -> None:
@@ -90,12 +90,15 @@ def last_step(task: SimpleNamespace) -> SimpleNamespace:
         ({"batch": 1.5}, "batch: expected an integer"),
         ({"seed": -1}, "seed: expected an integer of at least 0, got -1"),
         ({"variant": "draft"}, "variant: expected one of .* got 'draft'"),
-        ({"leak": "none"}, "leak: expected one of"),
+        ({"leak": "euler"}, "leak: expected 'exponential' in the variant 'paper', got 'euler'"),
+        ({"variant": "released"}, "leak: expected 'euler' in the variant 'released'"),
+        ({"tau": float("inf")}, "dt: expected 0 < dt <= tau"),
+        ({"learning_rate": float("inf")}, "learning_rate: expected a positive"),
         ({"dt": 101}, "dt: expected 0 < dt <= tau"),
         ({"learning_rate": 0}, "learning_rate: expected a positive"),
         ({"momentum": 1}, "momentum: expected 0 <= momentum < 1"),
         ({"stop_accuracy": 97}, "stop_accuracy: expected a share"),
-        ({"ntk_parameters": ("bias",)}, "ntk_parameters: expected some of"),
+        ({"ntk_parameters": ("recurrent",)}, "ntk_parameters: expected .* in the variant 'paper'"),
         ({"kernel_trials": 321}, "kernel_trials: expected at most trials = 320, got 321"),
     ],
     ids=str,

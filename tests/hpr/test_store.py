@@ -63,6 +63,17 @@ def test_looking_up_a_run_does_not_list_the_folder(
     assert SPEC in store
 
 
+def test_a_changed_number_is_not_trusted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The file is whole, strict JSON of the right run; one measure was edited."""
+    store = Store(tmp_path)
+    path = store.save(record_of(SPEC))
+    path.write_text(path.read_text().replace("0.25", "0.75"))
+    assert SPEC not in store
+    assert store.load(SPEC) is None
+    assert "checksum: expected that of the content, got another; set aside" in caplog.text
+    assert not path.exists()
+
+
 def test_identity_leaves_out_the_timings_alone() -> None:
     quick, slow = record_of(SPEC), record_of(SPEC, timings={"training_s": 99.0})
     assert identity(quick) == identity(slow)

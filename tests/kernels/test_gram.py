@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from hpr_kernels import FactoredJacobian
@@ -34,6 +36,26 @@ def test_gram(
     B, O, S, N, F = shape
     other = random_jacobian(rng, B + 2, O + 1, S + 3, N, F, *pack)
     assert_close(J.gram(other, order=order), J.dense() @ other.dense().mT)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), order=st.sampled_from(ORDERS))
+def test_what_makes_it_a_gram(data: st.DataObject, order: str) -> None:
+    """Symmetric, positive semi-definite, additive over inputs, and blind to the order of examples and outputs."""
+    sizes = {name: data.draw(st.integers(1, 7), name) for name in "BOSNF"}
+    B, O, S, N, F = sizes.values()
+    rng = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32 - 1), "seed"))
+    J = random_jacobian(rng, B, O, S, N, F)
+    K = J.gram(order=order)
+    assert torch.equal(K, K.mT)
+    assert torch.linalg.eigvalsh(K)[0] >= -1e-12 * K.trace()
+    permutation = torch.randperm(B, generator=rng)
+    permuted = FactoredJacobian(J.adjoints[permutation], J.inputs[permutation]).gram(order=order)
+    rows = K.unflatten(0, (B, O)).unflatten(2, (B, O))
+    assert_close(permuted, rows[permutation][:, :, permutation].flatten(2).flatten(0, 1))
+    extra = torch.randn(B, S, 3, generator=rng, dtype=torch.float64)
+    both = FactoredJacobian(J.adjoints, torch.cat([J.inputs, extra], dim=-1)).gram(order=order)
+    assert_close(both, K + FactoredJacobian(J.adjoints, extra).gram(order=order))
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -158,6 +180,10 @@ def test_layer_over_tokens_against_torch_func(rng: torch.Generator) -> None:
         ({"inputs": torch.full((2, 4, 5), torch.nan)}, "inputs: expected finite numbers, got 40"),
         ({"reach": (0, 1)}, "reach: expected 3 ascending steps in 0 … 3"),
         ({"reach": (2, 1, 3)}, "reach: expected 3 ascending"),
+        (
+            {"adjoints": torch.ones(2, 3, 4, 6), "reach": (1, 3, 3)},
+            "reach: expected zero adjoints of output 0 after step 1, got others",
+        ),
         ({"adjoints": torch.zeros(2, 0, 4, 6)}, "adjoints: expected no empty axis"),
     ],
 )

@@ -182,6 +182,9 @@ def test_bad_input_is_named(change: dict[str, object], message: str) -> None:
 def test_nan_weights_are_refused_by_adjoints(rng: torch.Generator) -> None:
     net = random_network(rng, N=3, T=2, B=1)
     rates = leaky_rnn(*net[:3], RHO)
+    dead = torch.full_like(rates, torch.nan)
+    with pytest.raises(ValueError, match="rates: expected finite numbers, got 6 NaN"):
+        leaky_rnn_adjoints(dead, recurrent=net.recurrent, readout=net.readout, rho=RHO)
     net.readout[0, 0] = float("nan")
     with pytest.raises(ValueError, match="readout: expected finite numbers, got 1 NaN"):
         leaky_rnn_adjoints(rates, recurrent=net.recurrent, readout=net.readout, rho=RHO)

@@ -56,6 +56,11 @@ class FactoredJacobian:
                 raise ValueError(
                     f"reach: expected {O} ascending steps in 0 … {S - 1}, got {self.reach!r}"
                 )
+            for o, last in enumerate(self.reach):
+                if bool(self.adjoints[..., o, last + 1 :, :].any()):
+                    raise ValueError(
+                        f"reach: expected zero adjoints of output {o} after step {last}, got others"
+                    )
 
     @property
     def packed(self) -> bool:

@@ -83,6 +83,7 @@ def leaky_rnn_adjoints(
         ValueError, TypeError: naming the argument that does not fit, or that holds NaN or infinity.
     """
     checks.tensor("rates", rates, (3, 4))
+    checks.finite("rates", rates)
     packed = rates.dim() == 4
     lead = tuple(rates.shape[:-3])
     T, _, N = rates.shape[-3:]

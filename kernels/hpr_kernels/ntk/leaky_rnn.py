@@ -157,7 +157,7 @@ def check_network(
     self_connections: bool,
 ) -> tuple[Network, bool]:
     """Check what a kernel is made of; returns it as a pack, and whether it came as one."""
-    packed = checks.network(x, recurrent, input, rho, activation)
+    packed = checks.network(x, recurrent, input, rho, activation, name)
     *pack, N, _ = recurrent.shape
     known = GROUPS if readout is not None else GROUPS[:2]
     weights = {"recurrent": recurrent, "input": input}

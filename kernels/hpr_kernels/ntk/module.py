@@ -68,6 +68,13 @@ def ntk(
             raise TypeError(f"module: expected a tensor as its result, got {type(y).__name__}")
         return y.flatten()
 
+    with torch.no_grad():
+        few = module(x1[:2])
+        alone = torch.stack([example(chosen, x) for x in x1[:2]])
+    if few.flatten(1).shape != alone.shape or not torch.allclose(few.flatten(1), alone, 1e-3, 1e-5):
+        raise ValueError(
+            "module: expected each example on its own, got other outputs in a batch of two"
+        )
     rows = torch.func.vmap(torch.func.jacrev(example), in_dims=(None, 0))
     with torch.no_grad():
         outputs = example(chosen, x1[0]).numel()

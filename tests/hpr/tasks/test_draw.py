@@ -182,7 +182,7 @@ def test_bad_task_arguments_are_named(name: str, arguments: dict[str, Any], mess
     ("name", "message"),
     [
         ("2AF", "version must be one of 0.0.2, 2.3, got '2.2'"),
-        ("sDigits", "version must be '1' for these sDigits, got '2.2'"),
+        ("sDigits", "version must be '1' for sDigits, got '2.2'"),
     ],
 )
 def test_an_unknown_version_is_named(name: str, message: str) -> None:
