@@ -14,8 +14,8 @@ import torch
 
 from hpr import executors
 from hpr.figures import discover
-from hpr.figures.rank_sweep import RankSweep
 from hpr.figures.figure import MEASURES
+from hpr.figures.rank_sweep import RankSweep
 from hpr.reproduce import choose_smnist, main
 from hpr.runs import RunSpec
 
