@@ -2,7 +2,8 @@
 
 `kernels/README.md` explains the terms; `FactoredJacobian.gram(order="auto")` follows them. A cost is in multiply-adds
 of a large matrix product: small products and passes over memory count as the multiply-adds that take as long, with the
-weights below, which were measured on a processor with AVX-512 and matter only relative to each other.
+weights below. They were read off a few products on one processor with AVX-512, matter only relative to each other, and
+have not been checked over many shapes.
 """
 
 from __future__ import annotations
