@@ -19,7 +19,7 @@ ACCUMULATE = 110.0
 PROPAGATED = 36.0
 # Writing and reading an element of J, for `dense`.
 JACOBIAN = 60.0
-# Bytes of the block of examples that `propagate` works on: enough rows for the products, few enough for the cache.
+# Bytes of Σ_s' ⟨z_s, z_s'⟩ g_s' that `propagate` holds at a time: enough rows for the products, few for the cache.
 PROPAGATE_BLOCK = 5 << 20
 
 
@@ -90,7 +90,8 @@ def make_plan(shape: Shape, order: str, memory_budget: int) -> Plan:
     cost = fitting[chosen]
     examples = (memory_budget - cost.fixed_bytes) // cost.example_bytes
     if chosen == "propagate":
-        examples = min(examples, PROPAGATE_BLOCK // cost.example_bytes)
+        propagated = shape.S1 * shape.N * len(shape.reach2) * shape.element
+        examples = min(examples, PROPAGATE_BLOCK // propagated)
     elif chosen == "dense":
         # Half for the left block, half for the right one; an example is as many rows as it has outputs.
         examples //= 2 * len(shape.reach1)
