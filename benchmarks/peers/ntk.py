@@ -2,11 +2,13 @@
 
     python benchmarks/peers/ntk.py [--shapes 2AF sMNIST …] [--repeats 5]
 
-Ways: this engine; `torch.func` (per-example jacrev, then contraction; and products of the NTK with unit vectors, which
-need no Jacobian); one product of a Jacobian that is already there with its transpose, the floor of every dense way; and
-the authors' way, a loop of autograd.grad with a growing cat. Columns: median time, error against fp64, and the peak of
-resident memory over what it was before, less the result. Each way runs in a process of its own, so that its peak is its
-own. A way that would take longer than --limit seconds, or more than 12 GB, is left out and says so.
+Ways: this engine; `torch.func` (per-example jacrev, then contraction; and products of the NTK with unit vectors,
+which need no Jacobian); one product of a Jacobian that is already there with its transpose, the floor of every dense
+way; neural-tangents (its contraction of Jacobians, and its structured derivatives), in an environment that is made on
+first use in `.venv-neural-tangents`; and the authors' way, a loop of autograd.grad with a growing cat. Columns:
+median time, error against fp64, and the peak of resident memory over what it was before, less the result. Each way
+runs in a process of its own, so that its peak is its own. A way that would take longer than --limit seconds, or more
+than 12 GB, is left out and says so.
 """
 
 from __future__ import annotations
@@ -15,10 +17,15 @@ import argparse
 import multiprocessing
 import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -163,6 +170,44 @@ def authors(case: Case, given: Given) -> Tensor:
     return J @ J.mT
 
 
+def environment() -> str:
+    """The Python that has neural-tangents; made where it is missing."""
+    folder = Path(__file__).with_name(".venv-neural-tangents")
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        needs = ("neural-tangents==0.6.5", "jax==0.4.30", "jaxlib==0.4.30")
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *needs], check=True)
+    return str(python)
+
+
+def elsewhere(implementation: str, case: Case, repeats: int) -> tuple[float, float, float | None]:
+    """neural-tangents in its own environment: median time, peak memory, error."""
+    given = draw(case)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [f"{folder}/given.npz", f"{folder}/kernel.npy"]
+        np.savez(
+            paths[0], **{name: value.numpy() for name, value in given._asdict().items()}, rho=RHO,
+            last=case.outputs == "last", readout=case.readout,
+        )  # fmt: skip
+        script = str(Path(__file__).with_name("ntk_neural_tangents.py"))
+        child = subprocess.run(
+            [environment(), script, *paths, implementation, str(repeats)],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        if child.returncode:
+            lines = child.stderr.strip().splitlines()
+            raise RuntimeError(
+                next((line for line in reversed(lines) if "Error" in line), lines[-1])
+            )
+        median, peak = (float(word) for word in child.stdout.split())
+        error = None
+        if case.rows <= MOST_ROWS:
+            exact = engine(case, draw(case, torch.float64)).numpy()
+            error = float(np.linalg.norm(np.load(paths[1]) - exact) / np.linalg.norm(exact))
+    return median, peak, error
+
+
 WAYS: dict[str, Callable[[Case, Given], Tensor]] = {
     "this engine": engine,
     "J Jᵀ alone": floor,
@@ -170,12 +215,20 @@ WAYS: dict[str, Callable[[Case, Given], Tensor]] = {
     "torch.func NTK-vector": vector_products,
     "the authors' loop": authors,
 }
+ELSEWHERE = {
+    "neural-tangents Jacobians": "JACOBIAN_CONTRACTION",
+    "neural-tangents structured": "STRUCTURED_DERIVATIVES",
+}
+# Rows up to which a kernel is held against one in fp64.
+MOST_ROWS = 4000
 # Multiply-adds a second that a way is assumed to reach, to leave out what would take too long: far below a product's.
 SLOWEST = {
     "J Jᵀ alone": 5e10,
     "torch.func jacrev": 5e9,
     "torch.func NTK-vector": 1e10,
     "the authors' loop": 1.5e9,
+    "neural-tangents Jacobians": 3e10,
+    "neural-tangents structured": 8e8,
 }
 
 
@@ -193,7 +246,7 @@ def foreseen(way: str, case: Case) -> tuple[float, float]:
     if way == "the authors' loop":
         # Each cat copies what there is.
         work = sweeps + float(M) ** 2 * P / 2
-    copies = {"J Jᵀ alone": 1, "torch.func jacrev": 3, "the authors' loop": 2}[way]
+    copies = {"J Jᵀ alone": 1, "torch.func jacrev": 3, "the authors' loop": 2}.get(way, 2)
     return work / SLOWEST[way], copies * 4.0 * M * P
 
 
@@ -212,7 +265,7 @@ def measure(way: str, case: Case, repeats: int, results: multiprocessing.Queue) 
         WAYS[way](case, given)
         seconds.append(time.perf_counter() - started)
     error = None
-    if way != "J Jᵀ alone" and case.rows <= 4000:
+    if way != "J Jᵀ alone" and case.rows <= MOST_ROWS:
         exact = engine(case, draw(case, torch.float64))
         error = float((K.double() - exact).norm() / exact.norm())
     results.put((statistics.median(seconds), peak, error))
@@ -225,7 +278,8 @@ def main() -> None:
     """Parse, measure, print a Markdown table."""
     parser = argparse.ArgumentParser(description="Exact NTK by every way, side by side.")
     parser.add_argument("--shapes", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    every = [*WAYS, *ELSEWHERE]
+    parser.add_argument("--ways", nargs="+", choices=every, default=every)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--limit", type=float, default=120.0, help="seconds a call may take")
     arguments = parser.parse_args()
@@ -244,12 +298,19 @@ def main() -> None:
                     f"| {name} | {case.rows} | {way} | left out: about {seconds:.0f} s, {memory / 1e9:.0f} GB | | | |"
                 )
                 continue
-            results = context.Queue()
             repeats = arguments.repeats if seconds < 5 else 1
-            child = context.Process(target=measure, args=(way, case, repeats, results))
-            child.start()
-            median, peak, error = results.get()
-            child.join()
+            if way in ELSEWHERE:
+                try:
+                    median, peak, error = elsewhere(ELSEWHERE[way], case, repeats)
+                except RuntimeError as failed:
+                    print(f"| {name} | {case.rows} | {way} | failed: {failed} | | | |")
+                    continue
+            else:
+                results = context.Queue()
+                child = context.Process(target=measure, args=(way, case, repeats, results))
+                child.start()
+                median, peak, error = results.get()
+                child.join()
             ours = median if ours is None else ours
             shown = "" if error is None else f"{error:.1e}"
             print(

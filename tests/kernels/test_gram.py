@@ -41,12 +41,16 @@ def test_gram(
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), order=st.sampled_from(ORDERS))
 def test_what_makes_it_a_gram(data: st.DataObject, order: str) -> None:
-    """Symmetric, positive semi-definite, additive over inputs, and blind to the order of examples and outputs."""
+    """Symmetric, positive semi-definite, additive over inputs, blind to the order of examples and to the budget."""
     sizes = {name: data.draw(st.integers(1, 7), name) for name in "BOSNF"}
     B, O, S, N, F = sizes.values()
     rng = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32 - 1), "seed"))
     J = random_jacobian(rng, B, O, S, N, F)
     K = J.gram(order=order)
+    plan = J.plan(order=order)
+    times = data.draw(st.floats(1, 50), "budget in units of the smallest")
+    budget = int(plan.costs[plan.order].least_bytes * times)
+    assert_close(J.gram(order=plan.order, memory_budget=budget), K)
     assert torch.equal(K, K.mT)
     assert torch.linalg.eigvalsh(K)[0] >= -1e-12 * K.trace()
     permutation = torch.randperm(B, generator=rng)
@@ -81,20 +85,23 @@ def test_every_block_size_gives_the_same(rng: torch.Generator, order: str, causa
             adjoints[:, o, last + 1 :] = 0
         J = FactoredJacobian(adjoints, J.inputs, reach)
     other = random_jacobian(rng, 4, 2, 5, 5, 4)
-    sizes = set()
-    cost = J.plan().costs[order]
-    for examples in (*range(1, 16), 200):
-        budget = cost.fixed_bytes + examples * cost.example_bytes
-        sizes.add(J.plan(order=order, memory_budget=budget).examples)
+    blocks = set()
+    least = J.plan().costs[order].least_bytes
+    for budget in (*range(least, 40 * least, least // 4), 1 << 30):
+        plan = J.plan(order=order, memory_budget=budget)
+        assert plan.workspace <= budget
+        blocks.add(plan.block)
         K = J.gram(order=order, memory_budget=budget)
         assert_close(K, J.dense() @ J.dense().mT)
         assert torch.equal(K, K.mT)
         assert_close(
-            J.gram(other, order=order, memory_budget=2 * budget), J.dense() @ other.dense().mT
+            J.gram(other, order=order, memory_budget=4 * budget), J.dense() @ other.dense().mT
         )
-    # The budgets run from one row, or one example, to more than all.
-    assert min(sizes) == 1
-    assert max(sizes) == 7
+    # The budgets run from the smallest block to one that holds all, with ragged ones between.
+    largest = {"hadamard": 7, "propagate": 42, "dense": 5}[order]
+    assert min(blocks) == 1
+    assert max(blocks) == largest
+    assert any(largest % block for block in blocks)
 
 
 @pytest.mark.parametrize("order", ORDERS[1:])
@@ -102,8 +109,7 @@ def test_a_budget_too_small_is_refused_with_the_bytes_that_would_do(
     rng: torch.Generator, order: str
 ) -> None:
     J = random_jacobian(rng, 7, 6, 3, 5, 4)
-    cost = J.plan().costs[order]
-    least = cost.fixed_bytes + cost.example_bytes
+    least = J.plan().costs[order].least_bytes
     with pytest.raises(
         ValueError, match=f"memory_budget: expected at least {least} bytes, got 100"
     ):

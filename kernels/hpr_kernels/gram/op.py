@@ -101,13 +101,13 @@ class FactoredJacobian:
             self._check_other(other, same_outputs=reduce != "full")
         plan = self.plan(other, reduce=reduce, order=order, memory_budget=memory_budget)
         lefts = self._factors(reduce)
-        rights = [None] * len(lefts) if other is None else other._factors(reduce)
-        kernels = torch.stack(
-            [
-                cpu.gram(*pair, plan).flatten(2).flatten(0, 1)
-                for pair in zip(lefts, rights, strict=True)
-            ]
-        )
+        rights = lefts if other is None else other._factors(reduce)
+        (B, O), (C, P) = lefts[0].g.shape[:2], rights[0].g.shape[:2]
+        kernels = self.inputs.new_empty(len(lefts), B, O, C, P)
+        with torch.no_grad():
+            for K, left, right in zip(kernels, lefts, rights, strict=True):
+                cpu.gram(K, left, None if other is None else right, plan)
+        kernels = kernels.view(-1, B * O, C * P)
         if reduce == "diagonal":
             kernels = kernels.unflatten(0, (-1, self.adjoints.shape[-3])).movedim(1, -1)
         return kernels if self.packed else kernels[0]
@@ -127,8 +127,9 @@ class FactoredJacobian:
         (B1, _, S1, N), (B2, _, S2, _) = left.g.shape, right.g.shape
         element = left.g.element_size()
         shape = Shape(
-            B1, B2, left.reach, right.reach, S1, S2, N, left.z.shape[2], element, other is None
-        )
+            B1, B2, left.reach, right.reach, S1, S2, N, left.z.shape[2], element, other is None,
+            torch.get_num_threads(),
+        )  # fmt: skip
         return make_plan(shape, order, memory_budget)
 
     def matvec(self, vector: Tensor) -> Tensor:

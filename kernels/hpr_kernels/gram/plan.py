@@ -1,26 +1,35 @@
 """What each order of contraction costs, in closed form, and which one a shape should take.
 
 `kernels/README.md` explains the terms; `FactoredJacobian.gram(order="auto")` follows them. A cost is in multiply-adds
-of a large matrix product: small products and passes over memory count as the multiply-adds that take as long, with the
-weights below. They were read off a few products on one processor with AVX-512, matter only relative to each other, and
-have not been checked over many shapes.
+of a large matrix product: what is slower than one (narrow products, passes over memory) counts as the multiply-adds
+that take as long, with the weights below, which `benchmarks/planner.py` holds against measured times.
 """
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 
 # Bytes that a contraction may allocate beside its result.
 MEMORY_BUDGET = 256 << 20
 
-# A multiply-add and a load and store of each element of a block of K, for `hadamard`.
-ACCUMULATE = 110.0
-# Writing and reading an element of Σ_s' ⟨z_s, z_s'⟩ g_s', and the start of a narrow product with it, for `propagate`.
-PROPAGATED = 36.0
+# A call, however small the product.
+CALL = 8e5
+# A product over N that is narrower than the machine likes costs as if N were this much larger.
+NARROW = 16.0
+# Writing an element of Σ_s' ⟨z_s, z_s'⟩ g_s' and reading it again, for `propagate`.
+PROPAGATED = 24.0
 # Writing and reading an element of J, for `dense`.
-JACOBIAN = 60.0
-# Bytes of Σ_s' ⟨z_s, z_s'⟩ g_s' that `propagate` holds at a time: enough rows for the products, few for the cache.
-PROPAGATE_BLOCK = 5 << 20
+JACOBIAN = 90.0
+
+# Rows of a block of `hadamard`; bytes of what `propagate` writes before it reads, and of the adjoints that it goes
+# through for one left example; entries of a row of what `dense` writes: full speed in a core's cache.
+HADAMARD_ROWS = 192
+PROPAGATE_BLOCK = 2 << 20
+PROPAGATE_TILE = 10 << 20
+DENSE_ENTRIES = 4096
 
 
 @dataclass(frozen=True)
@@ -37,72 +46,111 @@ class Shape:
     F: int
     element: int
     symmetric: bool
+    threads: int
 
     @property
     def pairs(self) -> float:
         """Pairs of examples that are computed: about half of them where K is symmetric."""
         return self.B1 * (self.B1 + 1) / 2 if self.symmetric else float(self.B1 * self.B2)
 
+    @property
+    def O1(self) -> int:
+        """Outputs of an example on the left."""
+        return len(self.reach1)
+
+    @property
+    def O2(self) -> int:
+        """Outputs of an example on the right."""
+        return len(self.reach2)
+
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-adds, those and the weighted passes over memory, and bytes needed: fixed, and for each left example."""
+    """Multiply-adds, those with their weights, and the bytes that the smallest block needs."""
 
     multiply_adds: float
     weighted: float
-    fixed_bytes: int
-    example_bytes: int
+    least_bytes: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The chosen order, the left examples that it takes at a time, bytes at hand, each order's cost, and the reason."""
+    """The chosen order, the size of its blocks, the bytes that they need, each order's cost, and the reason.
+
+    `block` counts examples for "hadamard", rows on the right for "propagate" and units for "dense".
+    """
 
     order: str
-    examples: int
-    memory: int
+    block: int
+    workspace: int
     costs: dict[str, Cost]
     reason: str
 
 
-def costs(shape: Shape) -> dict[str, Cost]:
-    """The cost of each order."""
-    return {"hadamard": _hadamard(shape), "propagate": _propagate(shape), "dense": _dense(shape)}
-
-
 def make_plan(shape: Shape, order: str, memory_budget: int) -> Plan:
-    """Take `order`, or with "auto" the cheapest that fits, and as many examples at a time as `memory_budget` allows.
+    """Take `order`, or with "auto" the cheapest that fits, and blocks as large as are fast and fit.
 
     Raises:
-        ValueError: not even one example fits, with the bytes that would.
+        ValueError: not even the smallest block fits, with the bytes that would.
     """
-    table = costs(shape)
-    fitting = {
-        name: cost
-        for name, cost in table.items()
-        if cost.fixed_bytes + cost.example_bytes <= memory_budget and order in ("auto", name)
-    }
+    table = {name: Cost(*_WORK[name](shape), workspace(shape, name, 1)) for name in _WORK}
+    asked = list(table) if order == "auto" else [order]
+    fitting = [name for name in asked if table[name].least_bytes <= memory_budget]
     if not fitting:
-        asked = table.values() if order == "auto" else [table[order]]
-        least = min(cost.fixed_bytes + cost.example_bytes for cost in asked)
+        least = min(table[name].least_bytes for name in asked)
         raise ValueError(f"memory_budget: expected at least {least} bytes, got {memory_budget}")
-    chosen = min(fitting, key=lambda name: fitting[name].weighted)
-    cost = fitting[chosen]
-    examples = (memory_budget - cost.fixed_bytes) // cost.example_bytes
-    if chosen == "propagate":
-        propagated = shape.S1 * shape.N * len(shape.reach2) * shape.element
-        examples = min(examples, PROPAGATE_BLOCK // propagated)
-    elif chosen == "dense":
-        # Half for the left block, half for the right one; an example is as many rows as it has outputs.
-        examples //= 2 * len(shape.reach1)
+    chosen = min(fitting, key=lambda name: table[name].weighted)
+    block = _FULL_BLOCK[chosen](shape)
+    while workspace(shape, chosen, block) > memory_budget:
+        block = block // 2 if block > 16 else block - 1
     listed = ", ".join(f"{name} {cost.weighted:.2g}" for name, cost in table.items())
-    refused = sorted(set(table) - set(fitting)) if order == "auto" else []
     reason = f"weighted multiply-adds: {listed}"
     if order != "auto":
         reason = f"asked for; {reason}"
-    if refused:
-        reason += f"; beyond the memory budget: {', '.join(refused)}"
-    return Plan(chosen, max(1, min(shape.B1, examples)), memory_budget, table, reason)
+    elif len(fitting) < len(table):
+        reason += f"; beyond the memory budget: {', '.join(sorted(set(table) - set(fitting)))}"
+    return Plan(chosen, block, workspace(shape, chosen, block), table, reason)
+
+
+def workspace(shape: Shape, order: str, block: int) -> int:
+    """Bytes that an order allocates beside its result with blocks of this size."""
+    s = shape
+    M1, M2 = s.B1 * s.O1, 0 if s.symmetric else s.B2 * s.O2
+    if order == "hadamard":
+        rows1, rows2 = block * s.O1, block * s.O2
+        # The adjoints in their order; the block of K, the product to be added to it, and both sides' ⟨z, z'⟩.
+        each = s.N * (rows1 * s.S1 + rows2 * s.S2) + 3 * rows1 * rows2 + block * block
+        return s.threads * each * s.element
+    if order == "propagate":
+        tile = tile_examples(s.B2, s.O2, s.S2, s.N, s.element, s.B1)
+        # Both sides' adjoints in their order; the block and its factors, and ⟨z, z'⟩ of a tile.
+        adjoints = s.N * (M1 * s.S1 + M2 * s.S2)
+        each = block * s.S1 * (s.N + s.S2) + tile * (s.S1 * s.S2 + s.O2 * 2)
+        return (adjoints + s.threads * each) * s.element
+    # Some columns of J on either side, and the adjoints that they are made of.
+    steps = max(s.S1, s.S2)
+    return (M1 + M2) * block * (s.F + steps) * s.element
+
+
+def tile_examples(B2: int, O2: int, S2: int, N: int, element: int, B1: int) -> int:
+    """Examples on the right that `propagate` goes through for one on the left, before it takes the next."""
+    cached = PROPAGATE_TILE // (O2 * S2 * N * element)
+    # With few examples on the left, enough tiles for every core.
+    return max(1, min(B2, cached, -(-B2 * B1 // 64)))
+
+
+def first_output(reach: tuple[int, ...], s: int) -> int:
+    """The first output that reaches step s: those that do are a suffix."""
+    return bisect_left(reach, s)
+
+
+def halves(reach: tuple[int, ...], S: int) -> list[tuple[int, int, int]]:
+    """Runs of steps (start, stop, first output that reaches start): fewer outputs reach the later half."""
+    middle = S // 2
+    later = first_output(reach, middle)
+    if not later:
+        return [(0, S, 0)]
+    return [(0, middle, 0), (middle, S, later)] if later < len(reach) else [(0, middle, 0)]
 
 
 def reached(reach: tuple[int, ...]) -> int:
@@ -110,44 +158,53 @@ def reached(reach: tuple[int, ...]) -> int:
     return sum(last + 1 for last in reach)
 
 
-def _hadamard(shape: Shape) -> Cost:
-    entries = shape.pairs * reached(shape.reach1) * reached(shape.reach2)
-    products = entries * shape.N + _inputs(shape)
-    columns = shape.B2 * len(shape.reach2)
-    return Cost(
-        products,
-        products + ACCUMULATE * entries,
-        # The right side's adjoints in their order; the block of K, twice, and of ⟨z, z'⟩.
-        shape.B2 * len(shape.reach2) * shape.S2 * shape.N * shape.element,
-        (2 * len(shape.reach1) * columns + shape.S1 * shape.B2 * shape.S2) * shape.element,
+def _hadamard(s: Shape) -> tuple[float, float]:
+    entries = s.pairs * reached(s.reach1) * reached(s.reach2)
+    if s.symmetric:
+        # Of an example with itself only s ≥ s', but whole blocks are computed: half is the limit of many examples.
+        entries = max(entries, s.B1 * reached(s.reach1) * reached(s.reach2) / 2)
+    inputs = s.pairs * s.S1 * s.S2
+    block = _FULL_BLOCK["hadamard"](s)
+    calls = 3 * math.ceil(s.pairs / block**2) * s.S1 * s.S2
+    return (
+        entries * s.N + inputs * s.F,
+        entries * (s.N + NARROW) + inputs * (s.F + NARROW) + CALL * calls,
     )
 
 
-def _propagate(shape: Shape) -> Cost:
-    O2 = len(shape.reach2)
-    elements = shape.pairs * shape.S1 * shape.N * O2
-    second = shape.pairs * reached(shape.reach1) * shape.N * O2
-    products = elements * shape.S2 + second + _inputs(shape)
-    return Cost(
-        products,
-        products + PROPAGATED * elements,
-        shape.B2 * O2 * shape.S2 * shape.N * shape.element,
-        (shape.S1 * shape.N * (O2 + len(shape.reach1)) + shape.B2 * shape.S2 * shape.S1)
-        * shape.element,
+def _propagate(s: Shape) -> tuple[float, float]:
+    elements = s.pairs * s.O2 * s.S1 * s.N
+    outputs = sum((stop - start) * (s.O1 - o) for start, stop, o in halves(s.reach1, s.S1)) / s.S1
+    inputs = s.pairs * s.S1 * s.S2
+    padded = elements * (s.N + NARROW) / s.N
+    block = _FULL_BLOCK["propagate"](s)
+    calls = 4 * s.B1 + 4 * s.pairs * s.O2 / block
+    return (
+        elements * (s.S2 + outputs) + inputs * s.F,
+        padded * (s.S2 + outputs + PROPAGATED) + inputs * (s.F + NARROW) + CALL * calls,
     )
 
 
-def _dense(shape: Shape) -> Cost:
-    O1, O2 = len(shape.reach1), len(shape.reach2)
-    entries = shape.pairs * O1 * O2
-    # Every block of the left meets the right side's Jacobian anew; two blocks are the rule.
-    written = (shape.B1 * O1 + shape.B2 * O2) * float(shape.N * shape.F)
-    products = entries * shape.N * shape.F + written * max(shape.S1, shape.S2)
-    # One row on either side is the least; more examples than fit at once are taken a few at a time.
-    row = shape.N * (shape.F + max(shape.S1, shape.S2)) * shape.element
-    return Cost(products, products + JACOBIAN * written, row, row)
+def _dense(s: Shape) -> tuple[float, float]:
+    entries = s.pairs * s.O1 * s.O2
+    written = float(s.N * s.F) * (s.B1 * s.O1 + (0 if s.symmetric else s.B2 * s.O2))
+    steps = max(s.S1, s.S2)
+    calls = math.ceil(s.N / _FULL_BLOCK["dense"](s)) * (3 + s.B1 * s.O1 / 256)
+    return (
+        entries * s.N * s.F + written * steps,
+        entries * s.N * s.F + written * (steps + JACOBIAN) + CALL * calls,
+    )
 
 
-def _inputs(shape: Shape) -> float:
-    """Multiply-adds of ⟨z_s, z_s'⟩, which two of the orders start with."""
-    return shape.pairs * shape.S1 * shape.S2 * shape.F
+_WORK: dict[str, Callable[[Shape], tuple[float, float]]] = {
+    "hadamard": _hadamard,
+    "propagate": _propagate,
+    "dense": _dense,
+}
+_FULL_BLOCK: dict[str, Callable[[Shape], int]] = {
+    "hadamard": lambda s: max(1, min(max(s.B1, s.B2), HADAMARD_ROWS // max(s.O1, s.O2))),
+    "propagate": lambda s: max(
+        1, min(s.B2 * s.O2, PROPAGATE_BLOCK // (s.S1 * s.N * s.element) // 8 * 8)
+    ),
+    "dense": lambda s: min(s.N, math.ceil(DENSE_ENTRIES / s.F)),
+}

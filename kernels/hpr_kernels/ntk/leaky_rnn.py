@@ -141,7 +141,7 @@ def tile_size(network: Network, x: Tensor, memory_budget: int) -> int:
     element = len(network.recurrent) * x.element_size()
     # Three fp64-sized copies of a block of b² O² entries in half of the budget.
     block = int((memory_budget / 2 / (6 * element)) ** 0.5 / outputs)
-    return max(1, min(B, network.examples(x, memory_budget), block))
+    return max(1, min(B, network.examples(x, memory_budget) // len(network.recurrent), block))
 
 
 def check_network(
@@ -196,31 +196,38 @@ def check_inputs(name: str, x: Tensor, like: Tensor, network: Network) -> None:
 def _kernel(
     network: Network, x1: Tensor, x2: Tensor | None, reduce: str, order: str, memory_budget: int
 ) -> Tensor:
-    """K by tiles of examples; where all fit into one tile, in one."""
+    """K in one, where all adjoints fit; else a few networks at a time, and at the least some examples of one."""
     readout = "readout" in network.groups
     right = x1 if x2 is None else x2
-    size = network.examples(x1 if x1.shape[1] > right.shape[1] else right, memory_budget)
-    B1, B2 = x1.shape[2], right.shape[2]
-    if max(B1, B2) <= size:
+    longer = x1 if x1.shape[1] > right.shape[1] else right
+    R, B1, B2 = len(network.recurrent), x1.shape[2], right.shape[2]
+    size = network.examples(longer, memory_budget)
+    together = min(R, size // max(B1, B2))
+    if together == R:
         tile = network.tile(x1)
         other = None if x2 is None else network.tile(x2)
         return tile.kernel(other, readout, reduce, order, memory_budget)
+    # A block is copied into the result: a quarter of the budget is for blocks.
+    outputs = len(checks.steps(network.outputs, longer.shape[1])) * network.N_out
+    size = max(1, min(size, int((memory_budget / 4 / x1.element_size()) ** 0.5) // outputs))
     K: Tensor | None = None
-    for start, left in tiles(network, x1, size):
-        for first in range(start if x2 is None else 0, B2, size):
-            same = x2 is None and first == start
-            other = None if same else network.tile(right[:, :, first : first + size])
-            block = left.kernel(other, readout, reduce, order, memory_budget)
-            m, n = (
-                block.shape[1] // left.rates.shape[1],
-                block.shape[2] // (other or left).rates.shape[1],
-            )
-            if K is None:
-                K = block.new_empty(len(block), B1 * m, B2 * n, *block.shape[3:])
-            rows = slice(start * m, start * m + block.shape[1])
-            columns = slice(first * n, first * n + block.shape[2])
-            K[:, rows, columns] = block
-            if x2 is None and not same:
-                K[:, columns, rows] = block.transpose(1, 2)
+    for group, part in network.parts(max(1, together)):
+        y1, y2 = (x if len(x) == 1 else x[group] for x in (x1, right))
+        for start, left in tiles(part, y1, size):
+            for first in range(start if x2 is None else 0, B2, size):
+                same = x2 is None and first == start
+                other = None if same else part.tile(y2[:, :, first : first + size])
+                block = left.kernel(other, readout, reduce, order, memory_budget)
+                m, n = (
+                    block.shape[1] // left.rates.shape[1],
+                    block.shape[2] // (other or left).rates.shape[1],
+                )
+                if K is None:
+                    K = block.new_empty(R, B1 * m, B2 * n, *block.shape[3:])
+                rows = slice(start * m, start * m + block.shape[1])
+                columns = slice(first * n, first * n + block.shape[2])
+                K[group, rows, columns] = block
+                if x2 is None and not same:
+                    K[group, columns, rows] = block.transpose(1, 2)
     assert K is not None
     return K

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -58,11 +58,26 @@ class Network:
             diagonal = FactoredJacobian(d, z.new_ones(*d.shape[:2], 1, 1))
         return Tile(FactoredJacobian(adjoints, z, reach), diagonal, rates, self.N_out)
 
+    def parts(self, size: int) -> Iterator[tuple[slice, Network]]:
+        """A few networks of the pack at a time, and which they are."""
+        for start in range(0, len(self.recurrent), size):
+            group = slice(start, start + size)
+            readout = None if self.readout is None else self.readout[group]
+            yield (
+                group,
+                replace(
+                    self, recurrent=self.recurrent[group], input=self.input[group], readout=readout
+                ),
+            )
+
     def examples(self, x: Tensor, memory_budget: int) -> int:
-        """How many examples a tile may hold: adjoints and a copy of them, on both sides, in half of the budget."""
+        """How many examples, of all networks together, may have their adjoints and a copy, on both sides.
+
+        They share half of the budget.
+        """
         T, N = x.shape[1], self.recurrent.shape[-1]
         outputs = len(checks.steps(self.outputs, T)) * self.N_out
-        row = len(self.recurrent) * T * (outputs * N + N + x.shape[-1]) * x.element_size()
+        row = T * (outputs * N + N + x.shape[-1]) * x.element_size()
         return max(1, memory_budget // 2 // (4 * row))
 
 

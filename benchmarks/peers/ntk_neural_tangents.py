@@ -1,0 +1,58 @@
+"""The NTK by neural-tangents, in an environment of its own; `ntk.py` beside this file makes that and calls this.
+
+    python ntk_neural_tangents.py given.npz kernel.npy implementation repeats
+
+`given.npz` holds x [T, B, N_in], W, U, w, rho, last and readout; the kernel [B O, B O] is written, and the median time
+of a call in seconds and the rise of resident memory in bytes are printed.
+"""
+
+import resource
+import statistics
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import neural_tangents as nt
+import numpy as np
+
+
+def main(given_path: str, kernel_path: str, implementation: str, repeats: str) -> None:
+    """Time `repeats` calls after the one that compiles."""
+    given = np.load(given_path)
+    x = jnp.asarray(given["x"]).transpose(1, 0, 2)  # [B, T, N_in]
+    weights = {"W": jnp.asarray(given["W"]), "U": jnp.asarray(given["U"])}
+    if given["readout"]:
+        weights["w"] = jnp.asarray(given["w"])
+    rho, last = float(given["rho"]), bool(given["last"])
+
+    def outputs(weights: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        h = jnp.zeros((len(x), len(weights["W"])))
+        found = []
+        for t in range(x.shape[1]):
+            a = jax.nn.relu(h)
+            h = rho * h + (1 - rho) * (a @ weights["W"].T + x[:, t] @ weights["U"].T)
+            found.append(jax.nn.relu(h))
+        rates = jnp.stack(found[-1:] if last else found, axis=1)  # [B, t, N]
+        y = rates @ weights["w"].T if "w" in weights else rates
+        return y.reshape(len(x), -1)
+
+    kernel = jax.jit(
+        nt.empirical_ntk_fn(
+            outputs, trace_axes=(), vmap_axes=0, implementation=nt.NtkImplementation[implementation]
+        )
+    )
+    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    K = np.asarray(kernel(x, None, weights))  # [B, B, O, O]
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) * 1024 - K.nbytes
+    np.save(kernel_path, K.transpose(0, 2, 1, 3).reshape(K.shape[0] * K.shape[2], -1))
+    seconds = []
+    for _ in range(int(repeats)):
+        started = time.perf_counter()
+        kernel(x, None, weights).block_until_ready()
+        seconds.append(time.perf_counter() - started)
+    print(statistics.median(seconds), peak)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

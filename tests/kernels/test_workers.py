@@ -1,0 +1,55 @@
+"""Tasks on several cores: the same numbers as on one, torch's own threads left as they were, exceptions seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from hpr_kernels import FactoredJacobian
+from hpr_kernels.gram.workers import each
+
+
+@pytest.fixture(params=[2, 3], ids=["two threads", "three threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("order", ["hadamard", "propagate"])
+def test_any_number_of_threads_gives_the_same_bits(
+    rng: torch.Generator, threads: int, order: str
+) -> None:
+    J = FactoredJacobian(
+        torch.randn(20, 7, 5, 33, generator=rng), torch.randn(20, 5, 9, generator=rng)
+    )
+    several = J.gram(order=order)
+    torch.set_num_threads(1)
+    assert torch.equal(several, J.gram(order=order))
+
+
+def test_a_task_has_one_thread_and_the_caller_keeps_its_own(threads: int) -> None:
+    seen = []
+
+    def task(item: int) -> None:
+        # The second operation is the one that torch's default for new threads would reach.
+        torch.ones(1 << 16).add_(1)
+        seen.append((torch.get_num_threads(), torch.is_grad_enabled()))
+
+    each(task, range(20))
+    assert seen == [(1, False)] * 20
+    assert torch.get_num_threads() == threads
+    assert torch.is_grad_enabled()
+
+
+def test_an_exception_of_a_task_is_raised(threads: int) -> None:
+    def task(item: int) -> None:
+        if item == 3:
+            raise ValueError("three")
+
+    with pytest.raises(ValueError, match="three"):
+        each(task, range(8))
+    each(task, range(3))
