@@ -10,7 +10,8 @@ reproduce: $(VENV)/repro
 	$(BIN)/python -m hpr.reproduce --all --profile quick --out $(OUT)
 
 test: $(VENV)/dev lint
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not interpreter"
+	OPENBLAS_NUM_THREADS=1 HPR_KERNELS_BACKEND=interpret $(BIN)/python -m pytest -n 2 -m interpreter
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 import time
 import traceback
@@ -21,9 +22,15 @@ if TYPE_CHECKING:
 Train = Callable[..., list[Record]]
 TaskOf = Callable[[RunSpec], "Task"]
 
-# Networks trained together. A run's result doesn't depend on it. A processor has its fill with few,
-# and what is finished is kept pack by pack; a GPU wants many.
-PACK = {"cpu": 20, "cuda": 128}
+# Networks trained together on the CPU. A run's result doesn't depend on it. A processor has its fill
+# with few, and what is finished is kept pack by pack; a GPU wants many (`pack_size`).
+PACK = 20
+# Trials of one program of the recurrence's kernels, and programs that every multiprocessor gets, so
+# many that those which the last round leaves idle count little.
+PROGRAM_TRIALS = 16
+PROGRAMS = 4
+# Share of the card's memory that a pack may take.
+MEMORY = 0.8
 # Share of the bare matrix product's rate that training reaches; for estimates only.
 EFFICIENCY = 0.6
 
@@ -101,17 +108,40 @@ def pack_cost(pack: Sequence[RunSpec], task_of: TaskOf) -> Cost:
     return cost(pack, Rows() if pack[0].task == "sMNIST" else task_of(pack[0]))
 
 
+def pack_size(spec: RunSpec, task_of: TaskOf, device: torch.device) -> int:
+    """Networks like `spec` that are trained together: on a card as many as give every multiprocessor its programs."""
+    if device.type != "cuda":
+        return PACK
+    import torch
+
+    card = torch.cuda.get_device_properties(device)
+    programs = math.ceil(spec.batch / PROGRAM_TRIALS)
+    fill = math.ceil(PROGRAMS * card.multi_processor_count / programs)
+    fit = int(MEMORY * card.total_memory / pack_cost([spec], task_of).memory)
+    return max(1, min(fill, fit))
+
+
 def plan(
-    specs: Iterable[RunSpec], done: Callable[[RunSpec], bool], task_of: TaskOf, size: int
+    specs: Iterable[RunSpec],
+    done: Callable[[RunSpec], bool],
+    task_of: TaskOf,
+    device: torch.device,
 ) -> Plan:
-    """Sort runs into those that are done and packs of at most `size` of those that are not."""
+    """Sort runs into those that are done and packs of those that are not, sized for `device`."""
     todo, stored = [], 0
     for spec in distinct(specs):
         if done(spec):
             stored += 1
         else:
             todo.append(spec)
-    formed = packs(todo, size)
+    shapes: dict[RunSpec, list[RunSpec]] = {}
+    for spec in todo:
+        shapes.setdefault(spec.shape, []).append(spec)
+    formed = [
+        pack
+        for shape, runs in shapes.items()
+        for pack in packs(runs, pack_size(shape, task_of, device))
+    ]
     return Plan(stored, formed, [pack_cost(pack, task_of) for pack in formed])
 
 
@@ -144,7 +174,7 @@ def run_local(
         record = store.load(spec)
         if record is not None:
             outcome.records[spec.key] = record
-    left = plan(specs, lambda spec: spec.key in outcome.records, task_of, PACK[device.type])
+    left = plan(specs, lambda spec: spec.key in outcome.records, task_of, device)
     say(
         f"{len(specs)} runs: {left.stored} already in {store.runs}, {left.runs} to train in "
         f"{len(left.packs)} packs, at most {left.flops:.2g} FLOP"

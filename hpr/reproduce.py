@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from hpr.executors import (
     EFFICIENCY,
-    PACK,
     Failure,
     Train,
     matmul_rate,
@@ -190,7 +189,7 @@ def _main(arguments: argparse.Namespace, train: Train | None) -> int:
         smnist, note = choose_smnist(arguments.mnist_dir, profile, download=acts)
         settings = replace(settings, smnist=smnist)
     if arguments.list:
-        return _list(chosen, settings, as_json=arguments.json)
+        return _list(chosen, settings, device, as_json=arguments.json)
     given = "" if arguments.profile else f" (the default on {device.type})"
     print(f"profile {profile}{given}, variant {settings.variant}, device {device}")
     if note:
@@ -268,7 +267,7 @@ def _dry_run(
     figures: Sequence[Figure], settings: Settings, store: Store, device: torch.device
 ) -> int:
     task_of = tasks()
-    left = plan(_runs(figures, settings), store.__contains__, task_of, PACK[device.type])
+    left = plan(_runs(figures, settings), store.__contains__, task_of, device)
     for pack, price in zip(left.packs, left.costs, strict=True):
         print(
             f"{len(pack)} x {pack[0].task}, N = {pack[0].N}, {pack[0].iterations} iterations: "
@@ -283,11 +282,13 @@ def _dry_run(
     return 0
 
 
-def _list(figures: Sequence[Figure], settings: Settings, *, as_json: bool) -> int:
+def _list(
+    figures: Sequence[Figure], settings: Settings, device: torch.device, *, as_json: bool
+) -> int:
     task_of = tasks()
     entries: list[dict[str, Any]] = []
     for figure in figures:
-        whole = plan(figure.runs(settings), lambda _: False, task_of, PACK["cpu"])
+        whole = plan(figure.runs(settings), lambda _: False, task_of, device)
         entries.append(
             {
                 "name": figure.name,

@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,8 +27,13 @@ from hpr.model import Pack, initial_pack
 from hpr.runs import RunSpec
 from hpr.store import SCHEMA
 from hpr.tasks import Task
+from hpr_kernels.backend import uses_triton
 from hpr_kernels.leaky_rnn import cpu
+from hpr_kernels.loss import readout_cross_entropy
 from hpr_kernels.update import momentum_step
+
+if TYPE_CHECKING:
+    from hpr.cuda import FusedStep
 
 # Iterations whose mean loss and accuracy make one point of a curve; at the end of each, stops and
 # divergence are looked for.
@@ -126,26 +131,15 @@ class Step:
         self.trace[:, :-1, :, N : N + pack.N_in] = x
         cpu.forward(self.trace, pack.weights, spec.rho)
 
-        rates = self.trace[:, 1 + self.first :, :, :N].flatten(1, 2)  # [R, K, N]
-        labels = targets[:, None, self.first :].flatten(2)  # [R, 1, K]
-        # Classes before trials: what is summed or compared over the few classes then runs along the many trials.
-        log_p = torch.bmm(pack.readout, rates.mT).log_softmax(1)  # [R, N_out, K]
-        picked = log_p.gather(1, labels)
-        K = labels.shape[2]
-        loss = -picked.sum((1, 2)) / K
-        # A tie is a miss: a network whose units are all dead has learned nothing.
-        accuracy = ((log_p >= picked).sum(1) == 1).sum(1) / K
-        dy = log_p.exp_()
-        dy.scatter_add_(1, labels, dy.new_full((), -1.0).expand(labels.shape))
-        dy = dy.mT  # [R, K, N_out]
-
-        scale = 1 / K
-        if self.first:
-            self.g[:, : self.first] = 0
-        torch.bmm(dy, pack.readout, out=self.g[:, self.first :].flatten(1, 2))
+        rates = self.trace[:, 1:, :, :N]
+        loss, accuracy, dy = readout_cross_entropy(
+            rates, pack.readout, targets, self.g, first=self.first
+        )
+        scale = 1 / dy.shape[1]
         cpu.sweep(self.g, self.trace, pack.weights, spec.rho)
-        sgd = {"learning_rate": spec.learning_rate, "momentum": spec.momentum}
-        momentum_step(pack.readout, self.readout_velocity, dy, rates, scale=scale, **sgd)
+        sgd: dict[str, Any] = {"learning_rate": spec.learning_rate, "momentum": spec.momentum}
+        counted = rates[:, self.first :].flatten(1, 2)
+        momentum_step(pack.readout, self.readout_velocity, dy, counted, scale=scale, **sgd)
         scale *= 1 - spec.rho
         momentum_step(
             pack.weights,
@@ -161,6 +155,25 @@ class Step:
         pack.weights[..., N:].add_(first, alpha=-scale * spec.learning_rate)
         return loss, accuracy
 
+    def window(
+        self, specs: Sequence[RunSpec], task: Task, start: int, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """Train iterations start … start + count - 1 of the runs `specs`; returns losses and accuracies [R, count]."""
+        losses = torch.empty(len(specs), count, device=self.g.device)
+        accuracies = torch.empty_like(losses)
+        for i, (x, targets) in enumerate(trials(specs, task, start, count, losses.device)):
+            losses[:, i], accuracies[:, i] = self(x, targets)
+        return losses, accuracies
+
+
+def new_step(pack: Pack, spec: RunSpec, task: Task) -> Step | FusedStep:
+    """What trains a pack: Triton's kernels where they serve its weights, else torch."""
+    if uses_triton(pack.weights):
+        from hpr.cuda import FusedStep
+
+        return FusedStep(pack, spec, task)
+    return Step(pack, spec, task)
+
 
 def _train(
     specs: Sequence[RunSpec],
@@ -171,14 +184,11 @@ def _train(
 ) -> None:
     spec = specs[0]
     active = list(range(len(specs)))
-    step = Step(pack.select(_lanes(active)), spec, task)
+    step = new_step(pack.select(_lanes(active)), spec, task)
     for start in range(0, spec.iterations, WINDOW):
         count = min(WINDOW, spec.iterations - start)
         lanes = [specs[r] for r in _lanes(active)]
-        losses = torch.empty(len(lanes), count, device=pack.weights.device)
-        accuracies = torch.empty_like(losses)
-        for i, (x, targets) in enumerate(trials(lanes, task, start, count, losses.device)):
-            losses[:, i], accuracies[:, i] = step(x, targets)
+        losses, accuracies = step.window(lanes, task, start, count)
         progress(count)
         going = _close_window(
             spec, [runs[r] for r in active], step.pack, start, losses.cpu(), accuracies.cpu()
@@ -223,7 +233,7 @@ def _close_window(
 
 
 def trials(
-    specs: list[RunSpec], task: Task, start: int, count: int, device: torch.device
+    specs: Sequence[RunSpec], task: Task, start: int, count: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of `count` iterations: inputs [R, T, B, N_in] and targets [R, T, B] each."""
     seeds = sorted({spec.seed for spec in specs})

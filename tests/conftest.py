@@ -6,8 +6,24 @@ for each other at every small product it slows down a hundredfold.
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+
+from hpr_kernels.backend import backend
+
+# What torch's deterministic mode asks of cuBLAS, before CUDA starts.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this process cannot run; see tests/kernels/triton_support.py."""
+    for item in items:
+        if item.get_closest_marker("interpreter") and backend() != "interpret":
+            item.add_marker(pytest.mark.skip(reason="needs HPR_KERNELS_BACKEND=interpret"))
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 @pytest.fixture(autouse=True, scope="session")

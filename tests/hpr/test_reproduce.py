@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -219,7 +220,7 @@ def test_a_figure_that_raises_fails_by_name(
 def test_an_interrupt_keeps_what_is_finished_and_the_same_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(executors.PACK, "cpu", 5)
+    monkeypatch.setattr(executors, "PACK", 5)
     argv = [*ONE, "--out", str(tmp_path)]
     train = Trainer(broken=lambda calls, spec: KeyboardInterrupt() if calls == 4 else None)
     assert main(argv, train=train) == 130
@@ -287,6 +288,8 @@ def test_cuda_runs_the_paper_profile_unless_told_otherwise(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    card = SimpleNamespace(multi_processor_count=132, total_memory=80 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     for profile, seeds in (([], 10), (["--profile", "quick"], 6)):
         main(["--list", "--json", *profile])
         listed = json.loads(capsys.readouterr().out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-FOREIGN = ("hpr", "neurogym", "gymnasium", "scipy", "matplotlib", "pandas")
+FOREIGN = ("hpr", "triton", "neurogym", "gymnasium", "scipy", "matplotlib", "pandas")
 
 
 def test_import_pulls_in_nothing_else() -> None:

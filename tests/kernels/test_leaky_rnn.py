@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hpr_kernels import leaky_rnn, leaky_rnn_adjoints
-from hpr_kernels.leaky_rnn import reference
+from hpr_kernels.leaky_rnn import op, reference
 from hpr_kernels.testing import EXAMPLES, HIDDEN, STEPS, assert_close, random_network
 
 RHO = 0.367
@@ -106,6 +106,46 @@ def test_torch_func(rng: torch.Generator, N: int, transform: Callable[..., Tenso
     assert_close(transform(leaky_rnn, *net), transform(reference_plain, *net))
 
 
+def test_operators_keep_their_contract(rng: torch.Generator) -> None:
+    """Shapes, strides and aliasing are as the shape rules say, which is what `torch.compile` relies on."""
+    net = random_network(rng, N=33, T=4, B=5, R=2)
+    trace = op._trace(*net[:3], RHO, "relu", "ieee")
+    for operator, arguments in ((op._trace, net[:3]), (op._backward, (trace, trace, *net[1:3]))):
+        torch.library.opcheck(
+            operator,
+            (*arguments, RHO, "relu", "ieee"),
+            test_utils=("test_schema", "test_faketensor"),
+        )
+
+
+# Torch warns of what its own tracing of a Function does.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_compiles_without_a_break(rng: torch.Generator) -> None:
+    net = random_network(rng, N=33, T=4, B=5, R=2)
+
+    def loss(*leaves: Tensor) -> Tensor:
+        return leaky_rnn(*leaves, RHO).square().sum()
+
+    leaves = [value.requires_grad_() for value in net[:3]]
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    got = torch.autograd.grad(compiled(*leaves), leaves)
+    for value, expected in zip(got, torch.autograd.grad(loss(*leaves), leaves), strict=True):
+        assert torch.equal(value, expected)
+
+
+def test_exports_as_one_node(rng: torch.Generator) -> None:
+    net = random_network(rng, N=33, T=4, B=5)
+
+    class Model(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return leaky_rnn(x, net.recurrent, net.input, RHO)
+
+    exported = torch.export.export(Model(), (net.x,))
+    targets = [str(node.target) for node in exported.graph.nodes]
+    assert targets.count("hpr_kernels.leaky_rnn_trace.default") == 1
+    assert torch.equal(exported.module()(net.x), Model()(net.x))
+
+
 def test_second_derivative_is_refused(rng: torch.Generator) -> None:
     net = random_network(rng, N=3, T=2, B=1)
     leaves = [value.requires_grad_() for value in net[:3]]
@@ -165,6 +205,7 @@ def test_fp32_error_is_that_of_torch(rng: torch.Generator) -> None:
         ({"x": torch.zeros(4, 1, 2, dtype=torch.int64)}, "x: expected a floating dtype"),
         ({"recurrent": torch.zeros(3, 3).double()}, "recurrent: expected torch.float32 on cpu"),
         ({"activation": "tanh"}, "activation: expected one of"),
+        ({"precision": "fp16"}, "precision: expected one of"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -67,6 +67,7 @@ def hadamard(K: Tensor, left: Factor, right: Factor, symmetric: bool, plan: Plan
             for i in range(0, len(left.z), plan.block)
             for j in range(i if symmetric else 0, len(right.z), plan.block)
         ],
+        K.device,
     )
 
 
@@ -85,7 +86,7 @@ def propagate(K: Tensor, left: Factor, right: Factor, symmetric: bool, plan: Pla
         stop = min(start + tile, C)
         start = max(start, b) if symmetric else start
         Ft = (right.z[start:stop].flatten(0, 1) @ left.z[b].mT).view(-1, T, S)
-        owner = torch.arange(start * P, stop * P) // P - start
+        owner = torch.arange(start * P, stop * P, device=h.device) // P - start
         buffer = h.new_empty(min(plan.block, len(owner)), S, N)
         for first in range(start * P, stop * P, plan.block):
             last = min(first + plan.block, stop * P)
@@ -106,6 +107,7 @@ def propagate(K: Tensor, left: Factor, right: Factor, symmetric: bool, plan: Pla
             for start in range(0, C, tile)
             for b in range(min(B, start + tile) if symmetric else B)
         ],
+        K.device,
     )
 
 
@@ -148,7 +150,7 @@ def mirror(K: Tensor) -> None:
             K[b + 1 : stop, :, b] = K[b, :, b + 1 : stop].permute(1, 2, 0)
         K[stop:, :, start:stop] = K[start:stop, :, stop:].permute(2, 3, 0, 1)
 
-    each(block, range(0, B, size))
+    each(block, range(0, B, size), K.device)
 
 
 ORDERS: dict[str, Callable[[Tensor, Factor, Factor, bool, Plan], None]] = {

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hpr_kernels import checks
+from hpr_kernels.backend import DEFAULT_PRECISION, check_precision, uses_triton
 from hpr_kernels.gram import cpu, reference
 from hpr_kernels.gram.plan import MEMORY_BUDGET, Plan, Shape, make_plan
 
@@ -80,6 +81,7 @@ class FactoredJacobian:
         reduce: str = "full",
         order: str = "auto",
         memory_budget: int = MEMORY_BUDGET,
+        precision: str = DEFAULT_PRECISION,
     ) -> Tensor:
         """J J'ᵀ, exact: K_ij = Σ_{s,s'} ⟨g_s^i, g_s'^j⟩ ⟨z_s^b, z_s'^b'⟩.
 
@@ -91,6 +93,8 @@ class FactoredJacobian:
             order: "hadamard", "propagate" or "dense" fixes what is formed on the way (see kernels/README.md); "auto"
                 takes the cheapest by `plan`. All are exact.
             memory_budget: bytes that may be allocated beside the result.
+            precision: how products of fp32 numbers round in the Triton kernels: "ieee", "tf32x3" (nearly as exact, on
+                tensor cores) or "tf32". Torch, which serves the CPU, other dtypes and "propagate", ignores it.
 
         Returns:
             "full": [R, B O, B' O'], rows example-major; "diagonal": [R, B, B', O]; "trace": [R, B, B']. No R for a
@@ -99,15 +103,12 @@ class FactoredJacobian:
         checks.choice("reduce", reduce, REDUCTIONS)
         if other is not None:
             self._check_other(other, same_outputs=reduce != "full")
-        plan = self.plan(other, reduce=reduce, order=order, memory_budget=memory_budget)
-        lefts = self._factors(reduce)
-        rights = lefts if other is None else other._factors(reduce)
-        (B, O), (C, P) = lefts[0].g.shape[:2], rights[0].g.shape[:2]
-        kernels = self.inputs.new_empty(len(lefts), B, O, C, P)
-        with torch.no_grad():
-            for K, left, right in zip(kernels, lefts, rights, strict=True):
-                cpu.gram(K, left, None if other is None else right, plan)
-        kernels = kernels.view(-1, B * O, C * P)
+        checks.choice("order", order, ("auto", *cpu.ORDERS))
+        check_precision(precision)
+        if order != "propagate" and uses_triton(self.adjoints):
+            kernels = self._gram_by_triton(other, reduce, order, memory_budget, precision)
+        else:
+            kernels = self._gram_by_torch(other, reduce, order, memory_budget)
         if reduce == "diagonal":
             kernels = kernels.unflatten(0, (-1, self.adjoints.shape[-3])).movedim(1, -1)
         return kernels if self.packed else kernels[0]
@@ -120,7 +121,7 @@ class FactoredJacobian:
         order: str = "auto",
         memory_budget: int = MEMORY_BUDGET,
     ) -> Plan:
-        """What `gram` would do: each order's multiply-adds, bytes and workspace, the choice and why."""
+        """What `gram` would do by torch: each order's multiply-adds, bytes and workspace, the choice and why."""
         checks.choice("order", order, ("auto", *cpu.ORDERS))
         left = self._factors(reduce)[0]
         right = left if other is None else other._factors(reduce)[0]
@@ -183,6 +184,50 @@ class FactoredJacobian:
             values = eigsh(operator, k=count, which="LA", v0=start, return_eigenvectors=False)
             found.append(torch.as_tensor(values[::-1].copy(), dtype=like.dtype, device=like.device))
         return torch.stack(found) if self.packed else found[0]
+
+    def _gram_by_triton(
+        self,
+        other: FactoredJacobian | None,
+        reduce: str,
+        order: str,
+        memory_budget: int,
+        precision: str,
+    ) -> Tensor:
+        from hpr_kernels.gram import triton
+
+        left = triton.Factors(*self.as_pack())
+        right = None if other is None else triton.Factors(*other.as_pack())
+        return triton.gram(
+            left,
+            right,
+            reduce=reduce,
+            order=order,
+            precision=precision,
+            memory_budget=memory_budget,
+        )
+
+    def as_pack(self) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """Adjoints, inputs and reach, with a pack axis if there is none."""
+        O, S = self.adjoints.shape[-3:-1]
+        g, z = (
+            (self.adjoints, self.inputs)
+            if self.packed
+            else (self.adjoints[None], self.inputs[None])
+        )
+        return g, z, self.reach or (S - 1,) * O
+
+    def _gram_by_torch(
+        self, other: FactoredJacobian | None, reduce: str, order: str, memory_budget: int
+    ) -> Tensor:
+        plan = self.plan(other, reduce=reduce, order=order, memory_budget=memory_budget)
+        lefts = self._factors(reduce)
+        rights = lefts if other is None else other._factors(reduce)
+        (B, O), (C, P) = lefts[0].g.shape[:2], rights[0].g.shape[:2]
+        kernels = self.inputs.new_empty(len(lefts), B, O, C, P)
+        with torch.no_grad():
+            for K, left, right in zip(kernels, lefts, rights, strict=True):
+                cpu.gram(K, left, None if other is None else right, plan)
+        return kernels.view(-1, B * O, C * P)
 
     def _factors(self, reduce: str) -> list[cpu.Factor]:
         """One Factor a network; for "diagonal", one a network and output."""

@@ -17,11 +17,15 @@ from typing import TypeVar
 import torch
 
 Item = TypeVar("Item")
+CPU = torch.device("cpu")
 
 
-def each(task: Callable[[Item], None], items: Iterable[Item]) -> None:
-    """Call `task` on every item, as many at a time as torch has threads; an exception of a task is raised here."""
-    threads = torch.get_num_threads()
+def each(task: Callable[[Item], None], items: Iterable[Item], device: torch.device = CPU) -> None:
+    """Call `task` on every item, as many at a time as torch has threads; an exception of a task is raised here.
+
+    On another device than the CPU, which has its own ways to do several things at once, one after another.
+    """
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
     if threads == 1:
         for item in items:
             task(item)

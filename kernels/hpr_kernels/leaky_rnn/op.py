@@ -1,4 +1,8 @@
-"""Public functions of the leaky recurrence: checks, autograd and vmap rules, dispatch."""
+"""Public functions of the leaky recurrence, and the two operators behind them with autograd, vmap and shape rules.
+
+The operators are known to torch's dispatcher, so that `torch.func`, `torch.compile` and `torch.export` see each as one
+node with a gradient; which implementation runs is settled when one is called.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from hpr_kernels import checks
-from hpr_kernels.leaky_rnn import cpu
+from hpr_kernels.backend import DEFAULT_PRECISION, check_precision
+from hpr_kernels.leaky_rnn import cpu, dispatch
 
 
 def leaky_rnn(
-    x: Tensor, recurrent: Tensor, input: Tensor, rho: float, activation: str = "relu"
+    x: Tensor,
+    recurrent: Tensor,
+    input: Tensor,
+    rho: float,
+    activation: str = "relu",
+    precision: str = DEFAULT_PRECISION,
 ) -> Tensor:
     """Rates of the leaky ReLU network over all steps, h_0 = 0 (Liu et al. 2024, Eq. 1).
 
@@ -26,32 +35,42 @@ def leaky_rnn(
         input: W_x [R, N, N_in]; [N, N_in] for a plain network.
         rho: leak factor exp(-dt/tau) in [0, 1).
         activation: f, "relu" (f'(0) = 0) or "linear".
+        precision: how products of fp32 numbers round in the Triton kernels: "ieee", "tf32x3" (nearly as exact, on
+            tensor cores) or "tf32". Torch, which serves the CPU and other dtypes, ignores it, as do the products that
+            turn ∂L/∂h into the gradients of x and the weights: these go by torch's own settings.
 
     Returns:
         rates f(h_1) … f(h_T), [R, T, B, N] (plain: [T, B, N]), a view whose rows may be padded. Differentiable once
-        in x and the weights; composes with `torch.func` `grad`, `vmap` and `jacrev`.
+        in x and the weights; composes with `torch.func` `grad`, `vmap` and `jacrev`, and is one node to
+        `torch.compile` and `torch.export`.
 
     Raises:
         ValueError, TypeError: naming the argument that does not fit.
     """
     packed = checks.network(x, recurrent, input, rho, activation)
+    check_precision(precision)
     if not packed:
         x, recurrent, input = x[None], recurrent[None], input[None]
     x = x.expand(len(recurrent), -1, -1, -1)
-    trace = _Trace.apply(x, recurrent, input, rho, activation)
+    trace = _Trace.apply(x, recurrent, input, rho, activation, precision)
     rates = trace[:, 1:, :, : recurrent.shape[-1]]
     return rates if packed else rates[0]
 
 
 def leaky_rnn_trace(
-    x: Tensor, recurrent: Tensor, input: Tensor, rho: float, activation: str = "relu"
+    x: Tensor,
+    recurrent: Tensor,
+    input: Tensor,
+    rho: float,
+    activation: str = "relu",
+    precision: str = DEFAULT_PRECISION,
 ) -> tuple[Tensor, Tensor]:
     """Trace and joined weights of a pack (see `cpu`), without a graph; x [R or 1, T, B, N_in]."""
     (R, N, N_in), (T, B) = input.shape, x.shape[1:3]
     trace = cpu.empty_trace(R, T, B, N, N_in, like=x)
     trace[:, :T, :, N : N + N_in] = x
     weights = cpu.join(recurrent, input)
-    cpu.forward(trace, weights, rho, activation)
+    dispatch.forward(trace, weights, rho, activation, precision)
     return trace, weights
 
 
@@ -63,6 +82,7 @@ def leaky_rnn_adjoints(
     rho: float,
     outputs: checks.Outputs = "all",
     activation: str = "relu",
+    precision: str = DEFAULT_PRECISION,
 ) -> Tensor:
     """Adjoints g_s^{b,(t,k)} = ∂y_{t,k}^b / ∂h_{s+1} of the outputs y_t = w a_{t+1}, of every example at once.
 
@@ -75,6 +95,7 @@ def leaky_rnn_adjoints(
         rho: leak factor in [0, 1).
         outputs: "all" steps, the "last" one, or ascending steps t (0-based: y_t reads a_{t+1}).
         activation: "relu" or "linear".
+        precision: of the Triton kernels, as in `leaky_rnn`.
 
     Returns:
         [R, B, O, T, N] or [B, O, T, N], the O outputs of an example ordered (t, k). A view; not differentiable.
@@ -95,73 +116,131 @@ def leaky_rnn_adjoints(
     checks.shape("readout", readout, (*lead, None, N), f"[{symbol}N_out, N]")
     checks.leak(rho)
     checks.choice("activation", activation, ("relu", "linear"))
+    check_precision(precision)
     steps = checks.steps(outputs, T)
     with torch.no_grad():
         if not packed:
             rates, recurrent, readout = rates[None], recurrent[None], readout[None]
-        trace = torch.nn.functional.pad(rates, (0, 0, 0, 0, 1, 0))
-        g = cpu.adjoints(trace, recurrent, readout, rho, steps, activation)
+        trace = cpu.empty_trace(len(rates), T, rates.shape[2], N, N_in=0, like=rates)
+        trace[:, 1:, :, :N] = rates
+        weights = cpu.join(recurrent, recurrent[..., :0])
+        g = dispatch.adjoints(trace, weights, readout, rho, steps, activation, precision)
         g = g.permute(0, 3, 2, 1, 4)
     return g if packed else g[0]
 
 
-class _Trace(Function):
+@torch.library.custom_op("hpr_kernels::leaky_rnn_trace", mutates_args=())
+def _trace(
+    x: Tensor, recurrent: Tensor, input: Tensor, rho: float, activation: str, precision: str
+) -> Tensor:
     """x, W_h, W_x → trace; the rates in it are the differentiable result, its other columns are constants."""
+    return leaky_rnn_trace(x, recurrent, input, rho, activation, precision)[0]
+
+
+@_trace.register_fake
+def _(x: Tensor, recurrent: Tensor, input: Tensor, *_: Any) -> Tensor:
+    (R, T, B, N_in), N = x.shape, input.shape[1]
+    return cpu.empty_trace(R, T, B, N, N_in, like=x)
+
+
+@torch.library.custom_op("hpr_kernels::leaky_rnn_backward", mutates_args=())
+def _backward(
+    grad: Tensor,
+    trace: Tensor,
+    recurrent: Tensor,
+    input: Tensor,
+    rho: float,
+    activation: str,
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """∂L/∂trace → ∂L/∂x, ∂L/∂W_h, ∂L/∂W_x, by one reverse sweep and one product over all steps."""
+    N, N_in = input.shape[1:]
+    R, T, B, _ = grad[:, 1:].shape
+    rows = grad.new_zeros(R, T, B, cpu.padded(N))
+    g = rows[..., :N].copy_(grad[:, 1:, :, :N])
+    dispatch.sweep(rows, trace, cpu.join(recurrent, input), rho, activation, precision)
+    g.mul_(1 - rho)
+    weights = torch.bmm(g.flatten(1, 2).mT, trace[:, :-1].flatten(1, 2))
+    x = (g.flatten(1, 2) @ input).unflatten(1, (T, B))
+    by_group = (weights[..., :N], weights[..., N : N + N_in])
+    return x, *(group.clone(memory_format=torch.contiguous_format) for group in by_group)
+
+
+@_backward.register_fake
+def _(
+    grad: Tensor, trace: Tensor, recurrent: Tensor, input: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    R, steps, B = grad.shape[:3]
+    x = input.new_empty(R, steps - 1, B, input.shape[2])
+    return x, recurrent.new_empty(recurrent.shape), input.new_empty(input.shape)
+
+
+class _Trace(Function):
+    """The gradient of the operator `_trace`.
+
+    The dispatcher's own `register_autograd` does not compose with `torch.func`; a Function does, and its vmap rule
+    comes from those of the operators within.
+    """
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, recurrent: Tensor, input: Tensor, rho: float, activation: str) -> Tensor:
-        return leaky_rnn_trace(x, recurrent, input, rho, activation)[0]
+    def forward(
+        x: Tensor, recurrent: Tensor, input: Tensor, rho: float, activation: str, precision: str
+    ) -> Tensor:
+        return _trace(x, recurrent, input, rho, activation, precision)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, recurrent, input, ctx.rho, ctx.activation = inputs
+        _, recurrent, input, *ctx.options = inputs
         ctx.save_for_backward(output, recurrent, input)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        trace, recurrent, input = ctx.saved_tensors
-        gradients = _Backward.apply(grad, trace, recurrent, input, ctx.rho, ctx.activation)
-        return (*gradients, None, None)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-        return _unfold(info.batch_size, _Trace.apply(*_fold(info.batch_size, in_dims, args))), 0
+        return (*_Backward.apply(grad, *ctx.saved_tensors, *ctx.options), None, None, None)
 
 
 class _Backward(Function):
-    """∂L/∂trace → ∂L/∂x, ∂L/∂W_h, ∂L/∂W_x, by one reverse sweep and one product over all steps."""
+    """The operator `_backward`, which has no gradient."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(
-        grad: Tensor, trace: Tensor, recurrent: Tensor, input: Tensor, rho: float, activation: str
+        grad: Tensor,
+        trace: Tensor,
+        recurrent: Tensor,
+        input: Tensor,
+        rho: float,
+        activation: str,
+        precision: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        N, N_in = input.shape[1:]
-        g = grad[:, 1:, :, :N].clone(memory_format=torch.contiguous_format)
-        cpu.sweep(g, trace, recurrent, rho, activation)
-        g.mul_(1 - rho)
-        weights = torch.bmm(g.flatten(1, 2).mT, trace[:, :-1].flatten(1, 2))
-        x = (g.flatten(1, 2) @ input).unflatten(1, g.shape[1:3])
-        return x, weights[..., :N].contiguous(), weights[..., N : N + N_in].contiguous()
+        return _backward(grad, trace, recurrent, input, rho, activation, precision)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         pass
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> None:
+    def backward(ctx: Any, *grads: Tensor) -> Any:
         raise NotImplementedError(
             "leaky_rnn: expected at most one differentiation, got a second; "
             "hpr_kernels.leaky_rnn.reference.leaky_rnn differentiates any number of times"
         )
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[tuple[Tensor, ...], Any]:
-        gradients = _Backward.apply(*_fold(info.batch_size, in_dims, args))
-        return tuple(_unfold(info.batch_size, gradient) for gradient in gradients), (0, 0, 0)
+
+@_trace.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+    return _unfold(info.batch_size, _trace(*_fold(info.batch_size, in_dims, args))), 0
 
 
-def _fold(V: int, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> list[Any]:
+@_backward.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, tuple[int, ...]]:
+    gradients = _backward(*_fold(info.batch_size, in_dims, args))
+    return tuple(_unfold(info.batch_size, gradient) for gradient in gradients), (0, 0, 0)
+
+
+def _fold(V: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> list[Any]:
     """Make vmap's axis part of the pack: networks are independent of each other, so V R of them are a larger pack."""
     folded = []
     for dim, arg in zip(in_dims, args, strict=True):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hpr_kernels import checks
+from hpr_kernels.backend import DEFAULT_PRECISION, check_precision, uses_triton
 from hpr_kernels.gram import MEMORY_BUDGET, REDUCTIONS
 from hpr_kernels.ntk.rows import GROUPS, Network, tiles
 
@@ -27,6 +28,7 @@ def leaky_rnn_ntk(
     memory_budget: int = MEMORY_BUDGET,
     activation: str = "relu",
     self_connections: bool = True,
+    precision: str = DEFAULT_PRECISION,
 ) -> Tensor:
     """Exact NTK K = ∇_W y ∇_W yᵀ of a leaky recurrent network (Liu et al. 2024, Eq. 1, 2 and 6), without the Jacobian.
 
@@ -52,6 +54,8 @@ def leaky_rnn_ntk(
         activation: f, "relu" or "linear".
         self_connections: False leaves the diagonal of W_h out of the parameters, as under Dale's law, where
             W_h = |W| ∘ sign and sign = 0 on the diagonal: then this is the kernel with respect to W.
+        precision: how products of fp32 numbers round in the Triton kernels: "ieee", "tf32x3" (nearly as exact, on
+            tensor cores) or "tf32". Torch, which serves the CPU and other dtypes, ignores it.
 
     Returns:
         "full": K [M1, M2], M = B · len(steps) · N_out rows ordered (b, t, k); "diagonal": [B1, B2, M / B];
@@ -66,8 +70,9 @@ def leaky_rnn_ntk(
             f"x2: expected T = {x1.shape[-3]} steps with reduce={reduce!r}, got {x2.shape[-3]}"
         )
     network, packed = check_network(
-        "x1", x1, recurrent, input, readout, rho, outputs, parameters, activation, self_connections
-    )
+        "x1", x1, recurrent, input, readout, rho, outputs, parameters, activation, self_connections,
+        precision,
+    )  # fmt: skip
     if x2 is not None:
         check_inputs("x2", x2, x1, network)
     with torch.no_grad():
@@ -89,6 +94,7 @@ def leaky_rnn_kernel_alignment(
     memory_budget: int = MEMORY_BUDGET,
     activation: str = "relu",
     self_connections: bool = True,
+    precision: str = DEFAULT_PRECISION,
 ) -> Tensor:
     """Tangent kernel alignment Tr(K_f K_0) / (‖K_f‖ ‖K_0‖) (Eq. 6), tile by tile: no kernel is ever whole.
 
@@ -96,7 +102,8 @@ def leaky_rnn_kernel_alignment(
         x: inputs [T, B, N_in]; for a pack [R or 1, T, B, N_in].
         before: the weights of K_0: "recurrent", "input" and "readout" as in `leaky_rnn_ntk`.
         after: the weights of K_f.
-        rho, outputs, parameters, order, activation, self_connections: as in `leaky_rnn_ntk`.
+        rho, outputs, parameters, order, activation, self_connections, precision: as in `leaky_rnn_ntk`. On a GPU
+            "auto" and "hadamard" keep both kernels' tiles in registers; the other orders write blocks of them.
         memory_budget: bytes that may be allocated, whatever the number of rows.
 
     Returns:
@@ -108,30 +115,42 @@ def leaky_rnn_kernel_alignment(
             raise ValueError(f"{name}: expected the weights {GROUPS}, got {tuple(weights)}")
         network, packed = check_network(
             "x", x, weights["recurrent"], weights["input"], weights["readout"], rho, outputs,
-            parameters, activation, self_connections,
+            parameters, activation, self_connections, precision,
         )  # fmt: skip
         networks.append(network)
     x = x if packed else x[None]
+    fused = order in ("auto", "hadamard") and set(networks[0].groups) != {"readout"}
+    with torch.no_grad():
+        if fused and uses_triton(x):
+            from hpr_kernels.ntk import fused_alignment
+
+            sums = fused_alignment.sums(networks[0], networks[1], x, memory_budget)
+        else:
+            sums = _alignment_sums(networks, x, order, memory_budget)
+    alignment = sums[0] / (sums[1] * sums[2]).sqrt()
+    return alignment if packed else alignment[0]
+
+
+def _alignment_sums(networks: list[Network], x: Tensor, order: str, memory_budget: int) -> Tensor:
+    """Σ K_f K_0, Σ K_f² and Σ K_0², [3, R] in fp64, from blocks of the kernels of K_0's and K_f's network."""
     R = len(networks[0].recurrent)
     sums = torch.zeros(3, R, dtype=torch.float64, device=x.device)
     # Two networks' tiles, left and right, and two blocks of kernels in fp32 and fp64 share the budget.
     size = tile_size(networks[0], x, memory_budget // 4)
-    with torch.no_grad():
-        for start in range(0, x.shape[2], size):
-            lefts = [network.tile(x[:, :, start : start + size]) for network in networks]
-            for first in range(start, x.shape[2], size):
-                # Off the diagonal a block stands for its transpose, too.
-                weight = 1.0 if first == start else 2.0
-                blocks = []
-                for network, left in zip(networks, lefts, strict=True):
-                    right = None if first == start else network.tile(x[:, :, first : first + size])
-                    readout = "readout" in network.groups
-                    blocks.append(left.kernel(right, readout, "full", order, memory_budget // 4))
-                K_0, K_f = (block.double() for block in blocks)
-                products = ((K_f * K_0), K_f.square_(), K_0.square_())
-                sums += weight * torch.stack([product.sum((1, 2)) for product in products])
-    alignment = sums[0] / (sums[1] * sums[2]).sqrt()
-    return alignment if packed else alignment[0]
+    for start in range(0, x.shape[2], size):
+        lefts = [network.tile(x[:, :, start : start + size]) for network in networks]
+        for first in range(start, x.shape[2], size):
+            # Off the diagonal a block stands for its transpose, too.
+            weight = 1.0 if first == start else 2.0
+            blocks = []
+            for network, left in zip(networks, lefts, strict=True):
+                right = None if first == start else network.tile(x[:, :, first : first + size])
+                readout = "readout" in network.groups
+                blocks.append(left.kernel(right, readout, "full", order, memory_budget // 4))
+            K_0, K_f = (block.double() for block in blocks)
+            products = ((K_f * K_0), K_f.square_(), K_0.square_())
+            sums += weight * torch.stack([product.sum((1, 2)) for product in products])
+    return sums
 
 
 def tile_size(network: Network, x: Tensor, memory_budget: int) -> int:
@@ -155,6 +174,7 @@ def check_network(
     parameters: Sequence[str] | None,
     activation: str,
     self_connections: bool,
+    precision: str = DEFAULT_PRECISION,
 ) -> tuple[Network, bool]:
     """Check what a kernel is made of; returns it as a pack, and whether it came as one."""
     packed = checks.network(x, recurrent, input, rho, activation, name)
@@ -173,10 +193,13 @@ def check_network(
     if not chosen or set(chosen) - set(known):
         raise ValueError(f"parameters: expected some of {known}, got {parameters!r}")
     checks.steps(outputs, x.shape[-3])
+    check_precision(precision)
     if not packed:
         recurrent, input = recurrent[None], input[None]
         readout = None if readout is None else readout[None]
-    network = Network(recurrent, input, readout, rho, activation, outputs, chosen, self_connections)
+    network = Network(
+        recurrent, input, readout, rho, activation, outputs, chosen, self_connections, precision
+    )
     return network, packed
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from hpr_kernels import checks
+from hpr_kernels.backend import DEFAULT_PRECISION
 from hpr_kernels.gram import FactoredJacobian
-from hpr_kernels.leaky_rnn import cpu, leaky_rnn_trace
+from hpr_kernels.leaky_rnn import dispatch, leaky_rnn_trace
 
 GROUPS = ("recurrent", "input", "readout")
 
@@ -27,6 +28,7 @@ class Network:
     outputs: checks.Outputs
     groups: tuple[str, ...]
     self_connections: bool
+    precision: str = DEFAULT_PRECISION
 
     @property
     def N_out(self) -> int:
@@ -37,17 +39,18 @@ class Network:
         """Run the network forward and back on some examples, x [R or 1, T, b, N_in]."""
         T, N = x.shape[1], self.recurrent.shape[-1]
         steps = checks.steps(self.outputs, T)
-        trace, weights = leaky_rnn_trace(x, self.recurrent, self.input, self.rho, self.activation)
+        rule = (self.activation, self.precision)
+        trace, weights = leaky_rnn_trace(x, self.recurrent, self.input, self.rho, *rule)
         rates = trace[:, [t + 1 for t in steps], :, :N].transpose(1, 2)
         start = 0 if "recurrent" in self.groups else N
         stop = N + x.shape[-1] if "input" in self.groups else N
         if start == stop:
-            return Tile(None, None, rates, self.N_out)
+            return Tile(None, None, rates, self.N_out, self.precision)
         readout = self.readout
         if readout is None:
             identity = torch.eye(N, dtype=x.dtype, device=x.device)
             readout = identity.expand(len(self.recurrent), N, N)
-        g = cpu.adjoints(trace, weights, readout, self.rho, steps, self.activation)
+        g = dispatch.adjoints(trace, weights, readout, self.rho, steps, *rule)
         adjoints = g.mul_(1 - self.rho).permute(0, 3, 2, 1, 4)  # [R, b, O, T, N]
         z = trace[:, :T, :, start:stop].transpose(1, 2)  # [R, b, T, F]
         reach = tuple(t for t in steps for _ in range(self.N_out))
@@ -56,7 +59,8 @@ class Network:
             # ∂y/∂W_nn = Σ_s g_s[n] a_s[n], as a layer of one step with the input 1.
             d = torch.einsum("rbosn,rbsn->rbon", adjoints, z[..., :N])[:, :, :, None]
             diagonal = FactoredJacobian(d, z.new_ones(*d.shape[:2], 1, 1))
-        return Tile(FactoredJacobian(adjoints, z, reach), diagonal, rates, self.N_out)
+        step = FactoredJacobian(adjoints, z, reach)
+        return Tile(step, diagonal, rates, self.N_out, self.precision)
 
     def parts(self, size: int) -> Iterator[tuple[slice, Network]]:
         """A few networks of the pack at a time, and which they are."""
@@ -89,6 +93,7 @@ class Tile:
     diagonal: FactoredJacobian | None
     rates: Tensor  # [R, b, t, N]
     N_out: int
+    precision: str
 
     def kernel(
         self, other: Tile | None, readout: bool, reduce: str, order: str, memory_budget: int
@@ -98,9 +103,16 @@ class Tile:
         K = None
         if self.step is not None:
             step = None if other is None else other.step
-            K = self.step.gram(step, reduce=reduce, order=order, memory_budget=memory_budget // 2)
+            K = self.step.gram(
+                step,
+                reduce=reduce,
+                order=order,
+                memory_budget=memory_budget // 2,
+                precision=self.precision,
+            )
         if self.diagonal is not None and K is not None:
-            K -= self.diagonal.gram(None if other is None else other.diagonal, reduce=reduce)
+            diagonal = None if other is None else other.diagonal
+            K -= self.diagonal.gram(diagonal, reduce=reduce, precision=self.precision)
         if readout:
             K = self._readout_kernel(right, reduce, K)
         assert K is not None

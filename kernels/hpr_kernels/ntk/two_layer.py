@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from hpr_kernels import checks
+from hpr_kernels.backend import DEFAULT_PRECISION
 from hpr_kernels.gram import MEMORY_BUDGET
 from hpr_kernels.ntk.leaky_rnn import leaky_rnn_ntk
 
@@ -24,6 +25,7 @@ def two_layer_ntk(
     order: str = "auto",
     memory_budget: int = MEMORY_BUDGET,
     activation: str = "relu",
+    precision: str = DEFAULT_PRECISION,
 ) -> Tensor:
     """Exact NTK of y = W_2 f(W_1 x): the recurrent case at T = 1, rho = 0 (Liu et al. 2024, Section 2.3).
 
@@ -36,7 +38,7 @@ def two_layer_ntk(
         hidden: W_1 [N, d] or [R, N, d].
         readout: W_2 [N_out, N] or [R, N_out, N].
         parameters: the groups to differentiate by.
-        reduce, order, memory_budget: as in `leaky_rnn_ntk`.
+        reduce, order, memory_budget, precision: as in `leaky_rnn_ntk`.
         activation: f, "relu" (f'(0) = 0) or "linear".
 
     Returns:
@@ -71,4 +73,5 @@ def two_layer_ntk(
         order=order,
         memory_budget=memory_budget,
         activation=activation,
+        precision=precision,
     )

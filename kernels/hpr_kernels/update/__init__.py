@@ -1,5 +1,6 @@
 """Weight gradient and momentum step in one: no gradient array in memory."""
 
 from hpr_kernels.update.op import momentum_step
+from hpr_kernels.update.reference import Constraint
 
-__all__ = ["momentum_step"]
+__all__ = ["Constraint", "momentum_step"]

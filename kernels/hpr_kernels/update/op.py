@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from hpr_kernels import checks
+from hpr_kernels.backend import DEFAULT_PRECISION, check_precision, uses_triton
+from hpr_kernels.update import cpu
 
 
 def momentum_step(
@@ -16,6 +19,8 @@ def momentum_step(
     scale: float,
     learning_rate: float,
     momentum: float,
+    constraint: Tensor | None = None,
+    precision: str = DEFAULT_PRECISION,
 ) -> None:
     """SGD with momentum in place: v ← momentum v + scale leftᵀ right, W ← W - learning_rate v.
 
@@ -28,6 +33,10 @@ def momentum_step(
         right: what the layer was given [R, K, P].
         scale: factor of the gradient.
         learning_rate, momentum: as in `torch.optim.SGD` without damping.
+        constraint: int8 [R or 1, M, P] of `Constraint`, or None where all are free. A weight that keeps its sign is
+            reflected at zero, together with its velocity; that is SGD on raw weights U with W = |U| ∘ sign (see
+            `reference.py`). A frozen weight has no velocity.
+        precision: how Triton's products round, "ieee", "tf32x3" or "tf32"; torch's round as torch is set.
 
     Raises:
         ValueError, TypeError: naming the argument that does not fit.
@@ -39,5 +48,29 @@ def momentum_step(
     checks.shape("velocity", velocity, (R, M, P), "[R, M, P]")
     checks.shape("left", left, (R, None, M), "[R, K, M]")
     checks.shape("right", right, (R, left.shape[1], P), "[R, K, P]")
-    velocity.baddbmm_(left.mT, right, beta=momentum, alpha=scale)
-    weights.add_(velocity, alpha=-learning_rate)
+    check_precision(precision)
+    if constraint is not None:
+        _check_constraint(constraint, weights)
+    sgd = {"scale": scale, "learning_rate": learning_rate, "momentum": momentum}
+    if uses_triton(weights):
+        from hpr_kernels.update import triton
+
+        with torch.cuda.device_of(weights):
+            triton.momentum_step(
+                weights, velocity, left, right, constraint=constraint, precision=precision, **sgd
+            )
+    else:
+        cpu.momentum_step(weights, velocity, left, right, constraint=constraint, **sgd)
+
+
+def _check_constraint(constraint: Tensor, weights: Tensor) -> None:
+    if not isinstance(constraint, Tensor) or constraint.dtype != torch.int8:
+        got = constraint.dtype if isinstance(constraint, Tensor) else type(constraint).__name__
+        raise TypeError(f"constraint: expected an int8 torch.Tensor of Constraint, got {got}")
+    if constraint.device != weights.device:
+        raise TypeError(f"constraint: expected it on {weights.device}, got {constraint.device}")
+    _, M, P = weights.shape
+    if tuple(constraint.shape) not in ((1, M, P), tuple(weights.shape)):
+        raise ValueError(
+            f"constraint: expected shape [R or 1, M, P] with M, P = {M}, {P}, got {list(constraint.shape)}"
+        )

@@ -1,0 +1,83 @@
+"""Which implementation serves a tensor, and how its products round.
+
+The environment variable HPR_KERNELS_BACKEND names the implementation:
+
+- `auto` (default): Triton kernels for tensors on CUDA, torch for all others;
+- `torch`: torch everywhere, as where Triton is not installed;
+- `interpret`: Triton kernels for every tensor, run by Triton's interpreter on the CPU. Set it before Python starts:
+  Triton settles when it is first imported whether its kernels are to be compiled or interpreted.
+
+Triton is imported when a kernel is first needed, never by `import hpr_kernels`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch
+from torch import Tensor
+
+from hpr_kernels import checks
+
+VARIABLE = "HPR_KERNELS_BACKEND"
+BACKENDS = ("auto", "torch", "interpret")
+
+# How a product of fp32 numbers is made: on the ordinary units, or on tensor cores from three TF32 products (all but the
+# last bits of fp32) or one (10-bit mantissas).
+PRECISIONS = ("ieee", "tf32x3", "tf32")
+DEFAULT_PRECISION = "tf32x3"
+
+
+def backend() -> str:
+    """The implementation that the environment asks for.
+
+    Raises:
+        ValueError: HPR_KERNELS_BACKEND is none of `BACKENDS`.
+    """
+    name = os.environ.get(VARIABLE, "auto")
+    checks.choice(VARIABLE, name, BACKENDS)
+    return name
+
+
+def uses_triton(tensor: Tensor) -> bool:
+    """Whether Triton kernels serve `tensor`; they are written for fp32, and torch serves every other dtype.
+
+    Raises:
+        RuntimeError: the interpreter is asked for in a process that has set up Triton to compile.
+    """
+    name = backend()
+    if name == "torch" or tensor.dtype != torch.float32:
+        return False
+    if name == "interpret":
+        _set_up_interpreter()
+        return True
+    return tensor.is_cuda
+
+
+def check_precision(precision: str) -> None:
+    """`precision` is one of `PRECISIONS`; anything else is a ValueError."""
+    checks.choice("precision", precision, PRECISIONS)
+
+
+def launch_options(num_warps: int, num_stages: int) -> dict[str, int | bool]:
+    """Options of every launch: `kernel[grid](…, **launch_options(4, 3))`.
+
+    Triton's default for contracting a product and a sum into one rounding changes between its releases, so it is named.
+    """
+    return {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
+
+
+def _set_up_interpreter() -> None:
+    """Turn Triton's interpreter on, which must come before Triton is imported."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return
+    if "triton" in sys.modules:
+        raise RuntimeError(
+            f"{VARIABLE}: expected interpret to be set before triton is imported, got it after"
+        )
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+if os.environ.get(VARIABLE) == "interpret":
+    _set_up_interpreter()

@@ -1,0 +1,153 @@
+"""Compile Triton kernels for a card that is not here, and read what came out: the evidence that a budget test asks for.
+
+A kernel is compiled with what a launch at the stated sizes would tell the compiler, no more: pointers are aligned to 16
+bytes, an integer that is 1 becomes a constant, one that 16 divides is marked so.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpr_kernels.backend import launch_options
+
+# Compute capabilities: A100, H100, B200.
+CAPABILITIES = (80, 90, 100)
+# Shared memory that one block may take, in bytes (CUDA C++ Programming Guide, "Technical Specifications").
+SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
+# Tensor-core instructions: of a warp, of a warp group on 9.0, of a block on 10.0.
+TENSOR_CORE = r"(HMMA|HGMMA|UTC\w*MMA)\b"
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """A kernel as one launch would have it, and the work that the launch does: what budget tests and reports read.
+
+    `arguments` holds by name what the launch passes: a number, or for a tensor its type as Triton writes it ("*fp32").
+    """
+
+    name: str
+    kernel: Any
+    arguments: Mapping[str, Any]
+    grid: tuple[int, ...]
+    num_warps: int
+    num_stages: int
+    flops: int  # two for each multiply-add that the equation needs
+    bytes: int  # of distinct memory read, plus written
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler made of a kernel for one compute capability."""
+
+    capability: int
+    registers: int  # of one thread
+    shared: int  # bytes of a block
+    stack: int  # bytes of a thread
+    local: int  # bytes of a thread
+    instructions: Counter[str]  # by full name, such as LDG.E.128
+
+    def count(self, pattern: str) -> int:
+        """Instructions whose name starts with the regular expression `pattern`, as they stand in the program."""
+        return sum(n for name, n in self.instructions.items() if re.match(pattern, name))
+
+    @property
+    def spills(self) -> int:
+        """Loads and stores of local memory."""
+        return self.count(r"(LDL|STL)\b")
+
+    @property
+    def tensor_core(self) -> int:
+        """Matrix instructions of the tensor cores."""
+        return self.count(TENSOR_CORE)
+
+    def global_loads(self) -> dict[int, int]:
+        """Loads from global memory, straight into shared memory (LDGSTS) or not, by width in bits."""
+        widths: dict[int, int] = {}
+        for name, n in self.instructions.items():
+            if re.match(r"LDG(STS)?\b", name):
+                parts = name.split(".")
+                width = next((int(part) for part in parts if part in ("64", "128", "256")), 32)
+                widths[width] = widths.get(width, 0) + n
+        return widths
+
+
+def compile_for(specimen: Specimen, capability: int) -> Compiled:
+    """Compile for compute capability 10 · major + minor, such as 80, 90 or 100.
+
+    Raises:
+        RuntimeError: Triton's interpreter is on, which leaves nothing to compile.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    if triton.knobs.runtime.interpret:
+        raise RuntimeError("TRITON_INTERPRET: expected it unset where kernels are compiled, got 1")
+    signature, constants, attributes = specialise(specimen)
+    kernel = triton.compile(
+        ASTSource(specimen.kernel, signature, constants, attributes),
+        target=GPUTarget("cuda", capability, 32),
+        options=launch_options(specimen.num_warps, specimen.num_stages),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(kernel.asm["cubin"])
+        usage, program = (_cuobjdump(flag, cubin) for flag in ("-res-usage", "-sass"))
+    used = {name: int(number) for name, number in re.findall(r"\b([A-Z]+):(\d+)", usage)}
+    return Compiled(
+        capability=capability,
+        registers=used["REG"],
+        # Triton asks for its shared memory at launch, beyond what the cubin declares.
+        shared=used["SHARED"] + kernel.metadata.shared,
+        stack=used["STACK"],
+        local=used["LOCAL"],
+        instructions=Counter(
+            re.findall(r"^\s+/\*\w{4,}\*/\s+(?:@!?\w+\s+)?([\w.]+)", program, re.M)
+        ),
+    )
+
+
+def specialise(
+    specimen: Specimen,
+) -> tuple[dict[str, str], dict[tuple[int], Any], dict[tuple[int], list[list[Any]]]]:
+    """Signature, constants and attributes that a launch with `specimen.arguments` would compile for."""
+    signature: dict[str, str] = {}
+    constants: dict[tuple[int], Any] = {}
+    attributes: dict[tuple[int], list[list[Any]]] = {}
+    if set(specimen.arguments) != set(specimen.kernel.arg_names):
+        odd = set(specimen.arguments) ^ set(specimen.kernel.arg_names)
+        raise ValueError(
+            f"arguments: expected those of {specimen.name}, got a mismatch in {sorted(odd)}"
+        )
+    for parameter in specimen.kernel.params:
+        value = specimen.arguments[parameter.name]
+        place = (parameter.num,)
+        divisible = [["tt.divisibility", 16]]
+        if parameter.is_constexpr or value is None or (value == 1 and isinstance(value, int)):
+            signature[parameter.name] = "constexpr"
+            constants[place] = value
+        elif isinstance(value, str):
+            signature[parameter.name] = value
+            attributes[place] = divisible
+        elif isinstance(value, float):
+            signature[parameter.name] = "fp32"
+        else:
+            signature[parameter.name] = "i32" if abs(value) < 1 << 31 else "i64"
+            if value % 16 == 0:
+                attributes[place] = divisible
+    return signature, constants, attributes
+
+
+def _cuobjdump(flag: str, cubin: Path) -> str:
+    import triton
+
+    program = triton.knobs.nvidia.cuobjdump.path
+    done = subprocess.run([program, flag, str(cubin)], capture_output=True, text=True, check=True)
+    return done.stdout

@@ -1,0 +1,374 @@
+"""The recurrence on a GPU: a whole sweep through time in one launch, on the joined buffers of `cpu`.
+
+A program owns a tile of examples of one network for all steps, so that steps need no barrier wider than a block. W_h of
+300 units (360 kB) fits no multiprocessor's shared memory; it streams from L2 once a step, in tiles that a product uses
+at once. What one step hands to the next (rates, potentials, adjoints) goes through L2 as well, behind a barrier of the
+block: kept in registers it would be an unrolled tuple of tiles, which spills. Loops over tiles are rolled, each sum has
+one order, offsets that can pass 2³¹ are 64-bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hpr_kernels import checks
+from hpr_kernels.backend import DEFAULT_PRECISION, launch_options
+from hpr_kernels.compiled import Specimen
+from hpr_kernels.leaky_rnn.cpu import padded
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Examples, units and terms of the inner product that a program holds at a time."""
+
+    B: int
+    N: int
+    K: int
+    num_warps: int
+    num_stages: int
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """The sizes as the kernels name them."""
+        return {"BLOCK_B": self.B, "BLOCK_N": self.N, "BLOCK_K": self.K}
+
+    @property
+    def options(self) -> dict[str, int | bool]:
+        """What a launch passes besides its arguments."""
+        return self.blocks | launch_options(self.num_warps, self.num_stages)
+
+
+FORWARD = Tile(B=16, N=64, K=64, num_warps=8, num_stages=3)
+SWEEP = Tile(B=16, N=64, K=64, num_warps=8, num_stages=4)
+ADJOINTS = Tile(B=32, N=64, K=32, num_warps=4, num_stages=3)
+
+
+@triton.jit
+def forward_kernel(
+    trace,
+    weights,
+    potentials,
+    rho,
+    T,
+    B,
+    N,
+    P,
+    RELU: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """h_{t+1} = rho h_t + (1 - rho) [W_h W_x] z_t; the rates f(h_{t+1}) go into z_{t+1}."""
+    tiles = tl.cdiv(B, BLOCK_B)
+    r = tl.cast(tl.program_id(0) // tiles, tl.int64)
+    first = tl.program_id(0) % tiles * BLOCK_B
+    b = tl.arange(0, BLOCK_B)[:, None]
+    n = tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K)
+    here = b < B - first
+    Q = tl.cdiv(N, 16) * 16
+    z_step = tl.cast(B, tl.int64) * P
+    p_z = trace + (r * (T + 1) * B + first) * P + b * P
+    p_h = potentials + (r * B + first) * Q + b * Q
+    for t in range(T):
+        p_w = weights + r * N * P + n[:, None] * P
+        # Since a_0 = 0, the first step begins at the tile that holds the first input.
+        start = N // BLOCK_K * BLOCK_K if t == 0 else 0
+        for n_0 in range(0, N, BLOCK_N):
+            drive = tl.zeros((BLOCK_B, BLOCK_N), tl.float32)
+            for k_0 in range(start, P, BLOCK_K):
+                source = k_0 + k
+                z = tl.load(p_z + source[None], mask=here & (source < P)[None], other=0.0)
+                inside = (n < N - n_0)[:, None] & (source < P)[None]
+                w = tl.load(p_w + source[None], mask=inside, other=0.0)
+                drive = tl.dot(z, w.T, drive, input_precision=PRECISION)
+            unit = n_0 + n[None]
+            h = (1 - rho) * drive
+            if t > 0:
+                h += rho * tl.load(p_h + unit, mask=here & (unit < Q), other=0.0)
+            tl.store(p_h + unit, h, mask=here & (unit < Q))
+            if RELU:
+                # A NaN stays one.
+                h = tl.where(h < 0, 0.0, h)
+            # Beyond the rates lie the inputs.
+            tl.store(p_z + z_step + unit, h, mask=here & (unit < N))
+            p_w += BLOCK_N * P
+        tl.debug_barrier()
+        p_z += z_step
+
+
+@triton.jit
+def sweep_kernel(
+    g,
+    trace,
+    weights,
+    readout,
+    steps,
+    rho,
+    T,
+    O,
+    N_out,
+    B,
+    N,
+    P,
+    RELU: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """g_s = f'(h_{s+1}) ∘ (seed_s + (1 - rho) W_hᵀ g_{s+1}) + rho g_{s+1}, s = T-1 … 0, in `g` [R, T, O, B, Q].
+
+    Without a readout the seeds are what `g` holds. With one, output o = (t, k) has the seed w_k at its own step
+    t = steps[o // N_out], where its sweep begins; what comes later is zero. The padding of `g` becomes zero.
+    """
+    tiles = tl.cdiv(B, BLOCK_B)
+    o = tl.program_id(0) // tiles % O
+    r = tl.cast(tl.program_id(0) // tiles // O, tl.int64)
+    first = tl.program_id(0) % tiles * BLOCK_B
+    b = tl.arange(0, BLOCK_B)[:, None]
+    n = tl.arange(0, BLOCK_N)[None]
+    k = tl.arange(0, BLOCK_K)
+    here = b < B - first
+    Q = tl.cdiv(N, 16) * 16
+    z_step = tl.cast(B, tl.int64) * P
+    g_step = tl.cast(B, tl.int64) * Q * O
+    p_g = g + r * T * g_step + (tl.cast(o, tl.int64) * B + first) * Q + b * Q
+    p_a = trace + (r * (T + 1) * B + first) * P + b * P
+
+    last = T - 1
+    if readout is not None:
+        last = tl.load(steps + o // N_out)
+        for s in range(last + 1, T):
+            for n_0 in range(0, N, BLOCK_N):
+                zero = tl.zeros((BLOCK_B, BLOCK_N), tl.float32)
+                tl.store(p_g + s * g_step + n_0 + n, zero, mask=here & (n_0 + n < Q))
+
+    p_g += last * g_step
+    p_a += (last + 1) * z_step
+    for back in range(last + 1):
+        stop = 0 if back == 0 else N
+        for n_0 in range(0, N, BLOCK_N):
+            unit = n_0 + n
+            inside = here & (unit < Q)
+            pulled = tl.zeros((BLOCK_B, BLOCK_N), tl.float32)
+            p_w = weights + r * N * P + k[:, None] * P + unit
+            for k_0 in range(0, stop, BLOCK_K):
+                target = k_0 + k
+                later = tl.load(
+                    p_g + g_step + target[None], mask=here & (target < Q)[None], other=0.0
+                )
+                mask = (target < N)[:, None] & (unit < Q)
+                w = tl.load(p_w, mask=mask, other=0.0)
+                pulled = tl.dot(later, w, pulled, input_precision=PRECISION)
+                p_w += BLOCK_K * P
+            value = (1 - rho) * pulled
+            if readout is None:
+                value += tl.load(p_g + unit, mask=inside, other=0.0)
+            elif back == 0:
+                w_k = tl.load(
+                    readout + (r * N_out + o % N_out) * Q + unit, mask=unit < Q, other=0.0
+                )
+                value += w_k
+            if RELU:
+                rate = tl.load(p_a + unit, mask=inside, other=0.0)
+                value = tl.where(rate <= 0, 0.0, value)
+            leaked = tl.load(p_g + g_step + unit, mask=inside & (back > 0), other=0.0)
+            value = tl.where(unit < N, value + rho * leaked, 0.0)
+            tl.store(p_g + unit, value, mask=inside)
+        tl.debug_barrier()
+        p_g -= g_step
+        p_a -= z_step
+
+
+def forward(
+    trace: Tensor,
+    weights: Tensor,
+    rho: float,
+    activation: str = "relu",
+    precision: str = DEFAULT_PRECISION,
+    potentials: Tensor | None = None,
+) -> None:
+    """Fill the rates of `trace` from its inputs, as `cpu.forward`; `potentials` [R, B, Q] is room to work in."""
+    R, steps, B, P = trace.shape
+    N = weights.shape[1]
+    if potentials is None:
+        potentials = trace.new_empty(R, B, padded(N))
+    forward_kernel[(R * triton.cdiv(B, FORWARD.B),)](
+        trace,
+        weights,
+        potentials,
+        rho,
+        steps - 1,
+        B,
+        N,
+        P,
+        RELU=activation == "relu",
+        PRECISION=precision,
+        **FORWARD.options,
+    )
+
+
+def sweep(
+    g: Tensor,
+    trace: Tensor,
+    weights: Tensor,
+    rho: float,
+    activation: str = "relu",
+    precision: str = DEFAULT_PRECISION,
+) -> None:
+    """Turn `g` [R, T, B, Q], ∂L/∂a_{s+1}, into ∂L/∂h_{s+1} in place, as `cpu.sweep`; columns N … Q become zero."""
+    _sweep(SWEEP, g[:, :, None], trace, weights, None, None, rho, activation, precision)
+
+
+def adjoints(
+    trace: Tensor,
+    weights: Tensor,
+    readout: Tensor,
+    rho: float,
+    steps: tuple[int, ...],
+    activation: str = "relu",
+    precision: str = DEFAULT_PRECISION,
+) -> Tensor:
+    """Adjoints of all outputs (t, k), t in ascending `steps`: [R, T, O, B, N], output-major, as `cpu.adjoints`."""
+    R, T, B = trace.shape[0], trace.shape[1] - 1, trace.shape[2]
+    N_out, N = readout.shape[1:]
+    g = trace.new_empty(R, T, len(steps) * N_out, B, padded(N))
+    rows = torch.nn.functional.pad(readout, (0, padded(N) - N)).contiguous()
+    at = torch.tensor(steps, dtype=torch.int32, device=trace.device)
+    _sweep(ADJOINTS, g, trace, weights, rows, at, rho, activation, precision)
+    return g[..., :N]
+
+
+def _sweep(
+    tile: Tile,
+    g: Tensor,
+    trace: Tensor,
+    weights: Tensor,
+    readout: Tensor | None,
+    steps: Tensor | None,
+    rho: float,
+    activation: str,
+    precision: str,
+) -> None:
+    R, T, O, B, _ = g.shape
+    N, P = weights.shape[1:]
+    sweep_kernel[(R * O * triton.cdiv(B, tile.B),)](
+        g,
+        trace,
+        weights,
+        readout,
+        steps,
+        rho,
+        T,
+        O,
+        1 if readout is None else readout.shape[1],
+        B,
+        N,
+        P,
+        RELU=activation == "relu",
+        PRECISION=precision,
+        **tile.options,
+    )
+
+
+@dataclass(frozen=True)
+class Size:
+    """One network of the paper and the outputs of its kernel."""
+
+    T: int
+    B: int
+    N: int
+    N_in: int
+    N_out: int
+    outputs: checks.Outputs
+
+
+# 2AF, DMS and CXT; sequential MNIST; the widest network of all.
+SIZES = (
+    Size(T=8, B=32, N=300, N_in=3, N_out=3, outputs="all"),
+    Size(T=28, B=200, N=300, N_in=28, N_out=10, outputs="last"),
+    Size(T=8, B=32, N=1000, N_in=3, N_out=3, outputs="all"),
+)
+
+
+def specimens(precision: str = DEFAULT_PRECISION) -> list[Specimen]:
+    """The three launches for one network at each of the paper's sizes."""
+    return [specimen for size in SIZES for specimen in _specimens(size, precision)]
+
+
+def _specimens(size: Size, precision: str) -> list[Specimen]:
+    T, B, N, N_in, N_out = size.T, size.B, size.N, size.N_in, size.N_out
+    steps = checks.steps(size.outputs, T)
+    O = len(steps) * N_out
+    W_h, rates = N * N, T * B * N
+
+    def specimen(
+        name: str, kernel: Any, tile: Tile, products: int, numbers: int, **own: Any
+    ) -> Specimen:
+        arguments = {
+            "trace": "*fp32",
+            "weights": "*fp32",
+            "rho": 0.367,
+            "T": T,
+            "B": B,
+            "N": N,
+            "P": padded(N + N_in),
+            "RELU": True,
+            "PRECISION": precision,
+            **tile.blocks,
+            **own,
+        }
+        return Specimen(
+            name=f"leaky_rnn {name}, N = {N}, T = {T}, B = {B}",
+            kernel=kernel,
+            arguments=arguments,
+            grid=(own.get("O", 1) * triton.cdiv(B, tile.B),),
+            num_warps=tile.num_warps,
+            num_stages=tile.num_stages,
+            flops=2 * products,
+            bytes=4 * numbers,
+        )
+
+    return [
+        specimen(
+            "forward",
+            forward_kernel,
+            FORWARD,
+            # The first step has no recurrent product.
+            B * ((T - 1) * W_h + T * N * N_in),
+            W_h + N * N_in + T * B * N_in + rates,
+            potentials="*fp32",
+        ),
+        specimen(
+            "backward",
+            sweep_kernel,
+            SWEEP,
+            (T - 1) * B * W_h,
+            W_h + 3 * rates,
+            g="*fp32",
+            readout=None,
+            steps=None,
+            O=1,
+            N_out=1,
+        ),
+        specimen(
+            "adjoints",
+            sweep_kernel,
+            ADJOINTS,
+            sum(steps) * N_out * B * W_h,
+            W_h + N_out * N + rates + O * rates,
+            g="*fp32",
+            readout="*fp32",
+            steps="*i32",
+            O=O,
+            N_out=N_out,
+        ),
+    ]

@@ -1,0 +1,230 @@
+"""The readout, its cross-entropy and both gradients in one launch: a program owns a tile of one network's rows.
+
+The logits of a row, at most a few, stay in registers. The sums over rows that remain are taken elsewhere in a fixed
+order, so that no atomics are needed: loss and accuracy are left as one partial sum a program, and the readout's
+gradient, dyᵀ a, is the product that the update's launch accumulates anyway.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hpr_kernels import checks
+from hpr_kernels.backend import DEFAULT_PRECISION, launch_options
+from hpr_kernels.compiled import Specimen
+from hpr_kernels.leaky_rnn.cpu import padded
+from hpr_kernels.leaky_rnn.triton import SIZES, Size
+from hpr_kernels.storage import readable
+
+TILE_ROWS, TILE_N = 32, 64
+NUM_WARPS, NUM_STAGES = 4, 1
+# A program keeps a row's logits whole.
+MOST_OUTPUTS = 128
+
+
+@triton.jit
+def readout_cross_entropy_kernel(
+    rates,
+    readout,
+    targets,
+    gradient,
+    sums,
+    dy,
+    first,
+    T,
+    B,
+    N,
+    N_out,
+    rates_width,
+    readout_width,
+    rates_run,
+    rates_step,
+    rates_example,
+    readout_run,
+    readout_output,
+    targets_run,
+    targets_step,
+    gradient_run,
+    gradient_step,
+    gradient_example,
+    sums_run,
+    dy_run,
+    dy_row,
+    PRECISION: tl.constexpr,
+    TILE_ROWS: tl.constexpr,
+    TILE_O: tl.constexpr,
+    TILE_N: tl.constexpr,
+):
+    """y = w a, its log-softmax, and from it the sums of loss and hits, K ∂L/∂y, and K ∂L/∂a = wᵀ K ∂L/∂y."""
+    tiles = tl.cdiv(T * B, TILE_ROWS)
+    run = (tl.program_id(0) // tiles).to(tl.int64)
+    tile = tl.program_id(0) % tiles
+    row = tile * TILE_ROWS + tl.arange(0, TILE_ROWS)
+    step, example = (row // B).to(tl.int64), (row % B).to(tl.int64)
+    inside = row < T * B
+    counted = inside & (step >= first)
+    o = tl.arange(0, TILE_O)
+    n = tl.arange(0, TILE_N)
+    p_rates = rates + run * rates_run + (step * rates_step + example * rates_example)[:, None]
+    p_readout = readout + run * readout_run + o.to(tl.int64)[:, None] * readout_output
+    is_output = o < N_out
+
+    y = tl.zeros((TILE_ROWS, TILE_O), tl.float32)
+    for start in range(0, N, TILE_N):
+        unit = start + n[None, :]
+        a = tl.load(p_rates + unit, counted[:, None] & (unit < rates_width), other=0.0)
+        w = tl.load(p_readout + unit, is_output[:, None] & (unit < readout_width), other=0.0)
+        # Behind the units the storage may hold anything.
+        a = tl.where(unit < N, a, 0.0)
+        w = tl.where(unit < N, w, 0.0)
+        y = tl.dot(a, tl.trans(w), y, input_precision=PRECISION)
+
+    y = tl.where(is_output[None, :], y, float("-inf"))
+    y -= tl.max(y, 1)[:, None]
+    log_p = y - tl.log(tl.sum(tl.exp(y), 1))[:, None]
+    target = tl.load(targets + run * targets_run + step * targets_step + example, counted, other=0)
+    is_target = o[None, :] == target[:, None]
+    picked = tl.sum(tl.where(is_target, log_p, 0.0), 1)
+    # A class that does not exist must not pass for a loss.
+    picked = tl.where((target >= 0) & (target < N_out), picked, float("nan"))
+    right = tl.sum((log_p >= picked[:, None]).to(tl.int32), 1) == 1
+    p_sums = sums + run * sums_run + tile
+    tl.store(p_sums, tl.sum(tl.where(counted, -picked, 0.0), 0))
+    tl.store(p_sums + tiles, tl.sum((counted & right).to(tl.float32), 0))
+
+    b_dy = tl.where(counted[:, None], tl.exp(log_p) - is_target.to(tl.float32), 0.0)
+    p_dy = dy + run * dy_run + (row - first * B).to(tl.int64)[:, None] * dy_row + o[None, :]
+    tl.store(p_dy, b_dy, counted[:, None] & is_output[None, :])
+
+    p_gradient = gradient + run * gradient_run
+    p_gradient += (step * gradient_step + example * gradient_example)[:, None]
+    for start in range(0, N, TILE_N):
+        unit = start + n[None, :]
+        w = tl.load(p_readout + unit, is_output[:, None] & (unit < readout_width), other=0.0)
+        pulled = tl.dot(b_dy, w, input_precision=PRECISION)
+        tl.store(p_gradient + unit, pulled, inside[:, None] & (unit < N))
+
+
+def buffers(R: int, T: int, B: int, N_out: int, first: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """What a launch writes beside the gradient: partial sums [R, 2, tiles] of loss and hits, K ∂L/∂y [R, K, N_out]."""
+    return (
+        like.new_empty(R, 2, triton.cdiv(T * B, TILE_ROWS)),
+        # Rows as wide as the update likes to load them; zeros there, for what is loaded is multiplied.
+        like.new_zeros(R, (T - first) * B, padded(N_out))[..., :N_out],
+    )
+
+
+def tile_O(N_out: int) -> int:
+    """Outputs of a tile: all of them, and no fewer than a product takes."""
+    return max(16, triton.next_power_of_2(N_out))
+
+
+def mean(sums: Tensor, K: int) -> Tensor:
+    """Loss and accuracy [..., 2] of K rows from partial sums [..., 2, tiles].
+
+    In fp64, where numbers of fp32 add without rounding unless the largest is 2²⁰ times the least: so no order of theirs
+    shows in the result.
+    """
+    return (sums.double().sum(-1) / K).to(sums.dtype)
+
+
+def readout_cross_entropy(
+    rates: Tensor,
+    readout: Tensor,
+    targets: Tensor,
+    gradient: Tensor,
+    sums: Tensor,
+    dy: Tensor,
+    first: int,
+    precision: str,
+) -> None:
+    """One launch; `sums` summed over its last axis and divided by K are loss and accuracy."""
+    R, T, B, N = rates.shape
+    N_out = readout.shape[1]
+    if N_out > MOST_OUTPUTS:
+        raise ValueError(f"readout: expected at most {MOST_OUTPUTS} outputs, got {N_out}")
+    for name, value in (("rates", rates), ("readout", readout), ("gradient", gradient)):
+        if N > 1 and value.stride(-1) != 1:
+            raise ValueError(f"{name}: expected units side by side in memory, got {value.stride()}")
+    targets = targets.contiguous()
+    readout_cross_entropy_kernel[(R * triton.cdiv(T * B, TILE_ROWS),)](
+        rates,
+        readout,
+        targets,
+        gradient,
+        sums,
+        dy,
+        first,
+        T,
+        B,
+        N,
+        N_out,
+        readable(rates),
+        readable(readout),
+        *rates.stride()[:3],
+        *readout.stride()[:2],
+        *targets.stride()[:2],
+        *gradient.stride()[:3],
+        sums.stride(0),
+        *dy.stride()[:2],
+        PRECISION=precision,
+        TILE_ROWS=TILE_ROWS,
+        TILE_O=tile_O(N_out),
+        TILE_N=TILE_N,
+        **launch_options(NUM_WARPS, NUM_STAGES),
+    )
+
+
+def specimens(precision: str = DEFAULT_PRECISION) -> list[Specimen]:
+    """The launch for one network at each of the paper's sizes."""
+    return [_specimen(size, precision) for size in SIZES]
+
+
+def _specimen(size: Size, precision: str) -> Specimen:
+    T, B, N, N_in, N_out = size.T, size.B, size.N, size.N_in, size.N_out
+    steps = checks.steps(size.outputs, T)
+    P, width, counted = padded(N + N_in), padded(N), B * len(steps)
+    tiles = triton.cdiv(T * B, TILE_ROWS)
+    return Specimen(
+        name=f"cross-entropy, N = {N}, T = {T}, B = {B}",
+        kernel=readout_cross_entropy_kernel,
+        arguments={
+            "rates": "*fp32",
+            "readout": "*fp32",
+            "targets": "*i64",
+            "gradient": "*fp32",
+            "sums": "*fp32",
+            "dy": "*fp32",
+            "first": steps[0],
+            "T": T,
+            "B": B,
+            "N": N,
+            "N_out": N_out,
+            "rates_width": width,
+            "readout_width": width,
+            "rates_run": (T + 1) * B * P,
+            "rates_step": B * P,
+            "rates_example": P,
+            "readout_run": N_out * width,
+            "readout_output": width,
+            "targets_run": T * B,
+            "targets_step": B,
+            "gradient_run": T * B * width,
+            "gradient_step": B * width,
+            "gradient_example": width,
+            "sums_run": 2 * tiles,
+            "dy_run": counted * padded(N_out),
+            "dy_row": padded(N_out),
+            "PRECISION": precision,
+            "TILE_ROWS": TILE_ROWS,
+            "TILE_O": tile_O(N_out),
+            "TILE_N": TILE_N,
+        },
+        grid=(tiles,),
+        num_warps=NUM_WARPS,
+        num_stages=NUM_STAGES,
+        flops=4 * counted * N * N_out,
+        bytes=4 * (counted * (N + N_out) + T * B * N + N_out * N) + 8 * counted,
+    )

@@ -1,0 +1,115 @@
+"""`python -m hpr_kernels.report`: what every kernel is made of, compiled here for cards that need not be here.
+
+A row is one kernel at the paper's sizes, for one network, on one target. Everything is read off the compiled program or
+computed; nothing is measured. The floor is the time that an H100 SXM5 needs at least, the larger of FLOPs over its peak
+and bytes over its memory's bandwidth, both from NVIDIA's "H100 Tensor Core GPU" datasheet (without sparsity).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import hpr_kernels
+
+if TYPE_CHECKING:
+    from hpr_kernels.compiled import Compiled, Specimen
+
+# H100 SXM5: FLOP/s by precision (tf32x3 makes three products of one) and bytes/s of HBM3.
+PEAK = {"ieee": 66.9e12, "tf32": 494.7e12, "tf32x3": 494.7e12 / 3}
+BANDWIDTH = 3.35e12
+
+COLUMNS = (
+    "kernel",
+    "target",
+    "tile",
+    "registers",
+    "shared, B",
+    "spills",
+    "tensor / FFMA / load 128, 64, 32 bit / store",
+    "FLOP",
+    "bytes",
+    "FLOP/byte",
+    "bound",
+    "floor on H100, µs, computed",
+)
+
+
+def specimens() -> list[Specimen]:
+    """The launches that the `triton` module of each operation lists, operations in alphabetical order."""
+    found: list[Specimen] = []
+    for package in pkgutil.iter_modules(hpr_kernels.__path__, "hpr_kernels."):
+        if package.ispkg and importlib.util.find_spec(f"{package.name}.triton"):
+            found += importlib.import_module(f"{package.name}.triton").specimens()
+    return found
+
+
+def floor(specimen: Specimen) -> tuple[float, str]:
+    """Seconds that an H100 needs at least for the specimen's work, and what bounds it: "compute" or "memory"."""
+    # A kernel without products has no precision, and no FLOPs.
+    compute = specimen.flops / PEAK[specimen.arguments.get("PRECISION", "ieee")]
+    memory = specimen.bytes / BANDWIDTH
+    return max(compute, memory), "compute" if compute > memory else "memory"
+
+
+def row(specimen: Specimen, compiled: Compiled) -> tuple[str, ...]:
+    """One line of the table, as `COLUMNS` names it."""
+    seconds, bound = floor(specimen)
+    tile = [v for k, v in specimen.arguments.items() if k.startswith(("TILE", "BLOCK"))]
+    loads = compiled.global_loads()
+    mix = (
+        str(compiled.tensor_core),
+        str(compiled.count(r"FFMA\d?\b")),
+        ", ".join(str(loads.get(width, 0)) for width in (128, 64, 32)),
+        str(compiled.count(r"STG\b")),
+    )
+    return (
+        specimen.name,
+        f"{compiled.capability / 10:.1f}",
+        f"{' x '.join(map(str, tile))}, {specimen.num_warps} warps",
+        str(compiled.registers),
+        str(compiled.shared),
+        str(compiled.spills),
+        " / ".join(mix),
+        f"{specimen.flops:.3g}",
+        f"{specimen.bytes:.3g}",
+        f"{specimen.flops / specimen.bytes:.1f}",
+        bound,
+        f"{seconds * 1e6:.2f}",
+    )
+
+
+def rows(listed: list[Specimen]) -> Iterator[tuple[str, ...]]:
+    """A line for each specimen and each target, compiled as it is asked for."""
+    from hpr_kernels.compiled import CAPABILITIES, compile_for
+
+    for specimen in listed:
+        for capability in CAPABILITIES:
+            yield row(specimen, compile_for(specimen, capability))
+
+
+def main() -> int:
+    """Print the table; 0, or 1 with one line where kernels cannot be compiled."""
+    try:
+        import triton
+
+        if triton.knobs.runtime.interpret:
+            raise RuntimeError("TRITON_INTERPRET is set, so there is nothing to compile")
+        listed = specimens()
+    except (ImportError, RuntimeError) as error:
+        print(f"hpr_kernels.report: expected a Triton that compiles: {error}", file=sys.stderr)
+        return 1
+    print(__doc__.split("\n\n", 1)[1])
+    print(f"| {' | '.join(COLUMNS)} |")
+    print("|---" * len(COLUMNS) + "|")
+    for line in rows(listed):
+        print(f"| {' | '.join(line)} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

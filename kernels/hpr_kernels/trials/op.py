@@ -1,0 +1,52 @@
+"""Public function of the placing of trials."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hpr_kernels import checks
+from hpr_kernels.backend import uses_triton
+from hpr_kernels.trials import reference
+
+
+def place_trials(
+    x: Tensor, targets: Tensor, seed: Tensor, trace: Tensor, placed: Tensor, N: int
+) -> None:
+    """Give every network the trials of its seed: runs of one seed share them, and only they are uploaded.
+
+    Args:
+        x: inputs of S seeds [S, T, B, N_in].
+        targets: their classes, int64 [S, T, B].
+        seed: which of the S each network takes, int64 [R] on the same device; not checked there.
+        trace: [R, T + 1, B, P] of `leaky_rnn.cpu`; columns N … N + N_in of its first T steps are overwritten.
+        placed: int64 [R, T, B], overwritten with the classes.
+        N: hidden units.
+
+    Raises:
+        ValueError, TypeError: naming the argument that does not fit.
+    """
+    checks.tensor("x", x, (4,))
+    checks.tensor("trace", trace, (4,), like=x)
+    S, T, B, N_in = x.shape
+    R, _, _, P = trace.shape
+    checks.shape("trace", trace, (None, T + 1, B, None), "[R, T + 1, B, P]")
+    for name, value, expected, symbols in (
+        ("targets", targets, (S, T, B), "[S, T, B]"),
+        ("seed", seed, (R,), "[R]"),
+        ("placed", placed, (R, T, B), "[R, T, B]"),
+    ):
+        if value.dtype != torch.int64 or value.device != x.device:
+            raise TypeError(
+                f"{name}: expected int64 on {x.device}, got {value.dtype} on {value.device}"
+            )
+        checks.shape(name, value, expected, symbols)
+    if not 0 <= N <= P - N_in:
+        raise ValueError(f"N: expected 0 … {P - N_in} units before {N_in} inputs, got {N}")
+    if uses_triton(x):
+        from hpr_kernels.trials import triton
+
+        with torch.cuda.device_of(x):
+            triton.place_trials(x, targets, seed, trace, placed, N)
+    else:
+        reference.place_trials(x, targets, seed, trace, placed, N)

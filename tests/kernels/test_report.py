@@ -1,0 +1,86 @@
+"""The report: a line for every kernel and target, floors by hand, one line where Triton is missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from hpr_kernels import report
+from hpr_kernels.compiled import CAPABILITIES, Specimen
+
+
+def specimen(**change: object) -> Specimen:
+    plain = Specimen(
+        name="two products",
+        kernel=None,
+        arguments={"PRECISION": "tf32", "TILE_M": 64, "BLOCK_K": 32, "a": "*fp32"},
+        grid=(1,),
+        num_warps=4,
+        num_stages=1,
+        flops=int(494.7e6),
+        bytes=3_350_000,
+    )
+    return replace(plain, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "floor"),
+    [
+        ({}, (1e-6, "memory")),
+        ({"flops": int(2 * 494.7e6)}, (2e-6, "compute")),
+        ({"arguments": {"PRECISION": "tf32x3"}}, (3e-6, "compute")),
+        ({"arguments": {}, "flops": 0}, (1e-6, "memory")),
+    ],
+    ids=["balanced", "compute", "three products", "copy"],
+)
+def test_floor(change: dict[str, object], floor: tuple[float, str]) -> None:
+    got = report.floor(specimen(**change))
+    assert got == (pytest.approx(floor[0], rel=1e-6), floor[1])
+
+
+def test_every_operation_with_a_kernel_is_listed() -> None:
+    pytest.importorskip("triton")
+    operations = {found.kernel.fn.__module__.split(".")[1] for found in report.specimens()}
+    assert operations == {"gram", "leaky_rnn", "loss", "trials", "update"}
+    names = [found.name for found in report.specimens()]
+    assert len(set(names)) == len(names)
+
+
+def test_a_line_of_the_table() -> None:
+    """The smallest kernel of all, compiled for every target."""
+    pytest.importorskip("triton")
+    from hpr_kernels.trials import triton
+
+    (first, *_) = triton.specimens()
+    lines = [dict(zip(report.COLUMNS, row, strict=True)) for row in report.rows([first])]
+    assert [line["target"] for line in lines] == [f"{c / 10:.1f}" for c in CAPABILITIES]
+    for line in lines:
+        assert line["kernel"] == first.name
+        assert line["tile"] == "32 x 4, 4 warps"
+        assert line["spills"] == "0"
+        assert int(line["registers"]) > 0
+        assert line["bytes"] == "1.02e+04"
+        assert line["bound"] == "memory"
+
+
+@pytest.mark.parametrize(
+    ("setup", "environment"),
+    [("sys.modules['triton'] = None;", {}), ("", {"HPR_KERNELS_BACKEND": "interpret"})],
+    ids=["missing", "interpreting"],
+)
+def test_one_line_where_nothing_can_be_compiled(setup: str, environment: dict[str, str]) -> None:
+    run = f"import sys; {setup} from hpr_kernels import report; sys.exit(report.main())"
+    done = subprocess.run(
+        [sys.executable, "-c", run],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("hpr_kernels.report: expected a Triton that compiles: ")
+    assert done.stderr.count("\n") == 1

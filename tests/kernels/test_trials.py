@@ -1,0 +1,58 @@
+"""Trials of few seeds placed into the buffers of a pack: the launch against plain indexing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from triton_support import Guarded, on_each_device
+
+from hpr_kernels.backend import uses_triton
+from hpr_kernels.compiled import CAPABILITIES, compile_for
+from hpr_kernels.leaky_rnn.cpu import padded
+from hpr_kernels.trials import place_trials
+
+pytest.importorskip("triton")
+
+
+@on_each_device
+@pytest.mark.parametrize(
+    ("R", "S", "T", "B", "N", "N_in"),
+    [(1, 1, 1, 1, 1, 1), (3, 2, 8, 33, 33, 3), (3, 3, 2, 5, 198, 28)],
+)
+def test_equals_indexing(
+    rng: torch.Generator, R: int, S: int, T: int, B: int, N: int, N_in: int, device: str
+) -> None:
+    """An iteration's slice of a longer draw; nothing but the inputs' columns and the classes is written."""
+    chunk = torch.randn(S, 4, T, B, N_in, generator=rng).to(device)
+    classes = torch.randint(0, 9, (S, 4, T, B), generator=rng).to(device)
+    seed = torch.randint(0, S, (R,), generator=rng).to(device)
+    trace = Guarded(R, T + 1, B, padded(N + N_in), device=device)
+    placed = torch.empty(R, T, B, dtype=torch.int64, device=device)
+    assert uses_triton(chunk)
+    place_trials(chunk[:, 2], classes[:, 2], seed, trace.tensor, placed, N)
+    trace.check()
+    given = (slice(None), slice(T), slice(None), slice(N, N + N_in))
+    assert torch.equal(trace.tensor[given], chunk[seed, 2])
+    assert torch.equal(placed, classes[seed, 2])
+    untouched = trace.unwritten()
+    untouched[given] = True
+    assert bool(untouched.all())
+
+
+def test_refuses() -> None:
+    x, targets = torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, dtype=torch.int64)
+    trace, seed = torch.zeros(5, 3, 3, 16), torch.zeros(5, dtype=torch.int64)
+    placed = torch.zeros(5, 2, 3, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"N: expected 0 … 12 units before 4 inputs, got 13"):
+        place_trials(x, targets, seed, trace, placed, 13)
+    with pytest.raises(TypeError, match=r"seed: expected int64 on cpu, got torch.int32 on cpu"):
+        place_trials(x, targets, seed.int(), trace, placed, 12)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_budget(capability: int) -> None:
+    from hpr_kernels.trials import triton
+
+    for specimen in triton.specimens()[:2]:
+        compiled = compile_for(specimen, capability)
+        assert (compiled.stack, compiled.local, compiled.spills) == (0, 0, 0)
