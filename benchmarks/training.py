@@ -48,7 +48,7 @@ def main() -> None:
         )
         for i in range(arguments.networks)
     ]
-    pack = initial_pack(specs, task.N_in, task.N_out, device)
+    pack = initial_pack(specs, task, device)
     step = Step(pack, specs[0], task)
 
     def train() -> None:
