@@ -20,8 +20,13 @@ setup(
         *find_packages(where="kernels", include=["hpr_kernels", "hpr_kernels.*"]),
     ],
     package_dir={"hpr": "hpr", "hpr_kernels": "kernels/hpr_kernels"},
-    package_data={"hpr.tasks": ["data/*"], "hpr_kernels": ["py.typed"], "hpr": ["py.typed"]},
-    install_requires=["torch>=2.6", "triton>=3.2; platform_system == 'Linux'", "numpy>=1.26"],
-    extras_require={"repro": REPRO, "dev": [*REPRO, *DEV]},
+    package_data={
+        "hpr": ["py.typed"],
+        "hpr.connectivity": ["data/*", "data/*/*"],
+        "hpr.tasks": ["data/*"],
+        "hpr_kernels": ["py.typed"],
+    },
+    install_requires=["torch>=2.6", "triton>=3.6; platform_system == 'Linux'", "numpy>=1.26"],
+    extras_require={"repro": REPRO, "em": ["caveclient>=8"], "dev": [*REPRO, *DEV]},
     entry_points={"console_scripts": ["hpr-reproduce = hpr.reproduce:main"]},
 )

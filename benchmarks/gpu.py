@@ -26,8 +26,8 @@ import torch
 from hpr.connectivity import SVD
 from hpr.model import initial_pack
 from hpr.runs import RunSpec
+from hpr.step import Step, trials
 from hpr.tasks import Task, make_task
-from hpr.training import Step, trials
 from hpr_kernels import leaky_rnn_ntk
 from hpr_kernels.backend import VARIABLE
 
@@ -111,9 +111,7 @@ def launches(specs: list[RunSpec], task: Task) -> list[tuple[str, Work, float]]:
     from hpr import cuda
     from hpr_kernels import report
 
-    step = cuda.FusedStep(
-        initial_pack(specs, task.N_in, task.N_out, torch.device("cuda")), specs[0], task
-    )
+    step = cuda.FusedStep(initial_pack(specs, task, torch.device("cuda")), specs[0], task)
     ((x, targets),) = trials(specs, task, 0, 1, torch.device("cuda"))
     parts = step.launches(x.contiguous(), targets.contiguous(), step.seed, step.sums)
     size = f"N = {specs[0].N}, T = {task.T}, B = {specs[0].batch}"
@@ -156,7 +154,7 @@ def peers(specs: list[RunSpec], task: Task) -> list[tuple[str, Work, float]]:
     from hpr_kernels.leaky_rnn import triton as leaky_rnn
 
     device = torch.device("cuda")
-    pack = initial_pack(specs, task.N_in, task.N_out, device)
+    pack = initial_pack(specs, task, device)
     ((x, targets),) = trials(specs, task, 0, 1, device)
     step = Step(pack, specs[0], task)
     with by_torch():

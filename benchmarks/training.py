@@ -19,8 +19,8 @@ import torch
 from hpr.connectivity import SVD
 from hpr.model import initial_pack
 from hpr.runs import RunSpec, cost
+from hpr.step import Step, trials
 from hpr.tasks import make_task
-from hpr.training import Step, trials
 
 ITERATIONS = 20
 REPEATS = 9
@@ -48,7 +48,7 @@ def main() -> None:
         )
         for i in range(arguments.networks)
     ]
-    pack = initial_pack(specs, task.N_in, task.N_out, device)
+    pack = initial_pack(specs, task, device)
     step = Step(pack, specs[0], task)
 
     def train() -> None:

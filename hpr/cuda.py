@@ -20,8 +20,9 @@ from torch.nn.functional import pad
 
 from hpr.model import Pack
 from hpr.runs import RunSpec
+from hpr.step import TRIAL_BYTES, constraint
 from hpr.tasks import Task
-from hpr.training import TRIAL_BYTES, WINDOW
+from hpr.training import WINDOW
 from hpr_kernels.backend import DEFAULT_PRECISION
 from hpr_kernels.leaky_rnn import cpu
 from hpr_kernels.leaky_rnn import triton as leaky_rnn
@@ -42,7 +43,8 @@ class FusedStep:
             pad(value, (0, width - N))[..., :N]
             for value in (pack.readout, torch.zeros_like(pack.readout))
         )
-        self.pack, self.spec = Pack(like, readout, pack.N_in), spec
+        self.pack, self.spec, self.task = Pack(like, readout, pack.N_in, pack.signs), spec, task
+        self.constraint = constraint(pack)
         self.first = T - 1 if task.loss_steps == "last" else 0
         self.trace = cpu.empty_trace(R, T, B, N, task.N_in, like=like)
         self.potentials = like.new_empty(R, B, width)
@@ -58,9 +60,9 @@ class FusedStep:
         self.warm = False
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def select(self, networks: list[int], task: Task) -> FusedStep:
+    def select(self, networks: list[int]) -> FusedStep:
         """The step of the networks that go on."""
-        step = FusedStep(self.pack.select(networks), self.spec, task)
+        step = FusedStep(self.pack.select(networks), self.spec, self.task)
         step.velocity.copy_(self.velocity[networks])
         step.readout_velocity.copy_(self.readout_velocity[networks])
         step.feed = self.feed
@@ -75,10 +77,17 @@ class FusedStep:
         return means[:, 0], means[:, 1]
 
     def window(
-        self, specs: Sequence[RunSpec], task: Task, start: int, count: int
+        self,
+        specs: Sequence[RunSpec],
+        start: int,
+        count: int,
+        observe: Callable[[int], None] = lambda iteration: None,
     ) -> tuple[Tensor, Tensor]:
-        """Train iterations start … start + count - 1 of the runs `specs`; returns losses and accuracies [R, count]."""
-        feed = self.feed = self.feed or Feed(specs, task, self.trace.device)
+        """Train iterations start … start + count - 1 of the runs `specs`; returns losses and accuracies [R, count].
+
+        `observe`, which `hpr.step.Step` calls between iterations, is not called: there is no stopping between them.
+        """
+        feed = self.feed = self.feed or Feed(specs, self.task, self.trace.device)
         if self.chunk_sums is None:
             self.chunk_sums = self.sums.new_empty(feed.chunk, *self.sums.shape)
         self.seed.copy_(torch.tensor([feed.seeds.index(spec.seed) for spec in specs]))
@@ -128,7 +137,6 @@ class FusedStep:
         sgd: dict[str, Any] = {
             "learning_rate": self.spec.learning_rate,
             "momentum": self.spec.momentum,
-            "constraint": None,
             "precision": precision,
         }
         counted, before = rates[:, first:].flatten(1, 2), self.trace[:, :-1].flatten(1, 2)
@@ -144,12 +152,14 @@ class FusedStep:
                 update.momentum_step,
                 *(readout, self.readout_velocity, self.dy, counted),
                 scale=1 / K,
+                constraint=None,
                 **sgd,
             ),
             partial(
                 update.momentum_step,
                 *(weights, self.velocity, g.flatten(1, 2), before),
                 scale=(1 - rho) / K,
+                constraint=self.constraint,
                 **sgd,
             ),
         ]

@@ -94,18 +94,21 @@ def tasks(mnist_dir: Any = None) -> TaskOf:
 
 
 @dataclass
-class Rows:
-    """The shape of sMNIST, known without its files, which a dry run must not download."""
+class Pictures:
+    """The shape of a task of pictures, known without its files, which a dry run must not download."""
 
-    N_in: int = 28
+    N_in: int
+    T: int
     N_out: int = 10
-    T: int = 28
     loss_steps: Literal["all", "last"] = "last"
+
+
+MNIST = {"sMNIST": Pictures(N_in=28, T=28), "MNIST": Pictures(N_in=784, T=1)}
 
 
 def pack_cost(pack: Sequence[RunSpec], task_of: TaskOf) -> Cost:
     """The cost of a pack, by its task's dimensions."""
-    return cost(pack, Rows() if pack[0].task == "sMNIST" else task_of(pack[0]))
+    return cost(pack, MNIST.get(pack[0].task) or task_of(pack[0]))
 
 
 def pack_size(spec: RunSpec, task_of: TaskOf, device: torch.device) -> int:
@@ -194,8 +197,10 @@ def run_local(
             def progress(k: int, step: float = price.training_flops / pack[0].iterations) -> None:
                 bar.update(k * step)
 
+            # What was trained before is there for the students of this pack.
+            known = {"teachers": outcome.records} if any(spec.teacher for spec in pack) else {}
             try:
-                records = train(pack, task_of(pack[0]), device=device, progress=progress)
+                records = train(pack, task_of(pack[0]), device=device, progress=progress, **known)
                 for record in records:
                     store.save(record)
                     outcome.records[record["key"]] = record

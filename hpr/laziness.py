@@ -5,15 +5,13 @@ Sums accumulate in fp64. A 0/0, as where all units are dead, is NaN: callers fla
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from hpr.connectivity import effective_rank
-from hpr.model import Pack
+from hpr.model import Pack, rates, tangent_kernel
 from hpr.runs import RunSpec
-from hpr_kernels import leaky_rnn, leaky_rnn_ntk
+from hpr.tasks import Task
 
 
 def weight_change_norm(before: Tensor, after: Tensor) -> float:
@@ -77,55 +75,73 @@ def centred_kernel_alignment(K: Tensor, y: Tensor) -> float:
     return float((y @ (centred @ y)) / (centred.norm() * y.square().sum()))
 
 
-def measure(
-    spec: RunSpec, before: Pack, after: Pack, x: Tensor, targets: Tensor, last_step_only: bool
-) -> tuple[dict[str, float], list[str]]:
-    """All measures of one network, and a flag for each that is not a number.
+class Evaluation:
+    """The measures of one network against itself before training, on fixed evaluation trials.
 
-    `before`, `after`: packs of one network; `x` [T, m, N_in] and `targets` [T, m]: the evaluation trials, of which the
-    kernel takes the first `spec.kernel_trials`; with `last_step_only` its rows are the last step's outputs, else all.
+    Args:
+        spec: the run.
+        task: its task.
+        before: its initial weights, a pack of one network.
+        x: inputs of the evaluation trials [T, m, N_in], of which the kernel takes the first `spec.kernel_trials`; its
+            rows are the outputs that the loss counts.
+        targets: classes [T, m], or outputs [T, m, N_out].
     """
-    few = x[None, :, : spec.kernel_trials]
-    outputs: Literal["all", "last"] = "last" if last_step_only else "all"
 
-    def kernel(pack: Pack) -> Tensor:
-        return leaky_rnn_ntk(
-            few,
-            recurrent=pack.recurrent,
-            input=pack.input,
-            readout=pack.readout,
-            rho=spec.rho,
-            outputs=outputs,
-            parameters=spec.ntk_parameters,
-        )[0]
+    def __init__(self, spec: RunSpec, task: Task, before: Pack, x: Tensor, targets: Tensor) -> None:
+        self.spec, self.task, self.before, self.x = spec, task, before, x
+        labels = targets[-1:] if task.loss_steps == "last" else targets
+        labels = labels[:, : spec.kernel_trials]
+        if task.loss == "cross_entropy":
+            labels = torch.nn.functional.one_hot(labels, before.readout.shape[1])
+        self.y = labels.transpose(0, 1).flatten()  # rows (b, t, k)
+        self.K_0 = self._kernel(before)
 
-    K_0, K_f = kernel(before), kernel(after)
-    H_0, H_f = (
-        leaky_rnn(x[None], pack.recurrent, pack.input, spec.rho)[0, -1] for pack in (before, after)
-    )
-    labels = targets[-1:] if last_step_only else targets
-    N_out = before.readout.shape[1]
-    one_hot = torch.nn.functional.one_hot(labels[:, : spec.kernel_trials], N_out)
-    y = one_hot.transpose(0, 1).flatten()  # rows (b, t, k)
-    start = before.recurrent[0].double().cpu().numpy()
-    change = [
-        weight_change_norm(a, b)
-        for a, b in ((before.weights, after.weights), (before.readout, after.readout))
-    ]
-    measures = {
-        "weight_change_norm": weight_change_norm(before.recurrent, after.recurrent),
-        "weight_change_norm_all": (change[0] ** 2 + change[1] ** 2) ** 0.5,
-        "representation_alignment": representation_alignment(H_0, H_f),
-        "kernel_alignment": alignment(K_0, K_f),
-        "sign_similarity": sign_similarity(H_0, H_f),
-        "connectivity_effective_rank": effective_rank(start),
-        "connectivity_effective_rank_singular": effective_rank(start, singular=True),
-        "kernel_effective_rank_initial": kernel_effective_rank(K_0),
-        "kernel_effective_rank_final": kernel_effective_rank(K_f),
-        "task_kernel_alignment_initial": task_kernel_alignment(K_0, y),
-        "task_kernel_alignment_final": task_kernel_alignment(K_f, y),
-        "centred_kernel_alignment_initial": centred_kernel_alignment(K_0, y),
-        "centred_kernel_alignment_final": centred_kernel_alignment(K_f, y),
-    }
-    flags = [f"{name} is not a number" for name, value in measures.items() if value != value]
-    return measures, flags
+    def trajectory_point(self, after: Pack) -> dict[str, float]:
+        """The measures of the kernel in the course of training (Figures 14 and 15)."""
+        return self._of_kernel(self._kernel(after))
+
+    def measures(self, after: Pack) -> tuple[dict[str, float], list[str]]:
+        """All measures between before and after training, and a flag for each that is not a number."""
+        before = self.before
+        H_0, H_f = (self._representation(pack) for pack in (before, after))
+        start = before.hidden[0].double().cpu().numpy()
+        change = [
+            weight_change_norm(a, b)
+            for a, b in ((before.weights, after.weights), (before.readout, after.readout))
+        ]
+        measures = {
+            "weight_change_norm": weight_change_norm(before.hidden, after.hidden),
+            "weight_change_norm_all": (change[0] ** 2 + change[1] ** 2) ** 0.5,
+            "representation_alignment": representation_alignment(H_0, H_f),
+            "sign_similarity": sign_similarity(H_0, H_f),
+            "connectivity_effective_rank_singular": effective_rank(
+                # Counted by the smaller of two dimensions.
+                start if start.shape[0] <= start.shape[1] else start.T,
+                singular=True,
+            ),
+        }
+        if start.shape[0] == start.shape[1]:
+            measures["connectivity_effective_rank"] = effective_rank(start)
+        initial, final = self._of_kernel(self.K_0), self.trajectory_point(after)
+        measures["kernel_alignment"] = final.pop("kernel_alignment")
+        for name, value in final.items():
+            measures[f"{name}_initial"], measures[f"{name}_final"] = initial[name], value
+        flags = [f"{name} is not a number" for name, value in measures.items() if value != value]
+        return measures, flags
+
+    def _of_kernel(self, K: Tensor) -> dict[str, float]:
+        return {
+            "kernel_alignment": alignment(self.K_0, K),
+            "kernel_effective_rank": kernel_effective_rank(K),
+            "task_kernel_alignment": task_kernel_alignment(K, self.y),
+            "centred_kernel_alignment": centred_kernel_alignment(K, self.y),
+        }
+
+    def _kernel(self, pack: Pack) -> Tensor:
+        few = self.x[:, : self.spec.kernel_trials]
+        return tangent_kernel(pack, few, self.spec, self.task.loss_steps)
+
+    def _representation(self, pack: Pack) -> Tensor:
+        """Rates [m, N] of the last step in m trials; of frozen trials, in the T steps of one."""
+        H = rates(pack, self.x[None], self.spec)[0]
+        return H[:, 0] if self.task.frozen else H[-1]

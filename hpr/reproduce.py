@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
+from hpr.connectivity.connectome import CELEGANS, keep, read_folder
 from hpr.executors import (
     EFFICIENCY,
     Failure,
@@ -113,6 +114,12 @@ def build_parser() -> Parser:
         "--mnist-dir", type=Path, metavar="DIR", help="folder of MNIST's four IDX files"
     )
     parser.add_argument(
+        "--em-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of a synapse table and its cells, as hpr.connectivity.cave fetches them",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="say what would run and what it costs; write nothing"
     )
     return parser
@@ -170,6 +177,24 @@ def choose_smnist(mnist_dir: Path | None, profile: str, *, download: bool) -> tu
     return "sDigits", f"sMNIST: replaced by the stand-in sDigits (8 x 8 digits); {how}"
 
 
+def choose_connectome(em_dir: Path | None) -> tuple[str, str]:
+    """Which connectome stands where the paper has electron microscopy, and a line that says so.
+
+    Raises:
+        UsageError: the given tables are missing or broken, or can't be kept in the cache.
+    """
+    if em_dir is None:
+        return CELEGANS, (
+            "EM: replaced by the stand-in C. elegans; for cortex give --em-dir DIR, which "
+            "python -m hpr.connectivity.cave DIR fills"
+        )
+    try:
+        connectome = read_folder(em_dir)
+        return keep(connectome), f"EM: the {len(connectome.cells)} cells in {em_dir}"
+    except (ValueError, OSError) as error:
+        raise UsageError(f"--em-dir: {error}") from None
+
+
 def _main(arguments: argparse.Namespace, train: Train | None) -> int:
     figures = discover()
     chosen = _chosen(arguments, figures)
@@ -183,16 +208,21 @@ def _main(arguments: argparse.Namespace, train: Train | None) -> int:
         iterations=arguments.iterations,
         smnist="sMNIST",
     )
-    note = ""
-    if any(spec.task == "sMNIST" for figure in chosen for spec in figure.runs(settings)):
+    notes = []
+    if any(figure.shows_connectome for figure in chosen):
+        connectome, note = choose_connectome(arguments.em_dir)
+        settings = replace(settings, connectome=connectome)
+        notes.append(note)
+    if any(spec.task in ("sMNIST", "MNIST") for figure in chosen for spec in figure.runs(settings)):
         acts = not (arguments.list or arguments.dry_run)
         smnist, note = choose_smnist(arguments.mnist_dir, profile, download=acts)
         settings = replace(settings, smnist=smnist)
+        notes.append(note)
     if arguments.list:
         return _list(chosen, settings, device, as_json=arguments.json)
     given = "" if arguments.profile else f" (the default on {device.type})"
     print(f"profile {profile}{given}, variant {settings.variant}, device {device}")
-    if note:
+    for note in notes:
         print(note)
     if arguments.dry_run:
         return _dry_run(chosen, settings, Store(arguments.out), device)

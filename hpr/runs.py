@@ -6,20 +6,28 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Protocol, get_args
 
 from hpr import connectivity
 from hpr.connectivity import Connectivity
 
 Leak = Literal["exponential", "euler"]
 Parameter = Literal["recurrent", "input", "readout"]
+Model = Literal["leaky_rnn", "two_layer"]
+Activation = Literal["relu", "linear"]
+Aligned = Literal["directions", "dominant directions", "features", "dominant features"]
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {"leak": "exponential", "ntk_parameters": ("recurrent", "input", "readout")},
     "released": {"leak": "euler", "ntk_parameters": ("recurrent",)},
 }
 GAIN = {"paper": 1.5, "released": 1.25}
+# Fields that are younger than the first keys: at their defaults they are left out of a run's plain form, so that older
+# runs keep their keys.
+YOUNGER = (
+    "model", "activation", "readout_deviation", "aligned", "teacher", "checkpoints", "keep_weights"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,10 @@ class RunSpec:
 
     One network, its initial weights (`connectivity`, `seed`), its task, its training and its measures. Times are in ms,
     `iterations` in SGD steps. The defaults are the paper's (Appendix C.2).
+
+    A `two_layer` network is y = W_2 f(W_1 x), for tasks of one step. W_1 stands where the recurrent weights are in a
+    leaky RNN: its `connectivity` is drawn with the inputs' number for N, its change is the weight change norm, and of
+    `ntk_parameters` "recurrent" is W_1 and "input" is nothing.
     """
 
     task: str
@@ -49,6 +61,19 @@ class RunSpec:
     # Evaluation trials of the representation and sign measures, and how many of them (the first) the kernel takes.
     trials: int = 320
     kernel_trials: int = 32
+    model: Model = "leaky_rnn"
+    activation: Activation = "relu"
+    # Standard deviation of Gaussian readout weights; None: uniform within ±1/√N.
+    readout_deviation: float | None = None
+    # Hidden weights aligned with a teacher (Figure 3), at the size of those that `connectivity` draws: its directions
+    # w F (Proposition 1) or its features F themselves, of all F or of its dominant half. The teacher is the task's own,
+    # or this trained run, whose input weights the student then takes, aligned or not.
+    aligned: Aligned | None = None
+    teacher: RunSpec | None = None
+    # Points of the trajectory, evenly spaced in log iterations, beside its start; 0: none is recorded.
+    checkpoints: int = 0
+    # Whether the record holds the trained weights, as a teacher's must.
+    keep_weights: bool = False
 
     def __post_init__(self) -> None:
         for name in ("dt", "tau", "learning_rate", "momentum"):
@@ -87,6 +112,38 @@ class RunSpec:
             raise ValueError(
                 f"kernel_trials: expected at most trials = {self.trials}, got {self.kernel_trials}"
             )
+        self._check_younger()
+
+    def _check_younger(self) -> None:
+        for name, choices in (
+            ("model", get_args(Model)),
+            ("activation", get_args(Activation)),
+            ("aligned", (None, *get_args(Aligned))),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: expected one of {choices}, got {getattr(self, name)!r}")
+        if self.model == "two_layer" and not isinstance(self.connectivity, connectivity.Dense):
+            raise ValueError(
+                f"connectivity: expected a dense or low-rank one of two layers, got {self.connectivity}"
+            )
+        if self.readout_deviation is not None:
+            object.__setattr__(self, "readout_deviation", float(self.readout_deviation))
+            if not 0 < float(self.readout_deviation) < math.inf:
+                raise ValueError(
+                    f"readout_deviation: expected a positive number, got {self.readout_deviation!r}"
+                )
+        if not isinstance(self.checkpoints, int) or self.checkpoints < 0:
+            raise ValueError(
+                f"checkpoints: expected an integer of at least 0, got {self.checkpoints!r}"
+            )
+        if self.teacher is not None:
+            student = (self.task, self.task_version, self.dt, self.N, self.model)
+            mine = self.teacher
+            teacher = (mine.task, mine.task_version, mine.dt, mine.N, mine.model)
+            if teacher != student or not mine.keep_weights or self.model != "leaky_rnn":
+                raise ValueError(
+                    f"teacher: expected a leaky RNN of {student} that keeps its weights, got {mine}"
+                )
 
     @property
     def rho(self) -> float:
@@ -96,26 +153,29 @@ class RunSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """The plain form kept in the run's JSON."""
-        plain = asdict(self)
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
         plain["connectivity"] = connectivity.to_dict(self.connectivity)
         plain["ntk_parameters"] = list(self.ntk_parameters)
-        return plain
+        if self.teacher is not None:
+            plain["teacher"] = self.teacher.to_dict()
+        return {k: v for k, v in plain.items() if k not in YOUNGER or v != getattr(RunSpec, k)}
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> RunSpec:
         """Invert `to_dict`; unknown and missing fields are refused."""
-        expected = {field.name for field in fields(cls)}
-        if set(plain) != expected:
+        known = {field.name for field in fields(cls)}
+        if not known - set(YOUNGER) <= set(plain) <= known:
             raise ValueError(
-                f"run specification: expected the fields {sorted(expected)}, got {sorted(plain)}"
+                f"run specification: expected the fields {sorted(known)}, got {sorted(plain)}"
             )
-        return cls(
-            **{
-                **plain,
-                "connectivity": connectivity.from_dict(plain["connectivity"]),
-                "ntk_parameters": tuple(plain["ntk_parameters"]),
-            }
-        )
+        given = {
+            **plain,
+            "connectivity": connectivity.from_dict(plain["connectivity"]),
+            "ntk_parameters": tuple(plain["ntk_parameters"]),
+        }
+        if "teacher" in given:
+            given["teacher"] = cls.from_dict(given["teacher"])
+        return cls(**given)
 
     @property
     def key(self) -> str:
@@ -126,10 +186,15 @@ class RunSpec:
     @property
     def shape(self) -> RunSpec:
         """What runs of one pack have in common: all but the initial weights."""
-        return replace(self, connectivity=connectivity.Dense(), seed=0)
+        return replace(self, connectivity=connectivity.Dense(), seed=0, aligned=None, teacher=None)
+
+    @property
+    def label(self) -> str:
+        """What tells a run's initial weights from those of its neighbours."""
+        return self.aligned or self.connectivity.label
 
     def __str__(self) -> str:
-        return f"{self.task} N={self.N} {self.connectivity.label} seed={self.seed} ({self.key})"
+        return f"{self.task} N={self.N} {self.label} seed={self.seed} ({self.key})"
 
 
 def distinct(specs: Iterable[RunSpec]) -> list[RunSpec]:
@@ -182,15 +247,16 @@ def cost(pack: Sequence[RunSpec], task: TaskShape) -> Cost:
     iteration = 6.0 * B * N * ((T - 1) * N + T * edges)
     outputs = task.N_out * (1 if task.loss_steps == "last" else T)
     rows = spec.kernel_trials * outputs
-    sweep = 2.0 * rows * T * N * N
+    sweep = 2.0 * rows * (T - 1) * N * N
     # Half of the pairs of trials, by symmetry, in the order `propagate`.
     contraction = rows * spec.kernel_trials * T * N * (T + outputs)
-    forward = 4.0 * spec.trials * T * N * N
-    weights = N * (N + edges)
+    forward = 4.0 * spec.trials * N * ((T - 1) * N + T * task.N_in)
+    weights = N * (edges if spec.model == "two_layer" else N + edges)
     buffers = 2 * T * B * (N + task.N_in) + 5 * weights + spec.trials * T * N
-    kernels = 4 * rows * rows + 4 * T * rows * N
+    # Where there is a trajectory each network's first kernel is kept.
+    kernels = (4 + (R if spec.checkpoints else 0)) * rows * rows + 4 * T * rows * N
     return Cost(
         training_flops=R * spec.iterations * iteration,
-        kernel_flops=R * (2 * (sweep + contraction) + forward),
+        kernel_flops=R * ((2 + spec.checkpoints) * (sweep + contraction) + forward),
         memory=4.0 * (R * buffers + kernels),
     )

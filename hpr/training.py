@@ -1,4 +1,4 @@
-"""Train a pack of networks together and measure each: SGD with momentum on the cross-entropy (Appendix C.2).
+"""Train a pack of networks together and measure each: SGD with momentum on the task's loss (Appendix C.2).
 
 Networks of a pack never see each other: every product is batched over the pack, every reduction stays inside a network,
 and trials depend on (task, seed, step) alone. So a run's result is the same alone, in a pack, and in any order, and a
@@ -7,10 +7,11 @@ network that is done (accuracy reached, or a loss that is not finite) simply lea
 
 from __future__ import annotations
 
+import base64
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cache
@@ -22,15 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpr.laziness import measure
-from hpr.model import Pack, initial_pack
+from hpr.laziness import Evaluation
+from hpr.model import Pack, Weights, initial_pack
 from hpr.runs import RunSpec
-from hpr.store import SCHEMA
+from hpr.step import Step
+from hpr.store import SCHEMA, Record
 from hpr.tasks import Task
 from hpr_kernels.backend import uses_triton
-from hpr_kernels.leaky_rnn import cpu
-from hpr_kernels.loss import readout_cross_entropy
-from hpr_kernels.update import momentum_step
 
 if TYPE_CHECKING:
     from hpr.cuda import FusedStep
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 # Iterations whose mean loss and accuracy make one point of a curve; at the end of each, stops and
 # divergence are looked for.
 WINDOW = 100
-# Bytes of trials drawn ahead.
-TRIAL_BYTES = 64 << 20
 
 
 def train_pack(
@@ -48,10 +45,12 @@ def train_pack(
     *,
     device: torch.device,
     progress: Callable[[int], None] = lambda iterations: None,
-) -> list[dict[str, Any]]:
+    teachers: Mapping[str, Record] | None = None,
+) -> list[Record]:
     """Train runs of one shape together; return each one's record, in order (see `hpr.store` for its form).
 
-    `progress(k)` is called as iterations pass, k of them since the last call.
+    `progress(k)` is called as iterations pass, k of them since the last call. `teachers`: records by key, in which the
+    runs' teachers are looked for; one that is not there is trained here first, with the same result.
     """
     if len({spec.shape for spec in specs}) != 1:
         raise ValueError("specs: expected runs of one shape, got several; see hpr.runs.packs")
@@ -60,38 +59,49 @@ def train_pack(
         raise ValueError(
             f"task: expected {asked[0]} version {asked[1]}, got {given[0]} version {given[1]}"
         )
+    if task.loss == "mse" and specs[0].stop_accuracy is not None:
+        raise ValueError(
+            f"stop_accuracy: expected None for a regression, got {specs[0].stop_accuracy}"
+        )
+    pretrained = _pretrained(specs, task, device, teachers or {})
     started = datetime.now(timezone.utc)
     source = provenance(device)
     clock = time.perf_counter()
-    pack = initial_pack(specs, task.N_in, task.N_out, device)
+    pack = initial_pack(specs, task, device, pretrained)
     initial = pack.select(range(len(specs)))
     runs = [_Run() for _ in specs]
     with torch.no_grad():
+        for index, (spec, run) in enumerate(zip(specs, runs, strict=True)):
+            if spec.checkpoints:
+                run.evaluation = evaluation(spec, task, initial.select([index]))
         _train(specs, task, pack, runs, progress)
         training = time.perf_counter() - clock
         records = []
         for index, (spec, run) in enumerate(zip(specs, runs, strict=True)):
             clock = time.perf_counter()
             measures, flags = _measure(spec, task, initial.select([index]), run)
-            records.append(
-                {
-                    "schema": SCHEMA,
-                    "key": spec.key,
-                    "spec": spec.to_dict(),
-                    "status": run.status,
-                    "iterations": run.iterations,
-                    "curves": run.curves,
-                    "measures": {k: v if v == v else None for k, v in measures.items()},
-                    "flags": flags,
-                    "provenance": source,
-                    "timings": {
-                        "started": started.isoformat(timespec="seconds"),
-                        "pack": len(specs),
-                        "training_s": round(training / len(specs), 3),
-                        "measures_s": round(time.perf_counter() - clock, 3),
-                    },
-                }
-            )
+            record: Record = {
+                "schema": SCHEMA,
+                "key": spec.key,
+                "spec": spec.to_dict(),
+                "status": run.status,
+                "iterations": run.iterations,
+                "curves": run.curves,
+                "measures": _plain(measures),
+                "flags": flags,
+                "provenance": source,
+                "timings": {
+                    "started": started.isoformat(timespec="seconds"),
+                    "pack": len(specs),
+                    "training_s": round(training / len(specs), 3),
+                    "measures_s": round(time.perf_counter() - clock, 3),
+                },
+            }
+            if spec.checkpoints:
+                record["trajectory"] = run.trajectory
+            if spec.keep_weights and run.trained is not None:
+                record["weights"] = _encoded(run.trained)
+            records.append(record)
     return records
 
 
@@ -99,76 +109,42 @@ def train_pack(
 class _Run:
     status: str = "finished"
     iterations: int = 0
-    curves: dict[str, list[float]] = field(
-        default_factory=lambda: {"iteration": [], "loss": [], "accuracy": []}
-    )
+    curves: dict[str, list[float]] = field(default_factory=dict)
     trained: Pack | None = None
+    evaluation: Evaluation | None = None
+    trajectory: dict[str, list[float | None]] = field(default_factory=dict)
+
+    def observe(self, pack: Pack, iteration: int) -> None:
+        """Extend the trajectory by a pack of this one network."""
+        assert self.evaluation is not None
+        try:
+            point = self.evaluation.trajectory_point(pack)
+        except _UNMEASURABLE:
+            # The window's end will find out that it diverged.
+            return
+        self.extend(iteration, point)
+
+    def extend(self, iteration: int, point: dict[str, float]) -> None:
+        """Take a point of the trajectory, unless there is one of that iteration."""
+        if self.trajectory.get("iteration", [])[-1:] != [iteration]:
+            for name, value in _plain({"iteration": iteration, **point}).items():
+                self.trajectory.setdefault(name, []).append(value)
 
 
-class Step:
-    """One SGD iteration of a pack on buffers that are allocated once."""
+# What a network raises whose weights are so large that a kernel overflows.
+_UNMEASURABLE = (ValueError, ArithmeticError, RuntimeError)
 
-    def __init__(self, pack: Pack, spec: RunSpec, task: Task) -> None:
-        R, N, _ = pack.weights.shape
-        T, B = task.T, spec.batch
-        self.pack, self.spec, self.R, self.N = pack, spec, R, N
-        self.trace = cpu.empty_trace(R, T, B, N, task.N_in, like=pack.weights)
-        self.g = torch.empty(R, T, B, N, dtype=pack.weights.dtype, device=pack.weights.device)
-        self.first = T - 1 if task.loss_steps == "last" else 0
-        self.velocity = torch.zeros_like(pack.weights)
-        self.readout_velocity = torch.zeros_like(pack.readout)
 
-    def select(self, networks: list[int], task: Task) -> Step:
-        """The step of the networks that go on."""
-        step = Step(self.pack.select(networks), self.spec, task)
-        step.velocity = self.velocity[networks]
-        step.readout_velocity = self.readout_velocity[networks]
-        return step
-
-    def __call__(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance by one batch, x [R, T, B, N_in] and targets [R, T, B]; returns loss and accuracy [R] before it."""
-        pack, spec, N = self.pack, self.spec, self.N
-        self.trace[:, :-1, :, N : N + pack.N_in] = x
-        cpu.forward(self.trace, pack.weights, spec.rho)
-
-        rates = self.trace[:, 1:, :, :N]
-        loss, accuracy, dy = readout_cross_entropy(
-            rates, pack.readout, targets, self.g, first=self.first
-        )
-        scale = 1 / dy.shape[1]
-        cpu.sweep(self.g, self.trace, pack.weights, spec.rho)
-        sgd: dict[str, Any] = {"learning_rate": spec.learning_rate, "momentum": spec.momentum}
-        counted = rates[:, self.first :].flatten(1, 2)
-        momentum_step(pack.readout, self.readout_velocity, dy, counted, scale=scale, **sgd)
-        scale *= 1 - spec.rho
-        momentum_step(
-            pack.weights,
-            self.velocity,
-            self.g[:, 1:].flatten(1, 2),
-            self.trace[:, 1:-1].flatten(1, 2),
-            scale=scale,
-            **sgd,
-        )
-        # a_0 = 0: the first step has a gradient for the input weights alone.
-        first = torch.bmm(self.g[:, 0].mT, self.trace[:, 0, :, N:])
-        self.velocity[..., N:].add_(first, alpha=scale)
-        pack.weights[..., N:].add_(first, alpha=-scale * spec.learning_rate)
-        return loss, accuracy
-
-    def window(
-        self, specs: Sequence[RunSpec], task: Task, start: int, count: int
-    ) -> tuple[Tensor, Tensor]:
-        """Train iterations start … start + count - 1 of the runs `specs`; returns losses and accuracies [R, count]."""
-        losses = torch.empty(len(specs), count, device=self.g.device)
-        accuracies = torch.empty_like(losses)
-        for i, (x, targets) in enumerate(trials(specs, task, start, count, losses.device)):
-            losses[:, i], accuracies[:, i] = self(x, targets)
-        return losses, accuracies
+def checkpoints(spec: RunSpec) -> list[int]:
+    """Iterations of the trajectory's points: the start, and `spec.checkpoints` evenly spaced in their logarithm."""
+    spaced = np.geomspace(1, spec.iterations, spec.checkpoints)
+    return sorted({0, *(round(float(iteration)) for iteration in spaced)})
 
 
 def new_step(pack: Pack, spec: RunSpec, task: Task) -> Step | FusedStep:
-    """What trains a pack: Triton's kernels where they serve its weights, else torch."""
-    if uses_triton(pack.weights):
+    """What trains a pack: Triton's kernels where they serve its weights and its kind, else torch."""
+    usual = spec.model == "leaky_rnn" and spec.activation == "relu" and spec.checkpoints == 0
+    if usual and task.loss == "cross_entropy" and uses_triton(pack.weights):
         from hpr.cuda import FusedStep
 
         return FusedStep(pack, spec, task)
@@ -185,20 +161,30 @@ def _train(
     spec = specs[0]
     active = list(range(len(specs)))
     step = new_step(pack.select(_lanes(active)), spec, task)
+    points = set(checkpoints(spec)) if spec.checkpoints else set()
+
+    def observe(iteration: int) -> None:
+        if iteration in points:
+            for position, r in enumerate(active):
+                runs[r].observe(step.pack.select([position]), iteration)
+
+    observe(0)
     for start in range(0, spec.iterations, WINDOW):
         count = min(WINDOW, spec.iterations - start)
         lanes = [specs[r] for r in _lanes(active)]
-        losses, accuracies = step.window(lanes, task, start, count)
+        losses, accuracies = step.window(lanes, start, count, observe)
         progress(count)
+        if accuracies is not None:
+            accuracies = accuracies.cpu()
         going = _close_window(
-            spec, [runs[r] for r in active], step.pack, start, losses.cpu(), accuracies.cpu()
+            spec, [runs[r] for r in active], step.pack, start, losses.cpu(), accuracies
         )
         if len(going) < len(active):
             active = [active[i] for i in going]
             if not active:
                 progress(spec.iterations - start - count)
                 return
-            step = step.select(_lanes(going), task)
+            step = step.select(_lanes(going))
     for position, r in enumerate(active):
         runs[r].trained = step.pack.select([position])
 
@@ -209,7 +195,12 @@ def _lanes(networks: list[int]) -> list[int]:
 
 
 def _close_window(
-    spec: RunSpec, runs: list[_Run], pack: Pack, start: int, losses: Tensor, accuracies: Tensor
+    spec: RunSpec,
+    runs: list[_Run],
+    pack: Pack,
+    start: int,
+    losses: Tensor,
+    accuracies: Tensor | None,
 ) -> list[int]:
     """Extend the curves; settle the runs that diverged or reached their accuracy; return who goes on."""
     going = []
@@ -219,12 +210,13 @@ def _close_window(
             run.status = "diverged"
             run.iterations = start + int(finite.logical_not().int().argmax())
             continue
-        accuracy = float(accuracies[position].double().mean())
         run.iterations = start + losses.shape[1]
-        run.curves["iteration"].append(run.iterations)
-        run.curves["loss"].append(float(losses[position].double().mean()))
-        run.curves["accuracy"].append(accuracy)
-        if spec.stop_accuracy is not None and accuracy >= spec.stop_accuracy:
+        point = {"iteration": run.iterations, "loss": float(losses[position].double().mean())}
+        if accuracies is not None:
+            point["accuracy"] = float(accuracies[position].double().mean())
+        for name, value in point.items():
+            run.curves.setdefault(name, []).append(value)
+        if spec.stop_accuracy is not None and point["accuracy"] >= spec.stop_accuracy:
             run.status = "stopped"
             run.trained = pack.select([position])
             continue
@@ -232,22 +224,12 @@ def _close_window(
     return going
 
 
-def trials(
-    specs: Sequence[RunSpec], task: Task, start: int, count: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of `count` iterations: inputs [R, T, B, N_in] and targets [R, T, B] each."""
-    seeds = sorted({spec.seed for spec in specs})
-    index = torch.tensor([seeds.index(spec.seed) for spec in specs], device=device)
-    batch = specs[0].batch
-    bytes_each = len(seeds) * task.T * batch * (4 * task.N_in + 8)
-    chunk = max(1, TRIAL_BYTES // bytes_each)
-    for first in range(start, start + count, chunk):
-        size = min(chunk, start + count - first)
-        drawn = [task.draw(seed, first, size, batch) for seed in seeds]
-        x = torch.from_numpy(np.stack([part.inputs for part in drawn])).to(device)
-        targets = torch.from_numpy(np.stack([part.targets for part in drawn])).to(device)
-        for i in range(size):
-            yield x[index, i], targets[index, i]
+def evaluation(spec: RunSpec, task: Task, before: Pack) -> Evaluation:
+    """The measures of a run that starts as `before`, on its evaluation trials."""
+    drawn = task.draw(spec.seed, 0, 1, spec.trials, split="evaluation")
+    device = before.weights.device
+    x, targets = (torch.from_numpy(a[0]).to(device) for a in (drawn.inputs, drawn.targets))
+    return Evaluation(spec, task, before, x, targets)
 
 
 def _measure(
@@ -259,18 +241,60 @@ def _measure(
     if not all(finite):
         run.status = "diverged"
         return {}, [f"weights not finite after iteration {run.iterations}"]
-    drawn = task.draw(spec.seed, 0, 1, spec.trials, split="evaluation")
-    device = before.weights.device
-    x, targets = (torch.from_numpy(a[0]).to(device) for a in (drawn.inputs, drawn.targets))
     try:
-        measures, flags = measure(spec, before, run.trained, x, targets, task.loss_steps == "last")
-    except (ValueError, ArithmeticError, RuntimeError) as error:
-        # Weights so large that a kernel overflows: this network's failure, not its pack's.
+        of_run = run.evaluation or evaluation(spec, task, before)
+        measures, flags = of_run.measures(run.trained)
+    except _UNMEASURABLE as error:
+        # This network's failure, not its pack's.
         run.status = "diverged"
         return {}, [f"not measurable: {' '.join(str(error).split())}"]
+    if spec.checkpoints:
+        names = [name for name in run.trajectory if name != "iteration"]
+        final = {name: measures[name if name in measures else f"{name}_final"] for name in names}
+        run.extend(run.iterations, final)
     measures["final_loss"] = run.curves["loss"][-1]
-    measures["final_accuracy"] = run.curves["accuracy"][-1]
+    if "accuracy" in run.curves:
+        measures["final_accuracy"] = run.curves["accuracy"][-1]
     return measures, flags
+
+
+def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
+    """For strict JSON: None for what is not a number."""
+    return {name: value if value == value else None for name, value in values.items()}
+
+
+def _pretrained(
+    specs: Sequence[RunSpec], task: Task, device: torch.device, teachers: Mapping[str, Record]
+) -> dict[str, Weights]:
+    """The weights of the runs' teachers by key, from their records or from training them now."""
+    found = {}
+    for teacher in dict.fromkeys(spec.teacher for spec in specs if spec.teacher is not None):
+        record = teachers.get(teacher.key)
+        if record is None:
+            (record,) = train_pack([teacher], task, device=device)
+        if "weights" not in record:
+            raise ValueError(f"teacher: expected a trained network, got {teacher}, which diverged")
+        found[teacher.key] = _decoded(record["weights"])
+    return found
+
+
+def _encoded(pack: Pack) -> dict[str, dict[str, Any]]:
+    """The weights of a pack of one network for its record: little-endian fp32 in base64."""
+    weights = {"recurrent": pack.recurrent, "input": pack.input, "readout": pack.readout}
+    arrays = {name: value[0].cpu().numpy().astype("<f4") for name, value in weights.items()}
+    return {
+        name: {"shape": list(a.shape), "float32": base64.b64encode(a.tobytes()).decode()}
+        for name, a in arrays.items()
+    }
+
+
+def _decoded(weights: Mapping[str, Mapping[str, Any]]) -> Weights:
+    return {
+        name: torch.from_numpy(
+            np.frombuffer(base64.b64decode(value["float32"]), "<f4").reshape(value["shape"]).copy()
+        )
+        for name, value in weights.items()
+    }
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["rises", "falls", "comparable"]
+Kind = Literal["rises", "falls", "comparable", "higher", "lower", "vanishes", "holds"]
 Verdict = Literal["agrees", "disagrees", "inconclusive"]
 Values = NDArray[np.float64]
 
@@ -22,12 +22,27 @@ RESAMPLES = 5000
 FEWEST = 6
 # Losses are comparable where the largest mean is at most this many times the smallest.
 COMPARABLE = 1.10
+# A difference has vanished where at most this share of it is left, in either direction.
+VANISHED = 0.5
+# Levels that a claim of each kind compares.
+LEVELS: dict[Kind, tuple[int, float]] = {
+    "rises": (3, math.inf),
+    "falls": (3, math.inf),
+    "comparable": (2, math.inf),
+    "higher": (2, 2),
+    "lower": (2, 2),
+    "vanishes": (3, 3),
+}
 
 RULE = (
     "A trend agrees when Spearman's correlation along the sweep (averaged over seeds; Page's test) "
     "and Wilcoxon's signed-rank test between its ends (paired by seed) both have a two-sided "
     f"p < {ALPHA} in the paper's direction; it disagrees when one of them does in the other "
-    "direction and neither in the paper's. Losses are comparable (agrees) when the "
+    "direction and neither in the paper's. A level is higher or lower than another by Wilcoxon's "
+    "test of the pairs alone. A difference vanishes (agrees) when it was there (Wilcoxon "
+    f"p < {ALPHA}), can no longer be seen (p >= {ALPHA}), and the {CONFIDENCE:.0%} interval of the "
+    f"share of it that is left lies within ±{VANISHED}; it does not (disagrees) when it was there "
+    "and the interval lies outside. Losses are comparable (agrees) when the "
     f"{CONFIDENCE:.0%} interval of largest / smallest mean ends at or below {COMPARABLE:.2f}, not "
     "comparable (disagrees) when it lies above. All else is inconclusive, and so is "
     f"any claim with fewer than {FEWEST} complete seeds. Each test stands at "
@@ -37,12 +52,19 @@ RULE = (
 
 @dataclass(frozen=True)
 class Claim:
-    """That a measure rises, falls or is comparable along a panel; `says` is the paper's word."""
+    """What the paper says of a measure in a panel, in its words in `says`.
+
+    It rises, falls or is comparable along the panel's levels; or it is higher or lower at the
+    second of two `levels` than at the first; or the difference that the second of three makes to
+    the first vanishes at the third. A statement that `holds` is judged by its own figure.
+    """
 
     panel: str
     measure: str
     kind: Kind
     says: str
+    # The levels compared, by name; empty: all of the panel's.
+    levels: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The plain form of the JSON summaries."""
@@ -99,6 +121,17 @@ def judge(
     **disagrees** when at least one has p < 0.05 in the other direction and neither in its own, and
     is **inconclusive** otherwise.
 
+    *Pairs* (`higher`, `lower`). Two levels; the same Wilcoxon test decides alone.
+
+    *Equivalence* (`vanishes`). Three levels: a null, a structure, and the structure without what
+    is said to make the difference. Wilcoxon's test compares each of the two with the null. If
+    structure and null do not differ, there is nothing to vanish, and the claim is **inconclusive**.
+    The effect is the share that is left: the median paired difference of the third level from the
+    null over that of the second. The claim **agrees** when the whole interval of the share lies
+    within ±0.5 and the third level does not differ from the null, **disagrees** when all of the
+    interval lies outside (more than half is left, or as much with the other sign), and is
+    **inconclusive** otherwise: a difference that is small but still there has not vanished.
+
     *Comparable*. The effect is the largest of the L means over the smallest. The claim **agrees**
     when the whole interval of that ratio lies at or below 1.10, **disagrees** when all of it lies
     above, and is **inconclusive** otherwise. There is no p.
@@ -109,13 +142,14 @@ def judge(
     six, where no Wilcoxon test can reach p < 0.05, the verdict is **inconclusive**: notes say so.
 
     Raises:
-        ValueError: `values` isn't a table of at least two levels (a trend: three), one for each
-        name.
+        ValueError: `values` isn't a table with one level for each name, or has another number of
+        levels than the kind of claim compares.
     """
-    least = 2 if claim.kind == "comparable" else 3
-    if values.ndim != 2 or values.shape[1] != len(levels) or len(levels) < least:
+    least, most = LEVELS[claim.kind]
+    if values.ndim != 2 or values.shape[1] != len(levels) or not least <= len(levels) <= most:
+        number = f"{least}" if least == most else f"at least {least}"
         raise ValueError(
-            f"values: expected [S, {len(levels)}] with at least {least} levels, got {values.shape}"
+            f"values: expected [S, {len(levels)}] with {number} levels, got {values.shape}"
         )
     complete = values[np.isfinite(values).all(axis=1)]
     left_out = len(values) - len(complete)
@@ -129,6 +163,17 @@ def judge(
     elif claim.kind == "comparable":
         statistics = (_ratio(complete),)
         verdict = _comparable(statistics[0])
+    elif claim.kind in ("higher", "lower"):
+        statistics = (_wilcoxon(complete),)
+        verdict = _direction(statistics, 1 if claim.kind == "higher" else -1)
+    elif claim.kind == "vanishes":
+        null, there, gone = levels
+        before = _wilcoxon(complete[:, :2], f"Wilcoxon signed-rank, {there} - {null}")
+        after = _wilcoxon(complete[:, ::2], f"Wilcoxon signed-rank, {gone} - {null}")
+        statistics = (before, after, _share(complete))
+        verdict = _vanished(*statistics)
+        if not _significant(before):
+            notes.append(f"nothing to vanish: {there} does not differ from {null}")
     else:
         statistics = (_spearman(complete), _wilcoxon(complete))
         verdict = _direction(statistics, 1 if claim.kind == "rises" else -1)
@@ -149,7 +194,7 @@ def group(level: str, column: Values) -> Group:
 
 def _direction(statistics: Sequence[Statistic], sign: int) -> Verdict:
     outcomes = [
-        0 if s.p is None or s.effect is None or s.p >= ALPHA else sign * np.sign(s.effect)
+        0 if s.effect is None or not _significant(s) else sign * np.sign(s.effect)
         for s in statistics
     ]
     if min(outcomes) > 0:
@@ -164,6 +209,19 @@ def _comparable(ratio: Statistic) -> Verdict:
     if high <= COMPARABLE:
         return "agrees"
     return "disagrees" if low > COMPARABLE else "inconclusive"
+
+
+def _significant(statistic: Statistic) -> bool:
+    return statistic.p is not None and statistic.p < ALPHA
+
+
+def _vanished(before: Statistic, after: Statistic, share: Statistic) -> Verdict:
+    if not _significant(before) or share.interval is None:
+        return "inconclusive"
+    low, high = share.interval
+    if max(abs(low), abs(high)) <= VANISHED:
+        return "inconclusive" if _significant(after) else "agrees"
+    return "disagrees" if low > VANISHED or high < -VANISHED else "inconclusive"
 
 
 def _spearman(values: Values) -> Statistic:
@@ -184,7 +242,7 @@ def _spearman(values: Values) -> Statistic:
     return Statistic("Spearman", "mean rho", float(rho(values)), _interval(values, rho), p)
 
 
-def _wilcoxon(values: Values) -> Statistic:
+def _wilcoxon(values: Values, test: str = "Wilcoxon signed-rank") -> Statistic:
     from scipy import stats
 
     def median(chosen: Values) -> Values:
@@ -195,9 +253,8 @@ def _wilcoxon(values: Values) -> Statistic:
     # Where no pair differs the test is not defined, and nothing speaks against equality.
     p = float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
     effect = float(median(values))
-    return Statistic(
-        "Wilcoxon signed-rank", "median paired difference", effect, _interval(values, median), p
-    )
+    interval = _interval(values, median)
+    return Statistic(test, "median paired difference", effect, interval, p)
 
 
 def _ratio(values: Values) -> Statistic:
@@ -210,6 +267,20 @@ def _ratio(values: Values) -> Statistic:
     if values.min() <= 0:
         return Statistic("ratio of means", name, None, None, None)
     return Statistic("ratio of means", name, float(ratio(values)), _interval(values, ratio), None)
+
+
+def _share(values: Values) -> Statistic:
+    def share(chosen: Values) -> Values:
+        """Median difference from level 0 of level 2 over that of level 1, of [..., S, 3]."""
+        differences = np.median(chosen[..., 1:] - chosen[..., :1], axis=-2)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio: Values = differences[..., 1] / differences[..., 0]
+        return ratio
+
+    left = float(share(values))
+    effect = left if math.isfinite(left) else None
+    interval = _interval(values, share) if effect is not None else None
+    return Statistic("share of medians", "share left", effect, interval, None)
 
 
 def _interval(values: Values, statistic: Callable[[Values], Values]) -> tuple[float, float] | None:

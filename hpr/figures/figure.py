@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 import hpr.figures
-from hpr.figures.claims import FEWEST, Claim, Finding, judge
+from hpr.connectivity.connectome import CELEGANS
+from hpr.figures.claims import FEWEST, RULE, Claim, Finding, judge
 from hpr.runs import VARIANTS, RunSpec, distinct
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ MEASURES: dict[str, str] = {
     "kernel_alignment": "kernel alignment",
     "final_loss": "final loss",
     "final_accuracy": "final accuracy",
+    "connectivity_effective_rank": "effective rank of the connectivity",
 }
 
 
@@ -41,7 +43,8 @@ class Settings:
     """What a whole reproduction has in common.
 
     `seeds` and `iterations` are the profile's where they are None. `smnist` names the task that
-    stands where the paper has sMNIST, the real one or the embedded stand-in.
+    stands where the paper has sMNIST, the real one or the embedded stand-in; `connectome` the
+    one that stands where it has electron microscopy (see `hpr.connectivity.EM`).
     """
 
     profile: Profile = "quick"
@@ -50,6 +53,7 @@ class Settings:
     seeds: int | None = None
     iterations: int | None = None
     smnist: SMNIST = "sDigits"
+    connectome: str = CELEGANS
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -84,6 +88,24 @@ class Panel:
     levels: tuple[str, ...]
     runs: tuple[tuple[RunSpec, ...], ...]  # [L][S]
 
+    def only(self, levels: Sequence[str]) -> Panel:
+        """The panel with these of its levels, in this order; all of them where none is named."""
+        places = [self.levels.index(level) for level in levels or self.levels]
+        return replace(
+            self,
+            levels=tuple(self.levels[place] for place in places),
+            runs=tuple(self.runs[place] for place in places),
+        )
+
+    def missing(self, records: Mapping[str, Record], measure: str) -> list[str]:
+        """Each run without a value, and why."""
+        return [
+            f"{spec.label} seed {spec.seed}: {why}"
+            for level in self.runs
+            for spec in level
+            if (why := reason(records, spec, measure))
+        ]
+
     def values(self, records: Mapping[str, Record], measure: str) -> NDArray[np.float64]:
         """The measure of every run, [S, L]; NaN where there is none (`reason` tells why)."""
         table = [
@@ -116,6 +138,13 @@ class Figure(ABC):
 
     name: str
     title: str
+    # How a verdict is reached, in words.
+    rule = RULE
+
+    @property
+    def shows_connectome(self) -> bool:
+        """Whether electron microscopy is in it, whose stand-in must be labelled."""
+        return False
 
     def panels(self, settings: Settings) -> list[Panel]:
         """The sweeps of runs that the figure shows."""
@@ -134,18 +163,17 @@ class Figure(ABC):
     def judge(self, settings: Settings, records: Mapping[str, Record]) -> list[Finding]:
         """Test each claim on the records (by key); the finding names what is missing."""
         panels = {panel.name: panel for panel in self.panels(settings)}
-        findings = []
-        for claim in self.claims(settings):
-            panel = panels[claim.panel]
-            missing = [
-                f"{spec.connectivity.label} seed {spec.seed}: {why}"
-                for level in panel.runs
-                for spec in level
-                if (why := reason(records, spec, claim.measure))
-            ]
-            values = panel.values(records, claim.measure)
-            findings.append(judge(claim, values, panel.levels, missing))
-        return findings
+        return [
+            judge(claim, *self.table(claim, panels, records)) for claim in self.claims(settings)
+        ]
+
+    def table(
+        self, claim: Claim, panels: Mapping[str, Panel], records: Mapping[str, Record]
+    ) -> tuple[NDArray[np.float64], tuple[str, ...], list[str]]:
+        """What a claim is tested on: values [S, L], the levels' names, and what is missing."""
+        panel = panels[claim.panel].only(claim.levels)
+        values = panel.values(records, claim.measure)
+        return values, panel.levels, panel.missing(records, claim.measure)
 
     @abstractmethod
     def plot(self, settings: Settings, records: Mapping[str, Record]) -> matplotlib.figure.Figure:

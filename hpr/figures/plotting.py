@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import matplotlib
 import matplotlib.axes
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from numpy.typing import NDArray
 
 from hpr.figures.figure import MEASURES, Panel, Record, Settings
@@ -51,9 +52,7 @@ def sweep_dots(
         gaps: of each level, why its missing runs are missing.
     """
     S, L = values.shape
-    # Multiples of the golden ratio, modulo 1, spread evenly whatever S is.
-    offsets = 0.5 * ((np.arange(S) * 0.6180339887 + 0.5) % 1.0 - 0.5)
-    positions = np.arange(L) + offsets[:, None]
+    positions = np.arange(L) + offsets(S)[:, None]
     axes.scatter(positions, values, s=11, color=DOTS, alpha=0.65, linewidths=0, zorder=2)
     present = np.isfinite(values)
     means = np.array(
@@ -68,14 +67,23 @@ def sweep_dots(
     axes.margins(y=0.12)
     axes.locator_params(axis="y", nbins=5)
     axes.ticklabel_format(axis="y", useOffset=False)
-    _write_gaps(axes, gaps, S)
+    write_gaps(axes, gaps, S)
 
 
-def _write_gaps(axes: matplotlib.axes.Axes, gaps: Sequence[Sequence[str]], S: int) -> None:
+def offsets(S: int) -> NDArray[np.float64]:
+    """Places of S dots beside a tick, within ±0.25; a seed's is the same everywhere."""
+    # Multiples of the golden ratio, modulo 1, spread evenly whatever S is.
+    return np.asarray(0.5 * ((np.arange(S) * 0.6180339887 + 0.5) % 1.0 - 0.5), dtype=np.float64)
+
+
+def write_gaps(axes: matplotlib.axes.Axes, gaps: Sequence[Sequence[str]], S: int) -> None:
     """Say below the dots how many of S runs are missing at each level, and why."""
     kinds = max(len(set(reasons)) for reasons in gaps)
     low, high = axes.get_ylim()
-    axes.set_ylim(low - 0.18 * kinds * (high - low), high)
+    room = 0.18 * kinds
+    logarithmic = axes.get_yscale() == "log"
+    bottom = low * (low / high) ** room if logarithmic else low - room * (high - low)
+    axes.set_ylim(bottom, high)
     for place, reasons in enumerate(gaps):
         if reasons:
             counts = sorted(Counter(reasons).items())
@@ -111,23 +119,32 @@ def sweep_grid(
         for axes, panel in zip(grid[-1], panels, strict=True):
             axes.set_xlabel(panel.axis)
         figure.align_ylabels(grid[:, 0])
-        figure.supxlabel(small_print, fontsize=5.5, color="0.35")
+        write_small_print(figure, small_print)
     return figure
 
 
+def write_small_print(figure: FigureBase, text: str) -> None:
+    """Write what a picture was made of below it, in lines of its width."""
+    figure.supxlabel(textwrap.fill(text, 160), fontsize=5.5, color="0.35")
+
+
 def describe(settings: Settings, panels: Sequence[Panel]) -> str:
-    """The small print: profile, variant, seeds, and the iterations of each panel."""
-    lengths: dict[int, list[str]] = {}
-    for panel in panels:
-        lengths.setdefault(panel.runs[0][0].iterations, []).append(panel.name)
-    iterations = ", ".join(
-        f"{length:,} iterations" + (f" ({', '.join(names)})" if len(lengths) > 1 else "")
-        for length, names in lengths.items()
-    )
+    """The small print: profile, variant, seeds, and the size and iterations of each panel."""
     return (
         f"profile {settings.profile}, variant {settings.variant}, "
         f"NeuroGym {settings.task_version} inputs; {len(settings.replicates)} seeds a setting, "
-        f"{iterations}; bars are means"
+        f"N = {_by_panel(panels, 'N')}; {_by_panel(panels, 'iterations')} iterations"
+    )
+
+
+def _by_panel(panels: Sequence[Panel], name: str) -> str:
+    """A number of the panels' runs, and where they are unlike, of which panels."""
+    found: dict[int, list[str]] = {}
+    for panel in panels:
+        found.setdefault(getattr(panel.runs[0][0], name), []).append(panel.name)
+    return ", ".join(
+        f"{number:,}" + (f" ({', '.join(names)})" if len(found) > 1 else "")
+        for number, names in found.items()
     )
 
 

@@ -10,13 +10,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hpr.figures.claims import RULE, Finding, Group, Statistic, group
+from hpr.connectivity.connectome import CELEGANS
+from hpr.figures.claims import Finding, Group, Statistic, group
 from hpr.figures.figure import MEASURES, Figure, Panel, Record, Settings
 from hpr.store import write_atomically
 
 STAND_IN_NOTE = (
-    "sMNIST is replaced by a stand-in, the UCI optical digits (1,797 images of 8 x 8, row by row): "
-    "what its panel shows is not a result on MNIST."
+    "MNIST is replaced by a stand-in, the UCI optical digits (1,797 images of 8 x 8): what its "
+    "panels show is not a result on MNIST."
+)
+EM_NOTE = (
+    "The electron microscopy of mouse visual cortex is replaced by a stand-in, the chemical "
+    "connectome of C. elegans (297 neurons): what its panel shows is not a result on cortex."
 )
 QUICK_NOTE = (
     "This is the `quick` profile: fewer seeds and shorter training than the paper's. Its verdicts "
@@ -54,7 +59,7 @@ def write_figure(
     ]
     findings = figure.judge(settings, records)
     panels = figure.panels(settings)
-    standing_in = any(spec.task == "sDigits" for spec in runs)
+    standing_in = any(spec.task in ("sDigits", "Digits") for spec in runs)
     content: dict[str, Any] = {
         "schema": 1,
         "figure": figure.name,
@@ -63,8 +68,9 @@ def write_figure(
         "notes": [
             *([QUICK_NOTE] if settings.profile == "quick" else []),
             *([STAND_IN_NOTE] if standing_in else []),
+            *([EM_NOTE] if figure.shows_connectome and settings.connectome == CELEGANS else []),
         ],
-        "rule": RULE,
+        "rule": figure.rule,
         "verdicts": dict(Counter(finding.verdict for finding in findings)),
         "claims": [finding.to_dict() for finding in findings],
         "measurements": {panel.name: _measurements(panel, records) for panel in panels},
@@ -166,7 +172,8 @@ def _figure_markdown(
     if content["flagged"]:
         lines += ["", "## Flags", ""]
         lines += [f"- {flag['run']}: {', '.join(flag['flags'])}" for flag in content["flagged"]]
-    lines += ["", "## Computed by", "", *(f"- {line}" for line in content["provenance"])]
+    if content["provenance"]:
+        lines += ["", "## Computed by", "", *(f"- {line}" for line in content["provenance"])]
     return "\n".join(lines) + "\n"
 
 
@@ -186,15 +193,23 @@ def _measurements(panel: Panel, records: Mapping[str, Record]) -> dict[str, list
 
 
 def _claim_row(finding: Finding) -> list[str]:
-    ends = [finding.groups[0], finding.groups[-1]] if finding.groups else []
     claim = finding.claim
+    ends = finding.groups if claim.levels else finding.groups[:1] + finding.groups[1:][-1:]
     says = f"{claim.says}: {MEASURES.get(claim.measure, claim.measure)} {_KINDS[claim.kind]}"
     measured = ", ".join(f"{_group(end)} at {end.level}" for end in ends)
     tests = "; ".join(_statistic(statistic) for statistic in finding.statistics)
     return [claim.panel, says, measured, tests, f"**{finding.verdict}**", "; ".join(finding.notes)]
 
 
-_KINDS = {"rises": "rises", "falls": "falls", "comparable": "about equal"}
+_KINDS = {
+    "rises": "rises",
+    "falls": "falls",
+    "comparable": "about equal",
+    "higher": "is higher",
+    "lower": "is lower",
+    "vanishes": "no longer differs",
+    "holds": "as stated",
+}
 
 
 def _statistic(statistic: Statistic) -> str:

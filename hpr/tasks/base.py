@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 
 Split = Literal["train", "evaluation"]
+Loss = Literal["cross_entropy", "mse"]
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,14 @@ class Trials:
 
     Attributes:
         inputs: float32 [K, T, B, N_in].
-        targets: int64 [K, T, B], the class at every time step. A task whose loss counts the last
-            time step only carries its label at all of them.
+        targets: the class at every time step, int64 [K, T, B], where the loss is the
+            cross-entropy; the outputs wanted, float32 [K, T, B, N_out], where it is the mean
+            squared error. A task whose loss counts the last time step only carries its label at
+            all of them.
     """
 
     inputs: np.ndarray  # [K, T, B, N_in]
-    targets: np.ndarray  # [K, T, B]
+    targets: np.ndarray  # [K, T, B] or [K, T, B, N_out]
 
 
 class Task(ABC):
@@ -31,12 +34,15 @@ class Task(ABC):
 
     Attributes:
         name: the paper's name of the task, or its NeuroGym id.
-        version: whose behaviour it shows ("0.0.2" or "2.3" of NeuroGym; "1" for the digits).
+        version: whose behaviour it shows ("0.0.2" or "2.3" of NeuroGym; "1" for all others).
         label: what a picture's title says.
         N_in: input channels.
-        N_out: classes.
+        N_out: classes, or outputs of a regression.
         T: time steps.
+        loss: cross-entropy of classes, or mean squared error of outputs.
         loss_steps: the time steps that the loss counts.
+        frozen: whether all trials of a seed are one and the same, so that nothing but its time
+            steps can be compared.
         batch_size: the paper's number of trials a training step.
     """
 
@@ -46,7 +52,9 @@ class Task(ABC):
     N_in: int
     N_out: int
     T: int
+    loss: Loss = "cross_entropy"
     loss_steps: Literal["all", "last"] = "all"
+    frozen: bool = False
     batch_size: int = 32
 
     def draw(self, seed: int, start: int, count: int, batch: int, split: Split = "train") -> Trials:

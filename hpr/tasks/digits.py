@@ -1,4 +1,4 @@
-"""Pictures of digits shown to a network row by row."""
+"""Pictures of digits shown to a network row by row, or whole."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from .counter import random_words
 _DIGITS = Path(__file__).parent / "data" / "digits.npz"
 
 
+Pictures = dict[Split, tuple[np.ndarray, np.ndarray]]
+
+
 class RowDigits(Task):
     """Digits whose rows are the time steps: T rows of N_in pixels, the loss at the last one.
+
+    A whole picture is one row of all pixels (`whole`).
 
     A split's pictures are gone through in epochs. Each epoch has its own permutation, keyed by
     (task, seed, split, epoch), and is cut into full batches; what is left over waits for a later
@@ -32,7 +37,7 @@ class RowDigits(Task):
         label: str,
         batch_size: int,
         brightest: int,
-        pictures: dict[Split, tuple[np.ndarray, np.ndarray]],
+        pictures: Pictures,
     ) -> None:
         """Take the pictures.
 
@@ -80,22 +85,33 @@ class RowDigits(Task):
         return np.argsort(words, kind="stable")
 
 
-def small_digits() -> RowDigits:
-    """Return sDigits, the embedded stand-in for sMNIST: 8 rows of 8 pixels (data/README.md).
+def whole(pictures: Pictures) -> Pictures:
+    """Make each picture one row of all its pixels: images [n, 1, T * N_in]."""
+    return {
+        split: (images.reshape(len(images), 1, -1), labels)
+        for split, (images, labels) in pictures.items()
+    }
 
+
+def small_digits(*, rows: bool = True) -> RowDigits:
+    """Return the embedded stand-in for MNIST, pictures of 8 x 8 pixels (data/README.md).
+
+    sDigits, for sMNIST, shows them row by row; with `rows` off Digits, for MNIST, shows them whole.
     1,500 pictures train and 297, spread evenly over the file and so over its writers, evaluate.
     """
     with np.load(_DIGITS) as stored:
         images, labels = stored["images"], stored["labels"]
     evaluation = np.zeros(len(labels), bool)
     evaluation[np.arange(297) * len(labels) // 297] = True
+    pictures: Pictures = {
+        "train": (images[~evaluation], labels[~evaluation]),
+        "evaluation": (images[evaluation], labels[evaluation]),
+    }
+    name, original = ("sDigits", "sMNIST") if rows else ("Digits", "MNIST")
     return RowDigits(
-        "sDigits",
-        "sDigits (8x8 digits, a stand-in for sMNIST)",
+        name,
+        f"{name} (8x8 digits, a stand-in for {original})",
         batch_size=32,
         brightest=16,
-        pictures={
-            "train": (images[~evaluation], labels[~evaluation]),
-            "evaluation": (images[evaluation], labels[evaluation]),
-        },
+        pictures=pictures if rows else whole(pictures),
     )

@@ -1,4 +1,4 @@
-"""Sequential MNIST, and where its four files come from."""
+"""MNIST, row by row or whole, and where its four files come from."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hpr.cache import cache_folder
+
 from .base import Split
-from .digits import RowDigits
+from .digits import Pictures, RowDigits, whole
 from .idx import read_idx
 
 _SIDE = 28
@@ -63,7 +65,7 @@ def find_mnist(
         for name in _SHA256:
             _file(folder, name)
         return folder
-    folder = _cache() / "mnist"
+    folder = cache_folder() / "mnist"
     present = [name for name in _SHA256 if (folder / name).is_file()]
     for name in present:
         _check(folder / name)
@@ -74,8 +76,10 @@ def find_mnist(
     return folder
 
 
-def sequential_mnist(mnist_dir: str | os.PathLike[str] | None = None) -> RowDigits:
-    """Return sMNIST: 28 rows of 28 pixels in [0, 1], downloading MNIST if it is not here.
+def mnist(mnist_dir: str | os.PathLike[str] | None = None, *, rows: bool = True) -> RowDigits:
+    """Return MNIST, pixels in [0, 1], downloading it if it is not here.
+
+    sMNIST shows a picture as 28 rows of 28 pixels; with `rows` off MNIST shows it as one of 784.
 
     Raises:
         MnistUnavailable: the files are neither in `mnist_dir` or the cache nor can be downloaded.
@@ -83,13 +87,15 @@ def sequential_mnist(mnist_dir: str | os.PathLike[str] | None = None) -> RowDigi
     """
     folder = find_mnist(mnist_dir, download=True)
     assert folder is not None
-    pictures = {split: _pictures(folder, stem) for split, stem in _STEMS.items()}
+    pictures: Pictures = {split: _pictures(folder, stem) for split, stem in _STEMS.items()}
     digest = hashlib.sha256()
     for images, labels in pictures.values():
         digest.update(images.tobytes())
         digest.update(labels.tobytes())
     _check_pictures(folder, digest.hexdigest())
-    return RowDigits("sMNIST", "sMNIST", batch_size=200, brightest=255, pictures=pictures)
+    name = "sMNIST" if rows else "MNIST"
+    pictures = pictures if rows else whole(pictures)
+    return RowDigits(name, name, batch_size=200, brightest=255, pictures=pictures)
 
 
 def _pictures(folder: Path, stem: str) -> tuple[np.ndarray, np.ndarray]:
@@ -113,13 +119,6 @@ def _file(folder: Path, name: str) -> Path:
         if path.is_file():
             return path
     raise MnistUnavailable(f"mnist_dir must hold {name} or the same unzipped, got {folder}")
-
-
-def _cache() -> Path:
-    named = os.environ.get("HPR_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hpr"
 
 
 def _check(path: Path) -> None:

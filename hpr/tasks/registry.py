@@ -11,12 +11,14 @@ from .compiled import CompiledTask
 from .conditions import compile_environment
 from .digits import small_digits
 from .environment import NEUROGYM_VERSION, open_environment
-from .mnist import sequential_mnist
+from .mnist import mnist
 from .paper import PAPER_TASKS, paper_task
+from .pattern import PatternGeneration
 from .script import NotFinite
 from .streamed import StreamedTask
+from .student_teacher import student_teacher
 
-TASKS = (*PAPER_TASKS, "sMNIST", "sDigits")
+TASKS = (*PAPER_TASKS, "sMNIST", "sDigits", "MNIST", "Digits", PatternGeneration.name)
 _VERSIONS = ("0.0.2", NEUROGYM_VERSION)
 
 
@@ -30,23 +32,24 @@ def make_task(
     """Make a task.
 
     Args:
-        name: one of `TASKS`, or any NeuroGym id that gives one class a time step; an id's
+        name: one of `TASKS`; student-teacher(d=…,kappa=…,whitened), whose last two may be left
+            out; or any NeuroGym id that gives one class a time step; an id's
             periods are the environment's own. Trials of an environment with a finite number of
             conditions are compiled, those of any other come through `neurogym.Dataset`.
         version: whose behaviour a NeuroGym task shows: "0.0.2" (the default), known for the
-            paper's three, or "2.3", the installed NeuroGym's. The digits have one, "1".
-        dt: time step in ms of a NeuroGym task; the digits have one step a row.
-        mnist_dir: folder of MNIST's four IDX files, for sMNIST.
+            paper's three, or "2.3", the installed NeuroGym's. All other tasks have one, "1".
+        dt: time step in ms; the digits have one step a row, and students and whole pictures one.
+        mnist_dir: folder of MNIST's four IDX files, for sMNIST and MNIST.
 
     Raises:
         ValueError: an argument is out of range, or the environment cannot be a task.
         ImportError: a NeuroGym task, and NeuroGym is missing.
-        MnistUnavailable: sMNIST, and MNIST is neither here nor can be downloaded.
+        MnistUnavailable: sMNIST or MNIST, and it is neither here nor can be downloaded.
     """
     if not isinstance(dt, numbers.Real) or not math.isfinite(dt) or dt <= 0:
         raise ValueError(f"dt must be a positive number of ms, got {dt!r}")
-    if name in ("sMNIST", "sDigits"):
-        task = sequential_mnist(mnist_dir) if name == "sMNIST" else small_digits()
+    task = _other_task(name, dt, mnist_dir)
+    if task is not None:
         if version not in (None, task.version):
             raise ValueError(f"version must be {task.version!r} for {name}, got {version!r}")
         return task
@@ -68,3 +71,14 @@ def make_task(
     except NotFinite as reason:
         return StreamedTask(name, version, dt, str(reason))
     return CompiledTask(name, version, name, dt, bank, int(environment.action_space.n))
+
+
+def _other_task(name: str, dt: float, mnist_dir: str | os.PathLike[str] | None) -> Task | None:
+    """Make a task that is not NeuroGym's, or None."""
+    if name in ("sMNIST", "MNIST"):
+        return mnist(mnist_dir, rows=name == "sMNIST")
+    if name in ("sDigits", "Digits"):
+        return small_digits(rows=name == "sDigits")
+    if name == PatternGeneration.name:
+        return PatternGeneration(dt)
+    return student_teacher(name) if name.startswith("student-teacher") else None

@@ -26,8 +26,9 @@ from hpr.executors import PACK, pack_size
 from hpr.executors import tasks as task_maker
 from hpr.model import Pack, initial_pack
 from hpr.runs import RunSpec
+from hpr.step import TRIAL_BYTES, Step
 from hpr.tasks import Task, make_task
-from hpr.training import TRIAL_BYTES, WINDOW, Step, new_step, train_pack
+from hpr.training import WINDOW, new_step, train_pack
 from hpr_kernels.testing import assert_close, relative_error
 
 pytest.importorskip("triton")
@@ -48,9 +49,7 @@ def runs(task: Task, count: int = 3, **change: Any) -> list[RunSpec]:
 
 
 def fused(specs: list[RunSpec], task: Task, device: str) -> Any:
-    step = new_step(
-        initial_pack(specs, task.N_in, task.N_out, torch.device(device)), specs[0], task
-    )
+    step = new_step(initial_pack(specs, task, torch.device(device)), specs[0], task)
     assert type(step).__name__ == "FusedStep"
     return step
 
@@ -89,7 +88,7 @@ def test_an_iteration_is_six_launches_and_nothing_else(
                 monkeypatch.setattr(kernel, "run", record)
     task = make_task(name)
     specs = runs(task)
-    pack = initial_pack(specs, task.N_in, task.N_out, torch.device("cpu"))
+    pack = initial_pack(specs, task, torch.device("cpu"))
     step = cuda.FusedStep(pack, specs[0], task)
     feed = cuda.Feed(specs, task, torch.device("cpu"))
     sums = step.sums.new_empty(2, *step.sums.shape)
@@ -112,15 +111,15 @@ def test_equals_the_cpu(name: str, device: str) -> None:
     """Five iterations, each within twice the error of the CPU's fp32 against the CPU's fp64."""
     task = make_task(name)
     specs = runs(task, iterations=5)
-    pack = initial_pack(specs, task.N_in, task.N_out, torch.device("cpu"))
-    double = Pack(pack.weights.double(), pack.readout.double(), pack.N_in)
+    pack = initial_pack(specs, task, torch.device("cpu"))
+    double = Pack(pack.weights.double(), pack.readout.double(), pack.N_in, pack.signs)
     results = []
     for step in (
         fused(specs, task, device),
         Step(pack.select(range(len(specs))), specs[0], task),
         Step(double, specs[0], task),
     ):
-        losses, accuracies = step.window(specs, task, 0, 5)
+        losses, accuracies = step.window(specs, 0, 5)
         results.append([value.cpu() for value in (losses, accuracies, *state(step))])
     for got, single, exact in zip(*results, strict=True):
         theirs = max(relative_error(single, exact), torch.finfo(torch.float32).eps)
@@ -133,7 +132,7 @@ def test_one_batch_at_a_time_is_the_same(device: str) -> None:
     task = make_task("2AF")
     specs = runs(task, 4)
     whole, single = (fused(specs, task, device) for _ in range(2))
-    losses, accuracies = whole.window(specs, task, 0, 2)
+    losses, accuracies = whole.window(specs, 0, 2)
     for i in range(2):
         drawn = [task.draw(spec.seed, i, 1, spec.batch) for spec in specs]
         x, targets = (
@@ -145,9 +144,9 @@ def test_one_batch_at_a_time_is_the_same(device: str) -> None:
         assert torch.equal(accuracy, accuracies[:, i])
     assert all(map(torch.equal, state(whole), state(single)))
     going = [0, 3]
-    fewer = whole.select(going, task)
+    fewer = whole.select(going)
     few = [specs[r] for r in going]
-    assert torch.equal(fewer.window(few, task, 2, 1)[0], whole.window(specs, task, 2, 1)[0][going])
+    assert torch.equal(fewer.window(few, 2, 1)[0], whole.window(specs, 2, 1)[0][going])
     for some, all_ in zip(state(fewer), state(whole), strict=True):
         assert torch.equal(some, all_[going])
 
@@ -161,8 +160,8 @@ def test_divergence_is_recorded_and_hurts_no_neighbour(device: str) -> None:
     specs = runs(task)
     clean, step = (fused(specs, task, device) for _ in range(2))
     step.pack.readout[1] = 3e38
-    wanted, _ = clean.window(specs, task, 0, 3)
-    losses, _ = step.window(specs, task, 0, 3)
+    wanted, _ = clean.window(specs, 0, 3)
+    losses, _ = step.window(specs, 0, 3)
     assert not bool(losses[1].isfinite().any())
     assert torch.equal(losses[[0, 2]], wanted[[0, 2]])
     for got, right in zip(state(step), state(clean), strict=True):
@@ -285,7 +284,7 @@ def test_a_graph_replays_what_was_run(name: str) -> None:
     replayed, again, eager = (fused(specs, task, "cuda") for _ in range(3))
     eager._advance = eager._iterations
     losses = [
-        torch.cat([step.window(specs, task, k * WINDOW, WINDOW)[0] for k in range(3)], dim=1)
+        torch.cat([step.window(specs, k * WINDOW, WINDOW)[0] for k in range(3)], dim=1)
         for step in (replayed, again, eager)
     ]
     assert replayed.graph is not None

@@ -12,6 +12,7 @@ from hpr import laziness
 from hpr.connectivity import Dense
 from hpr.model import initial_pack
 from hpr.runs import RunSpec
+from hpr.tasks import make_task
 
 
 def symmetric(rng: torch.Generator, M: int) -> torch.Tensor:
@@ -67,12 +68,11 @@ def test_task_alignments(rng: torch.Generator) -> None:
 def test_nothing_over_nothing_is_nan_and_flagged(rng: torch.Generator) -> None:
     """All units dead: negative input weights, positive inputs."""
     spec = RunSpec("2AF", Dense(), seed=0, N=5, trials=4, kernel_trials=2)
-    pack = initial_pack([spec], N_in=2, N_out=3, device=torch.device("cpu"))
+    task = make_task("2AF")
+    pack = initial_pack([spec], task, torch.device("cpu"))
     pack.input.fill_(-1)
-    x = torch.ones(3, 4, 2)
-    measures, flags = laziness.measure(
-        spec, pack, pack, x, torch.zeros(3, 4, dtype=torch.int64), False
-    )
+    x, targets = torch.ones(task.T, 4, task.N_in), torch.zeros(task.T, 4, dtype=torch.int64)
+    measures, flags = laziness.Evaluation(spec, task, pack, x, targets).measures(pack)
     assert math.isnan(measures["representation_alignment"])
     assert math.isnan(measures["kernel_alignment"])
     assert measures["weight_change_norm"] == 0

@@ -239,7 +239,7 @@ def test_an_interrupt_keeps_what_is_finished_and_the_same_command_goes_on(
 BAD_USAGE = {
     "nothing asked for": ([], "one of the arguments --all --figure --list is required"),
     "two things": (["--all", "--list"], "not allowed with argument"),
-    "figure": (["--figure", "1", "99"], "--figure: expected some of 1, got '99'"),
+    "figure": (["--figure", "1", "99"], "--figure: expected some of 1, 2, "),
     "variant": (["--all", "--variant", "mine"], "--variant: invalid choice: 'mine'"),
     "profile": (["--all", "--profile", "slow"], "--profile: invalid choice: 'slow'"),
     "task version": (["--all", "--task-version", "1"], "--task-version: invalid choice: '1'"),
@@ -252,6 +252,10 @@ BAD_USAGE = {
     "iterations": (["--all", "--iterations", "-5"], "--iterations: expected "),
     "json": (["--all", "--json"], "--json: expected together with --list"),
     "mnist": (["--all", "--mnist-dir", "/no/such/folder"], "--mnist-dir: "),
+    "em": (
+        ["--all", "--em-dir", "/no/such/folder"],
+        "--em-dir: /no/such/folder: expected synapses",
+    ),
 }
 
 
@@ -357,6 +361,34 @@ def test_a_failed_download_falls_back_to_the_labelled_stand_in(
     assert "no network" in line
 
 
+def test_a_synapse_table_stands_where_the_paper_has_electron_microscopy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cells.csv").write_text("pt_root_id,classification_system\n7,e\n8,i\n9,e\n")
+    (tmp_path / "synapses.csv").write_text(
+        "pre_pt_root_id,post_pt_root_id,size\n7,8,1\n8,9,2\n9,7,3\n"
+    )
+    argv = ["--figure", "19", "--device", "cpu", "--dry-run", "--out", str(tmp_path / "out")]
+    assert main([*argv, "--em-dir", str(tmp_path)], train=unreachable) == 0
+    said = capsys.readouterr().out
+    assert f"EM: the 3 cells in {tmp_path}" in said
+    assert "18 x 2AF, N = 3, " in said
+    assert main(argv, train=unreachable) == 0
+    said = capsys.readouterr().out
+    assert "EM: replaced by the stand-in C. elegans" in said
+    assert "18 x 2AF, N = 297, " in said
+
+
+def test_a_broken_synapse_table_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cells.csv").write_text("pt_root_id,classification_system\n7,glia\n")
+    (tmp_path / "synapses.csv").write_text("pre_pt_root_id,post_pt_root_id,size\n7,7,1\n")
+    line = refuse(["--figure", "2", "--em-dir", str(tmp_path)], capsys)
+    assert "--em-dir: " in line
+    assert line.endswith("got 'glia'")
+
+
 def test_a_listing_gives_runs_cost_and_claims(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list", "--json", "--device", "cpu"]) == 0
     listed = json.loads(capsys.readouterr().out)
@@ -365,7 +397,7 @@ def test_a_listing_gives_runs_cost_and_claims(capsys: pytest.CaptureFixture[str]
     assert first["runs"] == 90
     assert 2e13 < first["flops"] < 4e13
     assert len(first["claims"]) == 16
-    assert {"panel", "measure", "kind", "says"} == set(first["claims"][0])
+    assert {"panel", "measure", "kind", "says", "levels"} == set(first["claims"][0])
     assert main(["--list", "--device", "cpu"]) == 0
     assert "90 runs" in capsys.readouterr().out
 
@@ -393,7 +425,8 @@ def test_a_dry_run_says_what_is_left_and_writes_nothing(
 def test_the_paper_profile_on_real_mnist_is_planned_without_its_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["--all", "--profile", "paper", "--device", "cpu", "--dry-run", "--out", str(tmp_path)]
+    argv = ["--figure", "1", "--profile", "paper", "--device", "cpu", "--dry-run"]
+    argv += ["--out", str(tmp_path)]
     assert main(argv, train=unreachable) == 0
     said = capsys.readouterr().out
     assert "sMNIST: to be downloaded" in said

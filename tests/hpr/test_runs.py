@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from hpr.connectivity import SVD, Dense
-from hpr.runs import VARIANTS, RunSpec, cost, distinct, packs
+from hpr.connectivity import SVD, Dale, Dense
+from hpr.runs import VARIANTS, YOUNGER, RunSpec, cost, distinct, packs
 
 SPEC = RunSpec("2AF", SVD(rank=30), seed=3)
 
@@ -26,6 +26,27 @@ def test_round_trip_and_key() -> None:
 def test_key_is_stable_over_releases() -> None:
     """A changed key orphans everybody's finished runs: if this fails, say so in the changelog."""
     assert SPEC.key == "a06cae4070d36a2b"
+
+
+def test_younger_fields_are_written_where_they_say_something() -> None:
+    """So that runs from before they existed keep their keys."""
+    assert not set(YOUNGER) & set(SPEC.to_dict())
+    changed = {
+        "activation": "linear",
+        "readout_deviation": 1.0,
+        "aligned": "features",
+        "teacher": replace(SPEC, seed=9, keep_weights=True),
+        "checkpoints": 3,
+        "keep_weights": True,
+    }
+    student = replace(SPEC, **changed)
+    plain = json.loads(json.dumps(student.to_dict()))
+    assert set(changed) <= set(plain)
+    assert RunSpec.from_dict(plain) == student
+    assert len({replace(SPEC, **{name: value}).key for name, value in changed.items()}) == 6
+    assert replace(SPEC, model="two_layer").key != SPEC.key
+    one, other = (replace(student, teacher=t, aligned=None) for t in (changed["teacher"], None))
+    assert one.shape == other.shape == student.shape
 
 
 def test_numbers_that_are_equal_have_one_key() -> None:
@@ -77,6 +98,19 @@ def test_cost_is_that_of_the_products() -> None:
     assert cost([spec], task).kernel_flops > cost([spec], last_step(task)).kernel_flops
 
 
+def test_cost_of_two_layers_and_of_trajectories() -> None:
+    """Three products of each layer an iteration, no N x N weights; a kernel more for each point."""
+    spec = RunSpec("Digits", Dense(), 0, N=7, batch=5, iterations=3, model="two_layer")
+    task = SimpleNamespace(T=1, N_in=2, N_out=4, loss_steps="last")
+    assert cost([spec], task).training_flops == 3 * 2 * 3 * 5 * 7 * (2 + 4)
+    recurrent = cost([replace(spec, model="leaky_rnn")], task)
+    assert recurrent.memory - cost([spec], task).memory == 4 * 5 * 7 * 7
+    kernel_flops = [
+        cost([replace(spec, checkpoints=points)], task).kernel_flops for points in (0, 1, 4)
+    ]
+    assert kernel_flops[2] - kernel_flops[0] == 4 * (kernel_flops[1] - kernel_flops[0]) > 0
+
+
 def last_step(task: SimpleNamespace) -> SimpleNamespace:
     return SimpleNamespace(**{**vars(task), "loss_steps": "last"})
 
@@ -100,6 +134,13 @@ def last_step(task: SimpleNamespace) -> SimpleNamespace:
         ({"stop_accuracy": 97}, "stop_accuracy: expected a share"),
         ({"ntk_parameters": ("recurrent",)}, "ntk_parameters: expected .* in the variant 'paper'"),
         ({"kernel_trials": 321}, "kernel_trials: expected at most trials = 320, got 321"),
+        ({"model": "transformer"}, "model: expected one of .* got 'transformer'"),
+        ({"activation": "tanh"}, "activation: expected one of .* got 'tanh'"),
+        ({"aligned": "all"}, "aligned: expected one of .* got 'all'"),
+        ({"model": "two_layer", "connectivity": Dale()}, "connectivity: expected a dense or low-"),
+        ({"readout_deviation": 0}, "readout_deviation: expected a positive number, got 0"),
+        ({"checkpoints": -1}, "checkpoints: expected an integer of at least 0, got -1"),
+        ({"teacher": SPEC}, "teacher: expected a leaky RNN of .* that keeps its weights"),
     ],
     ids=str,
 )

@@ -17,9 +17,10 @@ from hpr import store
 from hpr.connectivity import SVD, Dense
 from hpr.model import initial_pack
 from hpr.runs import VARIANTS, RunSpec
+from hpr.step import Step
 from hpr.tasks import Task, Trials, make_task
 from hpr.tasks.base import Split
-from hpr.training import WINDOW, Step, train_pack
+from hpr.training import WINDOW, train_pack
 from hpr_kernels.leaky_rnn import reference
 from hpr_kernels.testing import assert_close
 from hpr_kernels.update import momentum_step
@@ -48,7 +49,7 @@ def identity(record: dict[str, Any]) -> str:
 
 def by_torch(spec: RunSpec, task: Task) -> tuple[list[torch.Tensor], list[float]]:
     """The same training through autograd, the reference recurrence and torch.optim.SGD, in fp64."""
-    pack = initial_pack([spec], task.N_in, task.N_out, CPU)
+    pack = initial_pack([spec], task, CPU)
     leaves = [
         value.double().clone().requires_grad_()
         for value in (pack.recurrent, pack.input, pack.readout)
@@ -79,7 +80,7 @@ def test_equals_autograd_and_torch_optim(task_name: str, variant: str) -> None:
     leaves, losses = by_torch(spec, task)
     (record,) = train_pack([spec], task, device=CPU)
     assert record["curves"]["loss"] == [pytest.approx(np.mean(losses), rel=1e-5)]
-    start = initial_pack([spec], task.N_in, task.N_out, CPU)
+    start = initial_pack([spec], task, CPU)
     change = float((leaves[0].detach() - start.recurrent.double()).norm())
     assert record["measures"]["weight_change_norm"] == pytest.approx(change, rel=1e-4)
 
@@ -115,7 +116,7 @@ def test_measures_are_those_of_the_evaluation_trials(task_name: str, variant: st
     trained, losses = by_torch(spec, task)
     (record,) = train_pack([spec], task, device=CPU)
     got = record["measures"]
-    pack = initial_pack([spec], task.N_in, task.N_out, CPU)
+    pack = initial_pack([spec], task, CPU)
     before = [value[0].double() for value in (pack.recurrent, pack.input, pack.readout)]
     after = [value.detach()[0] for value in trained]
     drawn = task.draw(spec.seed, 0, 1, spec.trials, split="evaluation")
@@ -287,7 +288,7 @@ def test_another_task_is_refused() -> None:
 def test_a_tie_is_a_miss() -> None:
     """Dead units give equal outputs: whatever the first class is, nothing has been learned."""
     task = make_task("2AF")
-    dead = initial_pack([SMALL], task.N_in, task.N_out, CPU).select([0, 0])
+    dead = initial_pack([SMALL], task, CPU).select([0, 0])
     dead.input.fill_(-10)
     step = Step(dead, SMALL, task)
     x = torch.ones(2, task.T, SMALL.batch, task.N_in)
@@ -302,7 +303,7 @@ def test_runs_of_several_shapes_are_refused() -> None:
 
 def test_initial_weights_are_shared_in_pairs() -> None:
     one, other = (replace(SMALL, connectivity=c) for c in (SVD(rank=1), Dense()))
-    first, second = (initial_pack([spec], 3, 2, CPU) for spec in (one, other))
+    first, second = (initial_pack([spec], make_task("2AF"), CPU) for spec in (one, other))
     assert torch.equal(first.input, second.input)
     assert torch.equal(first.readout, second.readout)
     u, _, _ = torch.linalg.svd(second.recurrent[0].double())

@@ -176,3 +176,99 @@ def test_a_table_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
 
 def test_the_same_table_gives_the_same_finding() -> None:
     assert found("rises", table(0.01)) == found("rises", table(0.01))
+
+
+PAIR = ("null", "EM")
+THREE = ("null", "EM", "shuffled")
+
+
+def paired(kind: str, *offsets: float, noise: float = 0.05, seeds: int = 10) -> Finding:
+    """A null of unlike seeds, and levels that differ from it by offsets and noise."""
+    rng = np.random.default_rng(8)
+    null = rng.normal(2, 1, size=(seeds, 1))
+    shifts = np.array([0.0, *offsets]) + noise * rng.normal(size=(seeds, 1 + len(offsets)))
+    levels = PAIR if len(offsets) == 1 else THREE
+    claim = Claim("EM", "kernel_alignment", kind, "so it is", levels)  # type: ignore[arg-type]
+    return judge(claim, null + shifts, levels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "offset", "verdict"),
+    [
+        ("higher", 0.5, "agrees"),
+        ("lower", -0.5, "agrees"),
+        ("higher", -0.5, "disagrees"),
+        ("lower", 0.5, "disagrees"),
+        ("lower", 0.0, "inconclusive"),
+    ],
+)
+def test_a_pair_is_judged_by_its_direction_seed_by_seed(
+    kind: str, offset: float, verdict: str
+) -> None:
+    """The seeds differ by twice the offset: an unpaired test would see nothing."""
+    finding = paired(kind, offset)
+    assert finding.verdict == verdict
+    [wilcoxon] = finding.statistics
+    assert wilcoxon.effect == pytest.approx(offset, abs=0.1)
+    assert [group.level for group in finding.groups] == ["null", "EM"]
+
+
+@pytest.mark.parametrize(
+    ("there", "left", "verdict"),
+    [
+        (-0.8, 0.0, "agrees"),
+        (0.8, 0.0, "agrees"),
+        # As much as before, more than half of it, or as much the other way.
+        (-0.8, -0.8, "disagrees"),
+        (-0.8, -0.6, "disagrees"),
+        (-0.8, 0.7, "disagrees"),
+        # Half, give or take; and a quarter, which is small but still there.
+        (-0.8, -0.4, "inconclusive"),
+        (-0.8, -0.2, "inconclusive"),
+    ],
+)
+def test_a_difference_vanishes_when_little_is_left_and_nothing_seen(
+    there: float, left: float, verdict: str
+) -> None:
+    finding = paired("vanishes", there, left)
+    assert finding.verdict == verdict
+    before, after, share = finding.statistics
+    assert before.test == "Wilcoxon signed-rank, EM - null"
+    assert before.effect == pytest.approx(there, abs=0.1)
+    assert after.effect == pytest.approx(left, abs=0.1)
+    assert share.effect == pytest.approx(left / there, abs=0.15)
+
+
+def test_what_was_not_there_cannot_vanish() -> None:
+    finding = paired("vanishes", 0.0, 0.0)
+    assert finding.verdict == "inconclusive"
+    assert finding.notes == ("nothing to vanish: EM does not differ from null",)
+
+
+def test_no_evidence_is_not_evidence_of_nothing() -> None:
+    """Noise hides whether anything is left: not different from the null, yet not shown to be near it."""
+    finding = paired("vanishes", -2.5, 0.0, noise=0.7)
+    assert finding.statistics[0].p < 0.05
+    assert finding.statistics[1].p > 0.05
+    assert finding.verdict == "inconclusive"
+
+
+def test_equal_levels_have_no_share() -> None:
+    values = np.tile([1.0, 1.0, 1.0], (8, 1))
+    finding = judge(Claim("EM", "kernel_alignment", "vanishes", "so it is", THREE), values, THREE)
+    assert finding.verdict == "inconclusive"
+    assert finding.statistics[2].effect is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "levels", "message"),
+    [
+        ("higher", 3, r"values: expected \[S, 3\] with 2 levels, got \(6, 3\)"),
+        ("vanishes", 2, r"values: expected \[S, 2\] with 3 levels, got \(6, 2\)"),
+        ("rises", 2, r"values: expected \[S, 2\] with at least 3 levels, got \(6, 2\)"),
+    ],
+)
+def test_a_wrong_number_of_levels_is_refused(kind: str, levels: int, message: str) -> None:
+    claim = Claim("EM", "kernel_alignment", kind, "so it is")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message):
+        judge(claim, np.ones((6, levels)), THREE[:levels])

@@ -85,6 +85,17 @@ def test_a_folder_of_idx_files_is_read(tmp_path: Path, zipped: bool) -> None:
         np.testing.assert_array_equal(drawn.targets, np.repeat(expected[:, None], 28, axis=1))
 
 
+def test_whole_pictures_are_the_rows_in_one_step(tmp_path: Path) -> None:
+    """MNIST has sMNIST's pixels in their order; which pictures are drawn is each task's own."""
+    folder = write(tmp_path, zipped=False)
+    task, rows = (make_task(name, mnist_dir=folder) for name in ("MNIST", "sMNIST"))
+    assert (task.T, task.N_in, task.N_out, task.loss_steps) == (1, 784, 10, "last")
+    batch = rows.size("train")
+    whole = task.draw(0, 0, 1, batch).inputs[0, 0]
+    shown = rows.draw(0, 0, 1, batch).inputs[0].transpose(1, 0, 2).reshape(batch, 784)
+    assert np.array_equal(np.unique(whole, axis=0), np.unique(shown, axis=0))
+
+
 def test_a_folder_given_as_text_is_a_folder(tmp_path: Path) -> None:
     assert find_mnist(str(write(tmp_path, True))) == tmp_path
 

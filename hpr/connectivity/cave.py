@@ -1,0 +1,107 @@
+"""Fetch a piece of the MICrONS V1 column from CAVE: `python -m hpr.connectivity.cave FOLDER`.
+
+It needs the extra `em` (`caveclient`) and a token of the service, set up once as caveclient's documentation says. It
+was written against caveclient 8.2 and has not been run against the service, for want of a token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DATASTACK = "minnie65_public"
+VERSION = 1300
+TYPES = "allen_v1_column_types_slanted_ref"
+PROOFREADING = "proofreading_status_and_strategy"
+# The neighbours of the border between the layers that the paper names.
+LAYERS = ("23P", "4P")
+CELLS = 198
+
+
+def fetch(folder: Path, *, N: int = CELLS, version: int = VERSION) -> None:
+    """Write `cells.csv` and `synapses.csv` of N proofread neurons nearest to the midpoint of layers 2/3 and 4.
+
+    The paper took 198 such neurons, without a list of them (Appendix C.1). Here a neuron is one of the manually typed
+    V1 column whose axon and dendrite both count as proofread, and the midpoint is that of the mean depths of the
+    column's layer 2/3 and layer 4 pyramidal cells.
+
+    Args:
+        folder: where to write; `hpr.connectivity.connectome.read_folder` reads the two files.
+        N: how many neurons.
+        version: materialisation of the data, so that the same call gives the same cells.
+
+    Raises:
+        ModuleNotFoundError: caveclient is missing.
+        ValueError: fewer than N such neurons are there.
+    """
+    from caveclient import CAVEclient
+
+    service = CAVEclient(DATASTACK, version=version).materialize
+    types = service.query_table(
+        TYPES, split_positions=True, desired_resolution=(1, 1, 1), materialization_version=version
+    )
+    status = service.query_table(PROOFREADING, materialization_version=version)
+    chosen = _choose(types, status, N)
+    roots, kinds = (types[name].tolist() for name in ("pt_root_id", "classification_system"))
+    ids = [int(roots[n]) for n in chosen]
+    cells = [(int(roots[n]), kinds[n]) for n in chosen]
+    synapses = service.synapse_query(pre_ids=ids, post_ids=ids, materialization_version=version)
+    columns = ("pre_pt_root_id", "post_pt_root_id", "size")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "cells.csv", ("pt_root_id", "classification_system"), cells)
+    rows = zip(*(synapses[name].tolist() for name in columns), strict=True)
+    _write(folder / "synapses.csv", columns, rows)
+
+
+def _choose(types: Any, status: Any, N: int) -> list[int]:
+    """Rows of the type table, nearest first."""
+    roots = [int(root) for root in types["pt_root_id"].tolist()]
+    clean = _clean(status)
+    depth = np.asarray(types["pt_position_y"].tolist(), dtype=float)
+    kinds = np.asarray(types["cell_type"].tolist())
+    midpoint = np.mean([depth[kinds == layer].mean() for layer in LAYERS])
+    # A root listed twice is two nuclei merged into one segment: no single neuron.
+    able = [n for n, root in enumerate(roots) if root in clean and roots.count(root) == 1]
+    if len(able) < N:
+        raise ValueError(f"N: expected at most the {len(able)} proofread neurons there, got {N}")
+    return sorted(able, key=lambda n: (abs(depth[n] - midpoint), roots[n]))[:N]
+
+
+def _clean(status: Any) -> set[int]:
+    flags = (status[name].tolist() for name in ("status_axon", "status_dendrite"))
+    # The service has given these flags as booleans and as PostgreSQL's letters.
+    true = {"true", "t"}
+    return {
+        int(root)
+        for root, axon, dendrite in zip(status["pt_root_id"].tolist(), *flags, strict=True)
+        if str(axon).lower() in true and str(dendrite).lower() in true
+    }
+
+
+def _write(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(head)
+        writer.writerows(rows)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="hpr.connectivity.cave", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--cells", type=int, default=CELLS, help=f"default: {CELLS}")
+    parser.add_argument("--version", type=int, default=VERSION, help=f"default: {VERSION}")
+    arguments = parser.parse_args()
+    try:
+        fetch(arguments.folder, N=arguments.cells, version=arguments.version)
+    except ModuleNotFoundError as error:
+        parser.error(f"{error}; install it: pip install 'hpr-richlazy[em]'")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""The null: independent weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+
+from .base import Connectivity, Matrix, gaussian
+
+Distribution = Literal["gaussian", "uniform"]
+
+
+@dataclass(frozen=True)
+class Dense(Connectivity):
+    """Independent weights: W_ij ~ N(0, g²/N), or U(-g/√N, g/√N) for Figure 7 (Appendix C.1)."""
+
+    kind: ClassVar[str] = "dense"
+    distribution: Distribution = "gaussian"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.distribution not in get_args(Distribution):
+            raise ValueError(
+                f"distribution: expected one of {get_args(Distribution)}, got {self.distribution!r}"
+            )
+
+    @property
+    def label(self) -> str:
+        """What a plot's axis calls this structure."""
+        return self.distribution
+
+    def weights(self, N: int, rng: np.random.Generator) -> Matrix:
+        """Draw the [N, N] matrix."""
+        self.check(N)
+        if self.distribution == "uniform":
+            bound = self.gain / np.sqrt(N)
+            return rng.uniform(-bound, bound, size=(N, N))
+        return gaussian(N, self.gain, rng)

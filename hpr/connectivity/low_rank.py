@@ -1,0 +1,83 @@
+"""Low rank by singular value decomposition: a hard cut (Figure 1) and a soft decay (Figure 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+
+from .base import Matrix, Rescaled, nonzero, require_numbers
+from .dense import Dense
+from .measures import leading_eigenvalue
+
+Rescale = Literal["frobenius", "eigenvalue"]
+
+
+@dataclass(frozen=True)
+class SVD(Dense):
+    """The `rank` largest singular triplets of a dense matrix, rescaled (Appendix C.1, after Schuessler et al. 2020).
+
+    `rescale="frobenius"` restores the dense matrix's Frobenius norm; `"eigenvalue"` its leading |eigenvalue|
+    (Figure 13). At rank N both are the identity, up to rounding.
+    """
+
+    kind: ClassVar[str] = "svd"
+    rank: int = 1
+    rescale: Rescale = "frobenius"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.rank, int) or self.rank < 1:
+            raise ValueError(f"rank: expected an integer of at least 1, got {self.rank!r}")
+        if self.rescale not in get_args(Rescale):
+            raise ValueError(f"rescale: expected one of {get_args(Rescale)}, got {self.rescale!r}")
+
+    @property
+    def label(self) -> str:
+        """What a plot's axis calls this structure."""
+        return f"rank {self.rank}"
+
+    def check(self, N: int) -> None:
+        """Raise ValueError where this structure cannot have N units."""
+        super().check(N)
+        if self.rank > N:
+            raise ValueError(f"rank: expected at most N = {N}, got {self.rank}")
+
+    def weights(self, N: int, rng: np.random.Generator) -> Matrix:
+        """Draw the [N, N] matrix."""
+        dense = super().weights(N, rng)
+        left, values, right = np.linalg.svd(dense)
+        truncated = (left[:, : self.rank] * values[: self.rank]) @ right[: self.rank]
+        size = np.linalg.norm if self.rescale == "frobenius" else leading_eigenvalue
+        # An eigenvalue below the rounding of the matrix itself is none.
+        least = N * np.finfo(float).eps * values[0]
+        return truncated * (size(dense) / nonzero(size(truncated), self.rescale, self, least))
+
+
+@dataclass(frozen=True)
+class SoftRank(Rescaled):
+    """A dense matrix whose singular values become s_i = s_1 (1 - i/N)^k, i = 0 … N - 1 (Figure 8), rescaled.
+
+    The greater k, the lower the effective rank, about 1/(k + 1) by singular values.
+    """
+
+    kind: ClassVar[str] = "soft_rank"
+    k: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_numbers(self, "k")
+        if self.k < 0:
+            raise ValueError(f"k: expected an exponent of at least 0, got {self.k!r}")
+
+    @property
+    def label(self) -> str:
+        """What a plot's axis calls this structure."""
+        return f"k = {self.k:g}"
+
+    def structured(self, null: Matrix, rng: np.random.Generator) -> Matrix:
+        """Replace the singular values of a null's draw [N, N]."""
+        left, values, right = np.linalg.svd(null)
+        N = len(null)
+        return (left * (values[0] * (1 - np.arange(N) / N) ** self.k)) @ right

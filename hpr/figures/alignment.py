@@ -1,0 +1,83 @@
+"""Drawing Figure 3: kernel alignment by condition number and by kind of initial weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import matplotlib.axes
+import numpy as np
+from matplotlib.figure import Figure
+
+from hpr.figures.figure import Panel, Record, Settings
+from hpr.figures.plotting import (
+    STYLE,
+    WIDTH,
+    describe,
+    offsets,
+    sweep_dots,
+    write_gaps,
+    write_small_print,
+)
+
+KA = "kernel_alignment"
+# Okabe and Ito's colours; the paper has aligned weights in green and partly aligned ones in blue.
+COLOURS = ("0.25", "#E69F00", "#0072B2", "#009E73")
+
+
+def draw(
+    settings: Settings,
+    linear: Mapping[int, Sequence[Panel]],
+    recurrent: Sequence[Panel],
+    records: Mapping[str, Record],
+) -> Figure:
+    """Draw B, a column a number of inputs d and its panels by kappa, above C, a column a reading."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+        above, below = figure.subfigures(2, 1)
+        row = above.subplots(1, len(linear), squeeze=False)[0]
+        for axes, (d, panels) in zip(row, linear.items(), strict=True):
+            _series(axes, panels, records)
+            axes.set_title(f"B  two-layer linear, d = {d}")
+            axes.set_xlabel("condition number κ")
+        row[0].set_ylabel("kernel alignment")
+        handles, labels = row[0].get_legend_handles_labels()
+        above.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+        row = below.subplots(1, len(recurrent), squeeze=False)[0]
+        for axes, panel in zip(row, recurrent, strict=True):
+            levels = [level.replace(" ", "\n", 1) for level in panel.levels]
+            sweep_dots(axes, panel.values(records, KA), levels, panel.gaps(records, KA))
+            axes.set_title(f"C  {panel.title}")
+        row[0].set_ylabel("kernel alignment")
+        every = [panel for panels in linear.values() for panel in panels] + list(recurrent)
+        small_print = f"{describe(settings, _shortest(every))}; bars and lines are means"
+        write_small_print(below, small_print)
+    return figure
+
+
+def _shortest(panels: Sequence[Panel]) -> list[Panel]:
+    """One panel of each length, so that the small print stays small."""
+    lengths: dict[int, Panel] = {}
+    for panel in panels:
+        lengths.setdefault(panel.runs[0][0].iterations, panel)
+    return list(lengths.values())
+
+
+def _series(
+    axes: matplotlib.axes.Axes, panels: Sequence[Panel], records: Mapping[str, Record]
+) -> None:
+    """Draw panels by kappa: a dot a run, a colour a kind of weights, lines through the means."""
+    values = np.stack([panel.values(records, KA) for panel in panels])  # [K, S, kinds]
+    K, S, kinds = values.shape
+    for k, (kind, colour) in enumerate(zip(panels[0].levels, COLOURS, strict=True)):
+        # Kinds stand side by side, a seed at its place within its kind.
+        middle = np.arange(K) + 0.14 * (k - (kinds - 1) / 2)
+        places = middle[:, None] + 0.2 * offsets(S)
+        axes.scatter(places, values[..., k], s=7, color=colour, alpha=0.6, linewidths=0, zorder=2)
+        finite = [column[np.isfinite(column)] for column in values[..., k]]
+        means = [column.mean() if len(column) else np.nan for column in finite]
+        axes.plot(middle, means, color=colour, linewidth=1.2, label=kind)
+    axes.set_xticks(np.arange(K), [panel.title.rpartition(" ")[2] for panel in panels])
+    axes.margins(y=0.08)
+    gaps = [[why for level in panel.gaps(records, KA) for why in level] for panel in panels]
+    write_gaps(axes, gaps, S * kinds)

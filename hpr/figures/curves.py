@@ -1,0 +1,76 @@
+"""Drawing trajectories: a measure against iterations, a colour a level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib
+import matplotlib.axes
+import numpy as np
+from matplotlib.figure import Figure
+
+from hpr.figures.figure import Panel, Record, Settings
+from hpr.figures.plotting import STYLE, WIDTH, describe, write_small_print
+from hpr.runs import RunSpec
+
+if TYPE_CHECKING:
+    from hpr.figures.trajectories import Curve
+
+# From low rank to high: Okabe and Ito's vermilion, orange, blue; distinct in grey, too.
+COLOURS = ("#D55E00", "#E69F00", "#0072B2")
+
+
+def curve_grid(
+    curves: Sequence[Curve],
+    panels: Sequence[Panel],
+    settings: Settings,
+    records: Mapping[str, Record],
+) -> Figure:
+    """Draw each curve, two in a row: thin lines are runs that end in dots, bold lines are means."""
+    with matplotlib.rc_context(STYLE):
+        rows = len(curves) // 2
+        figure = Figure(figsize=(WIDTH, 0.4 + 2.0 * rows), layout="constrained")
+        grid = figure.subplots(rows, 2, squeeze=False)
+        for axes, curve in zip(grid.flat, curves, strict=True):
+            panel = panels[curve.sweep]
+            for colour, rank, level in zip(COLOURS, panel.levels, panel.runs, strict=True):
+                _level(axes, level, records, curve.measure, colour, f"rank {rank}")
+            axes.set_xscale("symlog", linthresh=1)
+            axes.set_xlim(left=0)
+            title = panel.title.replace("\n", " ")
+            axes.set_title(f"{curve.letter}  {title}")
+            axes.set_ylabel(curve.label)
+            axes.legend(frameon=False, fontsize=6)
+        for axes in grid[-1]:
+            axes.set_xlabel("iterations")
+        small_print = f"{describe(settings, panels)}; thin lines are runs, bold ones means"
+        write_small_print(figure, small_print)
+    return figure
+
+
+def _level(
+    axes: matplotlib.axes.Axes,
+    runs: Sequence[RunSpec],
+    records: Mapping[str, Record],
+    measure: str,
+    colour: str,
+    label: str,
+) -> None:
+    """Draw one level's runs; the mean goes as far as all of them do. Runs without an end are told in the legend."""
+    courses = []
+    for run in runs:
+        record = records.get(run.key)
+        if record is None or record["status"] == "diverged":
+            continue
+        trajectory = record["trajectory"]
+        iterations = np.array(trajectory["iteration"])
+        values = np.array(trajectory[measure], float)
+        axes.plot(iterations, values, color=colour, linewidth=0.5, alpha=0.5, zorder=1)
+        axes.plot(iterations[-1], values[-1], ".", color=colour, markersize=4, zorder=2)
+        courses.append(dict(zip(iterations.tolist(), values.tolist(), strict=True)))
+    common = sorted(set.intersection(*map(set, courses))) if courses else []
+    means = [np.mean([course[i] for course in courses]) for i in common]
+    if len(courses) < len(runs):
+        label += f" ({len(courses)} of {len(runs)} runs)"
+    axes.plot(common, means, color=colour, linewidth=1.6, zorder=3, label=label)

@@ -1,0 +1,117 @@
+"""The closed forms of Section 2.3 and Appendix B, for two-layer linear networks y = W_2 W_1 x on whitened inputs.
+
+Tensors are fp64; leading dimensions are batches of networks or tasks. W_1 [..., N, d], W_2 [..., N],
+X [d, m] with X Xᵀ = I, and a task is β [..., d], β_i ~ N(0, 1/d), Y = βᵀ X. Directions are β̂ = β / ‖β‖, and
+M_0 = W_1ᵀ W_1 + ‖W_2‖² I is what Eq. 7 has between Xᵀ and X before training.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def alignment(A: Tensor, B: Tensor) -> Tensor:
+    """Tr(A B) / (‖A‖ ‖B‖) of symmetric matrices [..., m, m] (Eq. 5, 6, 9)."""
+    return torch.nn.functional.cosine_similarity(A.flatten(-2), B.flatten(-2), dim=-1)
+
+
+def second_moment(W_1: Tensor, W_2: Tensor) -> Tensor:
+    """M = W_1ᵀ W_1 + ‖W_2‖² I, [..., d, d]."""
+    eye = torch.eye(W_1.shape[-1], dtype=W_1.dtype)
+    return W_1.mT @ W_1 + W_2.square().sum(-1)[..., None, None] * eye
+
+
+def tangent_kernel(X: Tensor, W_1: Tensor, W_2: Tensor) -> Tensor:
+    """K = Xᵀ (W_1ᵀ W_1 + ‖W_2‖² I) X, [..., m, m] (Eq. 7)."""
+    return X.mT @ second_moment(W_1, W_2) @ X
+
+
+def final_kernel(X: Tensor, beta: Tensor) -> Tensor:
+    """K^(f) = ‖β‖ Xᵀ (β̂ β̂ᵀ + I) X, [..., m, m], up to O(σ²) (Eq. 8)."""
+    norm = beta.norm(dim=-1)[..., None, None]
+    y = beta @ X
+    return y[..., :, None] * y[..., None, :] / norm + norm * (X.mT @ X)
+
+
+def final_moment_distance(norm: Tensor, d: int, sigma: float) -> tuple[Tensor, Tensor]:
+    """What Eq. 8 leaves out, at most, of M = W_1ᵀ W_1 + ‖W_2‖² I and of W_1ᵀ W_1 after training.
+
+    Gradient flow keeps C = W_1 W_1ᵀ - W_2ᵀ W_2 and never lengthens E, the part of W_1 orthogonal to β̂
+    (∂E/∂t = -W_2ᵀ W_2 E). At the end W_1 = a β̂ᵀ + E, W_2 E = 0, W_2 a = ‖β‖. Both layers began with norm σ, so
+    ‖W_2‖² - ‖a‖² = ‖E‖² ≤ σ² and ‖C‖ ≤ σ²; and C W_2ᵀ = ‖β‖ a - ‖W_2‖² W_2ᵀ. With these,
+
+        ‖W_2‖² = ‖β‖ + ‖E‖²/2 + η,  ‖a‖² = ‖β‖ - ‖E‖²/2 + η,  0 ≤ η ≤ σ⁴ (1/4 + ‖W_2‖⁴/‖β‖²) / 2‖β‖,
+        ‖Eᵀ a‖ ≤ σ³ ‖W_2‖/‖β‖,  ‖W_2‖² ≤ σ²/2 + √(‖β‖² + σ⁴/4),
+
+    so that Frobenius norms of the differences from ‖β‖ (β̂ β̂ᵀ + I) and from ‖β‖ β̂ β̂ᵀ are at most
+
+        (1 + √(d-1)/2) σ² + √2 ‖Eᵀ a‖ + √(d+3) η  and  √5/2 σ² + √2 ‖Eᵀ a‖ + η.
+
+    Args:
+        norm: ‖β‖ [R].
+        d: input dimension.
+        sigma: ‖W_1‖ = ‖W_2‖ before training.
+
+    Returns:
+        Both bounds, [R].
+    """
+    readout = sigma**2 / 2 + (norm.square() + sigma**4 / 4).sqrt()
+    eta = sigma**4 * (1 / 4 + (readout / norm).square()) / (2 * norm)
+    cross = math.sqrt(2) * sigma**3 * readout.sqrt() / norm
+    moment = (1 + math.sqrt(d - 1) / 2) * sigma**2 + cross + math.sqrt(d + 3) * eta
+    return moment, math.sqrt(5) / 2 * sigma**2 + cross + eta
+
+
+def mean_square_direction(d: int) -> float:
+    """c = 1/d, the constant of Lemma 2: E[β̂ᵀ M β̂] = c Tr M; the paper leaves its value open.
+
+    By Eq. 16 and 17 every E[β̂_j²] is the same c, and their sum is E[‖β̂‖²] = 1: so d c = 1.
+    """
+    return 1 / d
+
+
+def task_alignment(M_0: Tensor, beta: Tensor) -> Tensor:
+    """KA of one task, (β̂ᵀ M_0 β̂ + Tr M_0) / √((d+3) Tr M_0²), up to O(σ²) (Eq. 14).
+
+    M_0 [..., d, d] and β [..., d] broadcast.
+    """
+    d = beta.shape[-1]
+    quadratic = torch.einsum("...i,...ij,...j->...", beta, M_0, beta) / beta.square().sum(-1)
+    return (quadratic + _trace(M_0)) / math.sqrt(d + 3) / M_0.norm(dim=(-2, -1))
+
+
+def expected_alignment(M_0: Tensor, c: float) -> Tensor:
+    """E_β[KA] = (1 + c) Tr M_0 / √((d+3) Tr M_0²), up to O(σ²) (Eq. 18)."""
+    d = M_0.shape[-1]
+    return (1 + c) * _trace(M_0) / math.sqrt(d + 3) / M_0.norm(dim=(-2, -1))
+
+
+def expected_alignment_of_spectrum(s: Tensor, c: float) -> Tensor:
+    """E_β[KA] = (1 + c)(d + 1) / √((d+3)(d+2 + Σ (s_j/σ)⁴)), with σ² = Σ s_j² = ‖W_2‖² (Eq. 21).
+
+    `s` [..., d]: the singular values of W_1, zeros included.
+    """
+    d = s.shape[-1]
+    fourth = s.pow(4).sum(-1) / s.square().sum(-1).square()
+    return (1 + c) * (d + 1) / ((d + 3) * (d + 2 + fourth)).sqrt()
+
+
+def largest_expected_alignment(d: int) -> float:
+    """Eq. 21 at Theorem 1's maximiser, s_j² = σ²/d: with c = 1/d it is (d + 1) / √(d (d+3))."""
+    return (d + 1) / math.sqrt(d * (d + 3))
+
+
+def expected_representation_alignment(s: Tensor, c: float) -> Tensor:
+    """E_β[RA] = c σ² / √(Σ s_j⁴), up to O(σ²): Theorem 1 for R = Hᵀ H, which Section 2.3 says follows.
+
+    As R^(0) = Xᵀ W_1ᵀ W_1 X and R^(f) = ‖β‖ Xᵀ β̂ β̂ᵀ X + O(σ²), RA = β̂ᵀ W_1ᵀ W_1 β̂ / ‖W_1ᵀ W_1‖; then Lemma 2. It is
+    maximal where Eq. 21 is; at rank r with equal singular values it is c √r.
+    """
+    return c * s.square().sum(-1) / s.pow(4).sum(-1).sqrt()
+
+
+def _trace(M: Tensor) -> Tensor:
+    return M.diagonal(dim1=-2, dim2=-1).sum(-1)

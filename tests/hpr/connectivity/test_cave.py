@@ -1,0 +1,99 @@
+"""Fetching from CAVE, with a service made here: what is asked for, chosen and written."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hpr.connectivity.cave import fetch, main
+from hpr.connectivity.connectome import read_folder
+
+BASE = 864691135571361300
+# Depths in nm; the midpoint of the layers' means, 200 and 400 µm, is 300 µm.
+TYPES = {
+    "pt_root_id": np.array([BASE + n for n in (1, 2, 3, 4, 5, 6, 6)]),
+    "cell_type": np.array(["23P", "23P", "4P", "4P", "BC", "MC", "MC"]),
+    "classification_system": np.array(
+        ["aibs_coarse_excitatory"] * 4 + ["aibs_coarse_inhibitory"] * 3
+    ),
+    "pt_position_y": np.array([100e3, 300e3, 390e3, 410e3, 320e3, 300e3, 300e3]),
+}
+STATUS = {
+    "pt_root_id": np.array([BASE + n for n in (1, 2, 3, 4, 5, 6)]),
+    "status_axon": np.array(["t", "t", "f", "t", "t", "t"]),
+    "status_dendrite": np.array(["t", "t", "t", "t", "t", "t"]),
+}
+SYNAPSES = {
+    "pre_pt_root_id": np.array([BASE + 2, BASE + 5]),
+    "post_pt_root_id": np.array([BASE + 5, BASE + 4]),
+    "size": np.array([700, 900]),
+}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every question that the service was asked."""
+    questions: list[Any] = []
+
+    def query_table(table: str, **options: Any) -> Any:
+        questions.append((table, options))
+        return {"allen_v1_column_types_slanted_ref": TYPES}.get(table, STATUS)
+
+    def synapse_query(**options: Any) -> Any:
+        questions.append(("synapses", options))
+        return SYNAPSES
+
+    service = SimpleNamespace(query_table=query_table, synapse_query=synapse_query)
+
+    def client(datastack: str, *, version: int) -> Any:
+        questions.append((datastack, version))
+        return SimpleNamespace(materialize=service)
+
+    module = ModuleType("caveclient")
+    module.CAVEclient = client  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "caveclient", module)
+    return questions
+
+
+def test_the_proofread_cells_nearest_the_midpoint_are_written(
+    tmp_path: Path, asked: list[Any]
+) -> None:
+    fetch(tmp_path / "column", N=3, version=1300)
+    connectome = read_folder(tmp_path / "column")
+    # 3 has no proofread axon; 6 is two nuclei in one segment; 1 is the farthest.
+    assert connectome.cells == tuple(str(BASE + n) for n in (2, 5, 4))
+    np.testing.assert_array_equal(connectome.weights, [[0, 0, 0], [700, 0, 0], [0, -900, 0]])
+    assert asked[0] == ("minnie65_public", 1300)
+    assert [question for question, _ in asked[1:]] == [
+        "allen_v1_column_types_slanted_ref",
+        "proofreading_status_and_strategy",
+        "synapses",
+    ]
+    assert all(options["materialization_version"] == 1300 for _, options in asked[1:])
+    ids = [BASE + n for n in (2, 5, 4)]
+    assert asked[-1][1]["pre_ids"] == asked[-1][1]["post_ids"] == ids
+
+
+@pytest.mark.usefixtures("asked")
+def test_too_few_cells_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="N: expected at most the 4 proofread neurons there, got 9"
+    ):
+        fetch(tmp_path, N=9)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_caveclient_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "caveclient", None)
+    monkeypatch.setattr(sys, "argv", ["cave", str(tmp_path)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert "pip install 'hpr-richlazy[em]'" in capsys.readouterr().err
