@@ -144,8 +144,9 @@ def launches(specs: list[RunSpec], task: Task) -> list[tuple[str, Work, float]]:
         input=one.input,
         readout=one.readout,
         rho=specs[0].rho,
+        outputs=task.loss_steps,
     )
-    return [*found, whole, ("exact kernel of one network, all steps", kernel, 0.0)]
+    return [*found, whole, ("exact kernel of one network", kernel, 0.0)]
 
 
 def peers(specs: list[RunSpec], task: Task) -> list[tuple[str, Work, float]]:

@@ -1,9 +1,9 @@
 """How good the choice of `order="auto"` is: every order's time on random shapes, and what the plan took.
 
-    python benchmarks/planner.py [--shapes 20] [--seed S] [--seconds 60]
+    python benchmarks/planner.py [--shapes 20] [--seed S] [--seconds 5] [--json FILE]
 
 Shapes are drawn afresh each time (or from --seed): T from 1 to 60, B from 1 to 200, N from 10 to 1,000, N_out from 1 to
-20, all steps or the last as outputs; those whose result would not fit a gigabyte, or whose cheapest order would take
+20, all steps or the last as outputs; those whose result would not fit a gigabyte, or whose planned order would take
 longer than --seconds by its count of multiply-adds, are drawn again. Orders are timed in turn, so that a slow moment of
 the machine meets all of them; the smallest of several times counts. An order that the count puts four times behind
 the best is not run. Exits with 1 if a choice is more than 15 % slower than the best order.
@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from hpr_kernels.leaky_rnn import leaky_rnn_trace
 from hpr_kernels.ntk.rows import GROUPS, Network
 
 TOLERANCE = 1.15
@@ -63,7 +62,6 @@ def measure(case: Case, seconds: float) -> dict[str, float] | None:
     outputs = case.outputs
     network = Network(W, U, w.mT, 0.368, "relu", outputs, GROUPS, True)  # type: ignore[arg-type]
     x = torch.randn(1, case.T, case.B, 3)
-    leaky_rnn_trace(x, W, U, 0.368, "relu")
     with torch.no_grad():
         J = network.tile(x).step
     assert J is not None

@@ -8,6 +8,6 @@ command -v compute-sanitizer >/dev/null || { echo "benchmarks/sanitize.sh: compu
 # One allocation a tensor, so that what lies beyond it is out of bounds.
 export PYTORCH_NO_CUDA_MEMORY_CACHING=1
 for tool in memcheck racecheck synccheck; do
-    compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" -m pytest -m gpu tests/kernels
+    compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" -m pytest -m gpu tests
 done
-compute-sanitizer --tool initcheck "$python" -m pytest -m gpu tests/kernels
+compute-sanitizer --tool initcheck "$python" -m pytest -m gpu tests

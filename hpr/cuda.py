@@ -32,7 +32,7 @@ from hpr_kernels.update import triton as update
 
 
 class FusedStep:
-    """SGD iterations of a pack on buffers that are allocated once; the Triton counterpart of `hpr.training.Step`."""
+    """SGD iterations of a pack on buffers that are allocated once; the Triton counterpart of `hpr.step.Step`."""
 
     def __init__(self, pack: Pack, spec: RunSpec, task: Task) -> None:
         R, N, _ = pack.weights.shape
@@ -192,6 +192,9 @@ class Feed:
             torch.empty(value.shape, dtype=value.dtype, pin_memory=cuda) for value in self._landing
         )
         self._stream = torch.cuda.Stream(device) if cuda else None
+        if self._stream is not None:
+            # What the landing buffers' memory held before may still be in use.
+            self._stream.wait_stream(torch.cuda.current_stream(device))
         # When what landed has been moved over, and when the host's buffer has been uploaded.
         self._moved = torch.cuda.Event() if cuda else None
         self._uploaded = torch.cuda.Event() if cuda else None
@@ -225,6 +228,9 @@ class Feed:
                 self._stream.wait_event(self._moved)
             for landed, host in zip(self._landing, self._host, strict=True):
                 landed.copy_(host, non_blocking=True)
+                if self._stream is not None:
+                    # Freed early, the memory shall not be given away before the upload ends.
+                    landed.record_stream(self._stream)
             if self._uploaded is not None:
                 self._uploaded.record(self._stream)
         self._ahead = (start, size)

@@ -14,11 +14,14 @@ Outputs = Literal["all", "last"] | Sequence[int]
 
 
 def tensor(name: str, value: Tensor, dims: tuple[int, ...], like: Tensor | None = None) -> None:
-    """A floating tensor with one of `dims` axes, of the dtype and on the device of `like`."""
+    """A tensor of fp32 or fp64 with one of `dims` axes, of the dtype and on the device of `like`.
+
+    Half precision is refused: its sums of adjoints overflow in silence.
+    """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
-    if not value.is_floating_point():
-        raise TypeError(f"{name}: expected a floating dtype, got {value.dtype}")
+    if value.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name}: expected a dtype of float32 or float64, got {value.dtype}")
     if value.dim() not in dims:
         expected = " or ".join(map(str, dims))
         raise ValueError(f"{name}: expected {expected} axes, got shape {tuple(value.shape)}")

@@ -269,8 +269,8 @@ def test_packs_fill_the_card_within_its_memory(monkeypatch: pytest.MonkeyPatch) 
         card = SimpleNamespace(multi_processor_count=132, total_memory=memory)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, card=card: card)
         sizes.append(pack_size(paper, task_of, cuda))
-    # Two tiles of 16 trials a network.
-    assert sizes[0] * 2 >= 132
+    # Two tiles of 16 trials a network, four programs a multiprocessor.
+    assert sizes[0] == 264
     assert 1 < sizes[1] < sizes[0]
     assert sizes[2] == 1
 

@@ -89,7 +89,6 @@ def test_every_block_size_gives_the_same(rng: torch.Generator, order: str, causa
     least = J.plan().costs[order].least_bytes
     for budget in (*range(least, 40 * least, least // 4), 1 << 30):
         plan = J.plan(order=order, memory_budget=budget)
-        assert plan.workspace <= budget
         blocks.add(plan.block)
         K = J.gram(order=order, memory_budget=budget)
         assert_close(K, J.dense() @ J.dense().mT)

@@ -202,7 +202,10 @@ def test_fp32_error_is_that_of_torch(rng: torch.Generator) -> None:
             r"input: expected shape \[N, N_in\] = \[3, 2\], got \[3, 5\]",
         ),
         ({"x": torch.zeros(2)}, "x: expected 3 or 4 axes"),
-        ({"x": torch.zeros(4, 1, 2, dtype=torch.int64)}, "x: expected a floating dtype"),
+        (
+            {"x": torch.zeros(4, 1, 2, dtype=torch.int64)},
+            "x: expected a dtype of float32 or float64",
+        ),
         ({"recurrent": torch.zeros(3, 3).double()}, "recurrent: expected torch.float32 on cpu"),
         ({"activation": "tanh"}, "activation: expected one of"),
         ({"precision": "fp16"}, "precision: expected one of"),

@@ -370,3 +370,9 @@ def test_bad_input_is_named(change: dict[str, object], message: str) -> None:
 
 def weights(net: Network) -> dict[str, Tensor]:
     return {"recurrent": net.recurrent, "input": net.input, "readout": net.readout}
+
+
+def test_alignment_refuses_networks_of_two_shapes(rng: torch.Generator) -> None:
+    before, after = (random_network(rng, N=5, T=2, B=1, N_out=N_out) for N_out in (1, 3))
+    with pytest.raises(ValueError, match="after: expected readout as before"):
+        leaky_rnn_kernel_alignment(before.x, weights(before), weights(after), rho=RHO)

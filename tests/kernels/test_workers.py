@@ -53,3 +53,12 @@ def test_an_exception_of_a_task_is_raised(threads: int) -> None:
     with pytest.raises(ValueError, match="three"):
         each(task, range(8))
     each(task, range(3))
+
+
+def test_inference_mode_reaches_no_task(rng: torch.Generator, threads: int) -> None:
+    J = FactoredJacobian(
+        torch.randn(9, 4, 3, 5, generator=rng), torch.randn(9, 3, 2, generator=rng)
+    )
+    with torch.inference_mode():
+        K = J.gram(order="propagate")
+    assert torch.equal(K, J.gram(order="propagate"))

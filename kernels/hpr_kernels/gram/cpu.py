@@ -39,11 +39,11 @@ def hadamard(K: Tensor, left: Factor, right: Factor, symmetric: bool, plan: Plan
         rows, columns = (slice(start, start + plan.block) for start in corner)
         # Outputs before examples: the rows that reach a step are then one block, and ⟨z, z'⟩ is repeated over it.
         g = left.g[rows].permute(2, 1, 0, 3).contiguous()  # [S, O, b, N]
-        h = right.g[columns].permute(2, 1, 0, 3).contiguous()  # [S', O', b', N]
+        triangle = symmetric and rows == columns
+        h = g if triangle else right.g[columns].permute(2, 1, 0, 3).contiguous()  # [S', O', b', N]
         z, y = left.z[rows].transpose(0, 1), right.z[columns].transpose(0, 1)  # [S, b, F]
         b, c = g.shape[2], h.shape[2]
         total = K.new_zeros(g.shape[1], b, h.shape[1], c)
-        triangle = symmetric and rows == columns
         for s in range(len(g)):
             o = first_output(left.reach, s)
             for t in range(s + 1 if triangle else len(h)):
@@ -146,11 +146,20 @@ def mirror(K: Tensor) -> None:
     def block(start: int) -> None:
         stop = min(start + size, B)
         for b in range(start, stop):
-            K[b, :, b] = (K[b, :, b] + K[b, :, b].mT) / 2
+            symmetrise(K[b, :, b])
             K[b + 1 : stop, :, b] = K[b, :, b + 1 : stop].permute(1, 2, 0)
         K[stop:, :, start:stop] = K[start:stop, :, stop:].permute(2, 3, 0, 1)
 
     each(block, range(0, B, size), K.device)
+
+
+def symmetrise(block: Tensor) -> None:
+    """Replace a square block by the mean of itself and its transpose, some rows at a time."""
+    for start in range(0, len(block), 256):
+        rows, below = slice(start, start + 256), slice(start, None)
+        mean = (block[rows, below] + block[below, rows].mT) / 2
+        block[rows, below] = mean
+        block[below, rows] = mean.mT
 
 
 ORDERS: dict[str, Callable[[Tensor, Factor, Factor, bool, Plan], None]] = {

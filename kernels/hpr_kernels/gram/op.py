@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from hpr_kernels import checks
 from hpr_kernels.backend import DEFAULT_PRECISION, check_precision, uses_triton
 from hpr_kernels.gram import cpu, reference
 from hpr_kernels.gram.plan import MEMORY_BUDGET, Plan, Shape, make_plan
+from hpr_kernels.gram.workers import threads
 
 REDUCTIONS = ("full", "trace", "diagonal")
 
@@ -123,13 +126,19 @@ class FactoredJacobian:
     ) -> Plan:
         """What `gram` would do by torch: each order's multiply-adds, bytes and workspace, the choice and why."""
         checks.choice("order", order, ("auto", *cpu.ORDERS))
-        left = self._factors(reduce)[0]
-        right = left if other is None else other._factors(reduce)[0]
-        (B1, _, S1, N), (B2, _, S2, _) = left.g.shape, right.g.shape
-        element = left.g.element_size()
+        checks.choice("reduce", reduce, REDUCTIONS)
+        if other is not None:
+            self._check_other(other, same_outputs=reduce != "full")
+        right = other or self
+        (B1, O1, S1, N), (B2, O2, S2, _) = self.adjoints.shape[-4:], right.adjoints.shape[-4:]
+        reach1, reach2 = self.reach or (S1 - 1,) * O1, right.reach or (S2 - 1,) * O2
+        if reduce != "full":
+            # One row an example, of all outputs' adjoints end to end or of one output's.
+            reach1, reach2 = reach1[-1:], reach2[-1:]
         shape = Shape(
-            B1, B2, left.reach, right.reach, S1, S2, N, left.z.shape[2], element, other is None,
-            torch.get_num_threads(),
+            B1, B2, reach1, reach2, S1, S2, N * O1 if reduce == "trace" else N,
+            self.inputs.shape[-1], self.adjoints.element_size(), other is None,
+            threads(self.adjoints.device),
         )  # fmt: skip
         return make_plan(shape, order, memory_budget)
 
@@ -220,32 +229,37 @@ class FactoredJacobian:
         self, other: FactoredJacobian | None, reduce: str, order: str, memory_budget: int
     ) -> Tensor:
         plan = self.plan(other, reduce=reduce, order=order, memory_budget=memory_budget)
+        right = other or self
+        (B, O), (C, P) = self.adjoints.shape[-4:-2], right.adjoints.shape[-4:-2]
+        count = len(self.adjoints) if self.packed else 1
+        if reduce == "diagonal":
+            count *= O
+        if reduce != "full":
+            O = P = 1
         lefts = self._factors(reduce)
-        rights = lefts if other is None else other._factors(reduce)
-        (B, O), (C, P) = lefts[0].g.shape[:2], rights[0].g.shape[:2]
-        kernels = self.inputs.new_empty(len(lefts), B, O, C, P)
-        with torch.no_grad():
-            for K, left, right in zip(kernels, lefts, rights, strict=True):
-                cpu.gram(K, left, None if other is None else right, plan)
+        rights = repeat(None, count) if other is None else other._factors(reduce)
+        # The cores' threads are not in this one's inference mode, and may not write what is made in it.
+        with torch.inference_mode(False), torch.no_grad():
+            kernels = self.inputs.new_empty(count, B, O, C, P)
+            for K, one, another in zip(kernels, lefts, rights, strict=True):
+                cpu.gram(K, one, another, plan)
         return kernels.view(-1, B * O, C * P)
 
-    def _factors(self, reduce: str) -> list[cpu.Factor]:
+    def _factors(self, reduce: str) -> Iterator[cpu.Factor]:
         """One Factor a network; for "diagonal", one a network and output."""
         O, S = self.adjoints.shape[-3:-1]
         reach = self.reach or (S - 1,) * O
         gs = self.adjoints.unbind() if self.packed else [self.adjoints]
         zs = self.inputs.unbind() if self.packed else [self.inputs]
-        factors = []
         for g, z in zip(gs, zs, strict=True):
             if reduce == "full":
-                factors.append(cpu.Factor(g, z, reach))
+                yield cpu.Factor(g, z, reach)
             elif reduce == "trace":
                 # Σ_o ⟨g^o, g'^o⟩ is the inner product of the outputs' adjoints end to end.
                 joined = g.transpose(1, 2).flatten(2)[:, None]
-                factors.append(cpu.Factor(joined, z, (S - 1,)))
+                yield cpu.Factor(joined, z, reach[-1:])
             else:
-                factors += [cpu.Factor(g[:, o : o + 1], z, (reach[o],)) for o in range(O)]
-        return factors
+                yield from (cpu.Factor(g[:, o : o + 1], z, (reach[o],)) for o in range(O))
 
     def _check_other(self, other: FactoredJacobian, *, same_outputs: bool) -> None:
         if not isinstance(other, FactoredJacobian):

@@ -25,31 +25,36 @@ def each(task: Callable[[Item], None], items: Iterable[Item], device: torch.devi
 
     On another device than the CPU, which has its own ways to do several things at once, one after another.
     """
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
-    if threads == 1:
+    count = threads(device)
+    if count == 1:
         for item in items:
             task(item)
         return
     # A forked process inherits the pool's record, but none of its threads.
-    for _ in _pool(threads, os.getpid()).map(task, items):
+    for _ in _pool(count, os.getpid()).map(task, items):
         pass
 
 
+def threads(device: torch.device) -> int:
+    """How many tasks run at a time."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
 @cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    started = Barrier(threads + 1)
+def _pool(count: int, process: int) -> ThreadPoolExecutor:
+    started = Barrier(count + 1)
 
     def start() -> None:
         torch.set_num_threads(1)
         # A new thread takes torch's default at its first question or operation, which must not be a later one.
-        assert torch.get_num_threads() == 1
+        torch.get_num_threads()
         torch.set_grad_enabled(False)
         started.wait()
 
-    pool = ThreadPoolExecutor(threads, "hpr_kernels", start)
-    for _ in range(threads):
+    pool = ThreadPoolExecutor(count, "hpr_kernels", start)
+    for _ in range(count):
         pool.submit(lambda: None)
     # Torch keeps the number of threads a thread, and the last one set as the default of new threads: set it back.
     started.wait()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(count)
     return pool

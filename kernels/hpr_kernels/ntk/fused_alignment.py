@@ -45,5 +45,5 @@ def side(network: Network, tile: Tile) -> triton.Side:
     return triton.Side(
         triton.Factors(*tile.step.as_pack()),
         tile.rates if "readout" in network.groups else None,
-        None if tile.diagonal is None else tile.diagonal.adjoints,
+        None if tile.diagonal is None else tile.diagonal[:, :, :, None],
     )

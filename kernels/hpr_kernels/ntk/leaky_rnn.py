@@ -65,16 +65,16 @@ def leaky_rnn_ntk(
         ValueError, TypeError: naming the argument that does not fit, or that holds NaN or infinity.
     """
     checks.choice("reduce", reduce, REDUCTIONS)
-    if reduce != "full" and x2 is not None and x2.shape[-3] != x1.shape[-3] and outputs == "all":
-        raise ValueError(
-            f"x2: expected T = {x1.shape[-3]} steps with reduce={reduce!r}, got {x2.shape[-3]}"
-        )
     network, packed = check_network(
         "x1", x1, recurrent, input, readout, rho, outputs, parameters, activation, self_connections,
         precision,
     )  # fmt: skip
     if x2 is not None:
         check_inputs("x2", x2, x1, network)
+        if reduce != "full" and outputs == "all" and x2.shape[-3] != x1.shape[-3]:
+            raise ValueError(
+                f"x2: expected T = {x1.shape[-3]} steps with reduce={reduce!r}, got {x2.shape[-3]}"
+            )
     with torch.no_grad():
         if not packed:
             x1, x2 = x1[None], None if x2 is None else x2[None]
@@ -111,6 +111,10 @@ def leaky_rnn_kernel_alignment(
     """
     networks = []
     for name, weights in (("before", before), ("after", after)):
+        for group in set(weights) & set(before):
+            one, other = (getattr(of[group], "shape", None) for of in (before, weights))
+            if one != other:
+                raise ValueError(f"{name}: expected {group} as before, {one}, got {other}")
         if set(weights) != set(GROUPS):
             raise ValueError(f"{name}: expected the weights {GROUPS}, got {tuple(weights)}")
         network, packed = check_network(
@@ -232,7 +236,12 @@ def _kernel(
         return tile.kernel(other, readout, reduce, order, memory_budget)
     # A block is copied into the result: a quarter of the budget is for blocks.
     outputs = len(checks.steps(network.outputs, longer.shape[1])) * network.N_out
-    size = max(1, min(size, int((memory_budget / 4 / x1.element_size()) ** 0.5) // outputs))
+    size = max(
+        1,
+        min(
+            size, int((memory_budget / 4 / x1.element_size() / max(1, together)) ** 0.5) // outputs
+        ),
+    )
     K: Tensor | None = None
     for group, part in network.parts(max(1, together)):
         y1, y2 = (x if len(x) == 1 else x[group] for x in (x1, right))

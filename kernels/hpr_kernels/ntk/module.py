@@ -95,8 +95,8 @@ def ntk(
 
 
 def _contract(left: dict[str, Tensor], right: dict[str, Tensor]) -> Tensor:
-    products = [
-        left[name].flatten(2).flatten(0, 1) @ right[name].flatten(2).flatten(0, 1).mT
-        for name in left
-    ]
-    return torch.stack(products).sum(0)
+    rows, columns = (next(iter(J.values())).shape[:2].numel() for J in (left, right))
+    K = next(iter(left.values())).new_zeros(rows, columns)
+    for name, J in left.items():
+        K.addmm_(J.flatten(2).flatten(0, 1), right[name].flatten(2).flatten(0, 1).mT)
+    return K

@@ -56,9 +56,8 @@ class Network:
         reach = tuple(t for t in steps for _ in range(self.N_out))
         diagonal = None
         if "recurrent" in self.groups and not self.self_connections:
-            # ∂y/∂W_nn = Σ_s g_s[n] a_s[n], as a layer of one step with the input 1.
-            d = torch.einsum("rbosn,rbsn->rbon", adjoints, z[..., :N])[:, :, :, None]
-            diagonal = FactoredJacobian(d, z.new_ones(*d.shape[:2], 1, 1))
+            # ∂y/∂W_nn = Σ_s g_s[n] a_s[n].
+            diagonal = torch.einsum("rbosn,rbsn->rbon", adjoints, z[..., :N])
         step = FactoredJacobian(adjoints, z, reach)
         return Tile(step, diagonal, rates, self.N_out, self.precision)
 
@@ -90,7 +89,7 @@ class Tile:
     """Some examples' Jacobian: by W_h and W_x in factors, by the diagonal of W_h to be taken off, by w as rates."""
 
     step: FactoredJacobian | None
-    diagonal: FactoredJacobian | None
+    diagonal: Tensor | None  # [R, b, O, N]
     rates: Tensor  # [R, b, t, N]
     N_out: int
     precision: str
@@ -110,38 +109,54 @@ class Tile:
                 memory_budget=memory_budget // 2,
                 precision=self.precision,
             )
-        if self.diagonal is not None and K is not None:
-            diagonal = None if other is None else other.diagonal
-            K -= self.diagonal.gram(diagonal, reduce=reduce, precision=self.precision)
+        a, b = self.rates, right.rates
+        if K is None:
+            (R, B, t, _), (_, C, u, _) = a.shape, b.shape
+            O, P = t * self.N_out, u * self.N_out
+            shapes = {"full": (B * O, C * P), "trace": (B, C), "diagonal": (B, C, O)}
+            K = a.new_zeros(R, *shapes[reduce])
+        if self.diagonal is not None and right.diagonal is not None:
+            add_products(K, -self.diagonal, right.diagonal, 1, reduce, right is self)
         if readout:
-            K = self._readout_kernel(right, reduce, K)
-        assert K is not None
+            # ∂y_{t,k}/∂w_k' is a_{t+1} where k = k', else nothing.
+            add_products(K, a, b, self.N_out, reduce, right is self)
         return K
 
-    def _readout_kernel(self, right: Tile, reduce: str, K: Tensor | None) -> Tensor:
-        """Add the group `readout`: ∂y_{t,k}/∂w_k' is a_{t+1} where k = k', else nothing."""
-        a, b = self.rates, right.rates
-        if reduce == "full":
-            product = torch.bmm(a.flatten(1, 2), b.flatten(1, 2).mT)  # [R, B t, B' t']
-            if right is self:
-                # Rounding leaves it a little unsymmetric; a kernel is exactly symmetric.
-                product = (product + product.mT) / 2
-            if K is None:
-                K = product.new_zeros(
-                    len(a), product.shape[1] * self.N_out, product.shape[2] * self.N_out
-                )
-            shape = (len(a), product.shape[1], self.N_out, product.shape[2], self.N_out)
-            K.view(shape).diagonal(dim1=2, dim2=4).add_(product[..., None])
-            return K
-        each = torch.einsum("rbtn,rctn->rbct", a, b)
-        if right is self:
-            each = (each + each.transpose(1, 2)) / 2
-        addition = (
-            each.sum(-1) * self.N_out
-            if reduce == "trace"
-            else each.repeat_interleave(self.N_out, dim=-1)
-        )
-        return addition if K is None else K.add_(addition)
+
+# Rows of a product that is added to K at a time.
+ROWS = 256
+
+
+def add_products(
+    K: Tensor, left: Tensor, right: Tensor, copies: int, reduce: str, symmetric: bool
+) -> None:
+    """Add ⟨u_o^b, v_o'^b'⟩ to K, of rows u and v [R, B, O, N]; each is `copies` outputs, met by their equals."""
+    if reduce == "full":
+        rows, columns = left.flatten(1, 2), right.flatten(1, 2)
+        pairs = K.unflatten(2, (-1, copies)).unflatten(1, (-1, copies))
+        add_product(pairs.diagonal(dim1=2, dim2=4), rows, columns, symmetric)
+    elif reduce == "trace":
+        add_product(K[..., None], copies * left.flatten(2), right.flatten(2), symmetric)
+    else:
+        outputs = K.unflatten(3, (-1, copies))
+        for o in range(left.shape[2]):
+            add_product(outputs[:, :, :, o], left[:, :, o], right[:, :, o], symmetric)
+
+
+def add_product(target: Tensor, left: Tensor, right: Tensor, symmetric: bool) -> None:
+    """Add left rightᵀ [R, M1, M2] to every layer of `target` [R, M1, M2, …], a few rows at a time.
+
+    If `symmetric`, what lies left of the diagonal is copied from the other side: a kernel is exactly symmetric.
+    """
+    for start in range(0, left.shape[1], ROWS):
+        stop = min(start + ROWS, left.shape[1])
+        first = start if symmetric else 0
+        product = torch.bmm(left[:, start:stop], right[:, first:].mT)
+        if symmetric:
+            square, beyond = product.split([stop - start, product.shape[2] - stop + start], dim=2)
+            square.copy_((square + square.mT) / 2)
+            target[:, stop:, start:stop] += beyond.mT[..., None]
+        target[:, start:stop, first:] += product[..., None]
 
 
 def tiles(network: Network, x: Tensor, size: int) -> Iterator[tuple[int, Tile]]:

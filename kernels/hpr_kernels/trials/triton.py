@@ -51,7 +51,13 @@ def place_trials(
 ) -> None:
     """One launch; `x` and `targets` may be one iteration's slice of a longer draw [S, …, T, B, N_in]."""
     _, T, B, N_in = x.shape
-    for name, value in (("x", x[0]), ("targets", targets[0]), ("trace", trace), ("placed", placed)):
+    for name, value in (
+        ("x", x[0]),
+        ("targets", targets[0]),
+        ("trace", trace),
+        ("placed", placed),
+        ("seed", seed),
+    ):
         if not value.is_contiguous():
             raise ValueError(f"{name}: expected contiguous memory, got strides {value.stride()}")
     place_trials_kernel[(len(trace) * triton.cdiv(T * B, TILE_ROWS),)](

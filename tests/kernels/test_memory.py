@@ -1,0 +1,98 @@
+"""What a kernel allocates beside its result, measured: the high-water mark of the process's resident memory."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from hpr_kernels import FactoredJacobian, leaky_rnn_ntk, ntk, two_layer_ntk
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+MIB = 1 << 20
+# The allocator's rounding, a library's own buffers.
+SLACK = 12 * MIB
+
+
+def resident(name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def beside_result(function: Callable[[], Tensor]) -> int:
+    """Bytes that a call has held at most, less its result."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    # Resets the high-water mark.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    result = function()
+    return resident("VmHWM") - before - result.nbytes
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("budget", [24 * MIB, 80 * MIB], ids=["24 MiB", "80 MiB"])
+@pytest.mark.parametrize("order", ["hadamard", "propagate", "dense"])
+@pytest.mark.parametrize(
+    "shape", [(1, 1200, 1, 20, 3), (300, 4, 6, 50, 53), (40, 2, 60, 90, 20)], ids=str
+)
+def test_gram(shape: tuple[int, ...], order: str, budget: int) -> None:
+    B, O, S, N, F = shape
+    J = FactoredJacobian(normal(B, O, S, N), normal(B, S, F))
+    # A call before, for what libraries set up once.
+    FactoredJacobian(normal(2, 2, 2, 2), normal(2, 2, 2)).gram(order=order)
+    plan = J.plan(order=order, memory_budget=budget)
+    used = beside_result(lambda: J.gram(order=order, memory_budget=budget))
+    assert used <= plan.workspace + SLACK
+    assert plan.workspace <= budget
+
+
+@pytest.mark.parametrize("self_connections", [True, False], ids=["free", "Dale's law"])
+@pytest.mark.parametrize("R", [1, 3])
+def test_ntk(R: int, self_connections: bool) -> None:
+    """All adjoints would take 230 MiB."""
+    B, T, N, N_out = 800, 4, 100, 2
+    x = normal(1, T, B, 3)
+    weights = {
+        "recurrent": normal(R, N, N) / 10,
+        "input": normal(R, N, 3),
+        "readout": normal(R, N_out, N),
+    }
+    used = beside_result(
+        lambda: leaky_rnn_ntk(
+            x,
+            **weights,
+            rho=0.3,
+            outputs="last",
+            memory_budget=40 * MIB,
+            self_connections=self_connections,
+        )
+    )
+    assert used <= 40 * MIB + SLACK
+
+
+def test_two_layers() -> None:
+    x, hidden, readout = normal(3000, 4), normal(50, 4), normal(1, 50)
+    used = beside_result(
+        lambda: two_layer_ntk(x, hidden=hidden, readout=readout, memory_budget=40 * MIB)
+    )
+    assert used <= 40 * MIB + SLACK
+
+
+def test_any_module() -> None:
+    layers = [torch.nn.Linear(4, 4) for _ in range(12)]
+    module, x = torch.nn.Sequential(*layers), normal(400, 4)
+    used = beside_result(lambda: ntk(module, x, memory_budget=40 * MIB))
+    assert used <= 40 * MIB + SLACK
