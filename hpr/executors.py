@@ -158,7 +158,8 @@ def run_local(
 ) -> Outcome:
     """Train what the store lacks, pack by pack, and save each run as soon as its pack is done.
 
-    A pack that raises fails by name and the others go on. The bar counts FLOPs, not iterations, so
+    A pack that raises fails by name and the others go on, and so does a run whose record can't be
+    read or kept. The bar counts FLOPs, not iterations, so
     that its ETA holds across packs whose iterations cost differently; it shows on a terminal only.
 
     Args:
@@ -174,13 +175,19 @@ def run_local(
     outcome = Outcome()
     specs = distinct(specs)
     for spec in specs:
-        record = store.load(spec)
-        if record is not None:
-            outcome.records[spec.key] = record
-    left = plan(specs, lambda spec: spec.key in outcome.records, task_of, device)
+        try:
+            record = store.load(spec)
+        except OSError as error:
+            outcome.failures[spec.key] = Failure.of(str(spec), error)
+        else:
+            if record is not None:
+                outcome.records[spec.key] = record
+    readable = [spec for spec in specs if spec.key not in outcome.failures]
+    left = plan(readable, lambda spec: spec.key in outcome.records, task_of, device)
+    unreadable = f", {len(outcome.failures)} unreadable there" if outcome.failures else ""
     say(
-        f"{len(specs)} runs: {left.stored} already in {store.runs}, {left.runs} to train in "
-        f"{len(left.packs)} packs, at most {left.flops:.2g} FLOP"
+        f"{len(specs)} runs: {left.stored} already in {store.runs}{unreadable}, {left.runs} to train "
+        f"in {len(left.packs)} packs, at most {left.flops:.2g} FLOP"
     )
     # tqdm decides by the stream whether there is a terminal.
     with tqdm(
@@ -201,12 +208,16 @@ def run_local(
             known = {"teachers": outcome.records} if any(spec.teacher for spec in pack) else {}
             try:
                 records = train(pack, task_of(pack[0]), device=device, progress=progress, **known)
-                for record in records:
-                    store.save(record)
-                    outcome.records[record["key"]] = record
             except Exception as error:
                 for spec in pack:
-                    if spec.key not in outcome.records:
+                    outcome.failures[spec.key] = Failure.of(str(spec), error)
+            else:
+                for spec, record in zip(pack, records, strict=True):
+                    # A record that can't be kept loses its own run alone.
+                    try:
+                        store.save(record)
+                        outcome.records[spec.key] = record
+                    except Exception as error:
                         outcome.failures[spec.key] = Failure.of(str(spec), error)
             # Early stops and the measures bring a pack to its end in one jump.
             bar.update(before + price.flops - bar.n)

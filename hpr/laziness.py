@@ -5,6 +5,8 @@ Sums accumulate in fp64. A 0/0, as where all units are dead, is NaN: callers fla
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,10 @@ from hpr.connectivity import effective_rank
 from hpr.model import Pack, rates, tangent_kernel
 from hpr.runs import RunSpec
 from hpr.tasks import Task
+
+
+class NotFinite(ArithmeticError):
+    """A network's weights, rates or kernel hold a NaN or an infinity: it diverged."""
 
 
 def weight_change_norm(before: Tensor, after: Tensor) -> float:
@@ -97,11 +103,15 @@ class Evaluation:
         self.K_0 = self._kernel(before)
 
     def trajectory_point(self, after: Pack) -> dict[str, float]:
-        """The measures of the kernel in the course of training (Figures 14 and 15)."""
+        """The measures of the kernel in the course of training (Figures 14 and 15); may raise `NotFinite`."""
         return self._of_kernel(self._kernel(after))
 
     def measures(self, after: Pack) -> tuple[dict[str, float], list[str]]:
-        """All measures between before and after training, and a flag for each that is not a number."""
+        """All measures between before and after training, and a flag for each that is not a finite number.
+
+        Raises:
+            NotFinite: the network diverged.
+        """
         before = self.before
         H_0, H_f = (self._representation(pack) for pack in (before, after))
         start = before.hidden[0].double().cpu().numpy()
@@ -126,7 +136,11 @@ class Evaluation:
         measures["kernel_alignment"] = final.pop("kernel_alignment")
         for name, value in final.items():
             measures[f"{name}_initial"], measures[f"{name}_final"] = initial[name], value
-        flags = [f"{name} is not a number" for name, value in measures.items() if value != value]
+        flags = [
+            f"{name} is {'infinite' if math.isinf(value) else 'not a number'}"
+            for name, value in measures.items()
+            if not math.isfinite(value)
+        ]
         return measures, flags
 
     def _of_kernel(self, K: Tensor) -> dict[str, float]:
@@ -139,9 +153,25 @@ class Evaluation:
 
     def _kernel(self, pack: Pack) -> Tensor:
         few = self.x[:, : self.spec.kernel_trials]
-        return tangent_kernel(pack, few, self.spec, self.task.loss_steps)
+        _finite("weights", pack.weights, pack.readout)
+        _finite("rates", rates(pack, few[None], self.spec))
+        try:
+            K = tangent_kernel(pack, few, self.spec, self.task.loss_steps)
+        except ValueError as error:
+            # All that goes in is finite: what this message is of are the adjoints.
+            if "expected finite numbers" not in str(error):
+                raise
+            raise NotFinite("adjoints not finite") from error
+        _finite("kernel", K)
+        return K
 
     def _representation(self, pack: Pack) -> Tensor:
         """Rates [m, N] of the last step in m trials; of frozen trials, in the T steps of one."""
         H = rates(pack, self.x[None], self.spec)[0]
+        _finite("rates", H)
         return H[:, 0] if self.task.frozen else H[-1]
+
+
+def _finite(name: str, *tensors: Tensor) -> None:
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise NotFinite(f"{name} not finite")

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+from hpr.command_line import Parser, positive
 from hpr.connectivity.connectome import CELEGANS, keep, read_folder
 from hpr.executors import (
     EFFICIENCY,
@@ -32,15 +33,6 @@ if TYPE_CHECKING:
     import torch
 
 EXTRA = "pip install 'hpr-richlazy[repro]'"
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, with errors of one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the line and exit with 2."""
-        line = " ".join(message.split())
-        self.exit(2, f"{self.prog}: error: {line}\n")
 
 
 class UsageError(Exception):
@@ -92,9 +84,9 @@ def build_parser() -> Parser:
         "--figure", nargs="+", metavar="NAME", help="these figures, as --list names them"
     )
     what.add_argument(
-        "--list", action="store_true", help="list figures, their runs, cost and claims"
+        "--list", action="store_true", help="list figures, their runs and cost, and how many claims"
     )
-    parser.add_argument("--json", action="store_true", help="with --list: as JSON")
+    parser.add_argument("--json", action="store_true", help="with --list: as JSON, with the claims")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     parser.add_argument(
         "--profile", choices=get_args(Profile), help="default: paper on CUDA, quick on the CPU"
@@ -102,8 +94,8 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--variant", choices=tuple(VARIANTS), default="paper", help="default: paper"
     )
-    parser.add_argument("--seeds", type=_positive, metavar="N", help="seeds of each setting")
-    parser.add_argument("--iterations", type=_positive, metavar="N", help="training iterations")
+    parser.add_argument("--seeds", type=positive, metavar="N", help="seeds of each setting")
+    parser.add_argument("--iterations", type=positive, metavar="N", help="training iterations")
     parser.add_argument(
         "--task-version", choices=("0.0.2", "2.3"), default="0.0.2", help="whose NeuroGym inputs"
     )
@@ -282,15 +274,15 @@ def _reproduce(
         failures.append(Failure.of("summary", error))
     else:
         _say(f"summary: {store.out / 'summary.md'}")
-    failed = [f"{failure.what}: {failure.reason}" for failure in failures]
-    failed += [
-        f"{spec}: diverged after {outcome.records[spec.key]['iterations']} iterations"
-        for spec in specs
-        if outcome.records.get(spec.key, {}).get("status") == "diverged"
-    ]
-    for line in failed:
-        print(f"hpr.reproduce: failed: {line}", file=sys.stderr)
-    return 1 if failed else 0
+    for spec in specs:
+        record = outcome.records.get(spec.key, {})
+        if record.get("status") == "diverged":
+            # A result like any other, and no reason to call the command failed.
+            after = f"diverged after {record['iterations']} iterations"
+            print(f"hpr.reproduce: {spec}: {after}", file=sys.stderr)
+    for failure in failures:
+        print(f"hpr.reproduce: failed: {failure.what}: {failure.reason}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def _dry_run(
@@ -298,11 +290,18 @@ def _dry_run(
 ) -> int:
     task_of = tasks()
     left = plan(_runs(figures, settings), store.__contains__, task_of, device)
+    shapes: dict[RunSpec, list[tuple[int, float]]] = {}
     for pack, price in zip(left.packs, left.costs, strict=True):
+        shapes.setdefault(pack[0].shape, []).append((len(pack), price.flops))
+    for shape, packs in shapes.items():
+        runs, flops = (sum(column) for column in zip(*packs, strict=True))
         print(
-            f"{len(pack)} x {pack[0].task}, N = {pack[0].N}, {pack[0].iterations} iterations: "
-            f"{price.flops:.2g} FLOP, {price.memory / 1e6:.0f} MB"
+            f"{runs} x {shape.task}, N = {shape.N}, {shape.iterations} iterations: "
+            f"{flops:.2g} FLOP, {len(packs)} pack{'s' * (len(packs) > 1)}"
         )
+    for figure in figures:
+        if not figure.runs(settings):
+            print(f"{figure.name}: not counted")
     rate = EFFICIENCY * matmul_rate(device)
     print(
         f"{left.stored} runs already in {store.runs}, {left.runs} to train in {len(left.packs)} "
@@ -354,12 +353,6 @@ def _duration(seconds: float) -> str:
         if seconds >= length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _positive(text: str) -> int:
-    if not re.fullmatch(r"\d{1,7}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer from 1 to 9999999, got {text!r}")
-    return int(text)
 
 
 def _folder(text: str) -> Path:

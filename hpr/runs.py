@@ -79,6 +79,8 @@ class RunSpec:
         for name in ("dt", "tau", "learning_rate", "momentum"):
             # 100 and 100.0 are one specification, so they must have one key.
             object.__setattr__(self, name, float(getattr(self, name)))
+        if self.stop_accuracy is not None:
+            object.__setattr__(self, "stop_accuracy", float(self.stop_accuracy))
         self.connectivity.check(self.N)
         for name in ("N", "batch", "iterations", "trials", "kernel_trials"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:

@@ -66,12 +66,19 @@ class Store:
         return True
 
     def load(self, spec: RunSpec) -> Record | None:
-        """The record of a run, or None where there is none to be trusted."""
+        """The record of a run, or None where there is none to be trusted.
+
+        Raises:
+            OSError: one line, when there is something in its place that can't be read.
+        """
         path = self.path(spec)
         try:
             content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise OSError(f"{path} can't be read: {reason}; move it away") from error
         try:
             return validate(content, spec)
         except ValueError as error:

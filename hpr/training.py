@@ -8,6 +8,7 @@ network that is done (accuracy reached, or a loss that is not finite) simply lea
 from __future__ import annotations
 
 import base64
+import math
 import platform
 import subprocess
 import time
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpr.laziness import Evaluation
+from hpr.laziness import Evaluation, NotFinite
 from hpr.model import Pack, Weights, initial_pack
 from hpr.runs import RunSpec
 from hpr.step import Step
@@ -119,7 +120,7 @@ class _Run:
         assert self.evaluation is not None
         try:
             point = self.evaluation.trajectory_point(pack)
-        except _UNMEASURABLE:
+        except NotFinite:
             # The window's end will find out that it diverged.
             return
         self.extend(iteration, point)
@@ -129,10 +130,6 @@ class _Run:
         if self.trajectory.get("iteration", [])[-1:] != [iteration]:
             for name, value in _plain({"iteration": iteration, **point}).items():
                 self.trajectory.setdefault(name, []).append(value)
-
-
-# What a network raises whose weights are so large that a kernel overflows.
-_UNMEASURABLE = (ValueError, ArithmeticError, RuntimeError)
 
 
 def checkpoints(spec: RunSpec) -> list[int]:
@@ -237,17 +234,13 @@ def _measure(
 ) -> tuple[dict[str, float], list[str]]:
     if run.trained is None:
         return {}, [f"loss not finite at iteration {run.iterations}"]
-    finite = [w.isfinite().all() for w in (run.trained.weights, run.trained.readout)]
-    if not all(finite):
-        run.status = "diverged"
-        return {}, [f"weights not finite after iteration {run.iterations}"]
     try:
         of_run = run.evaluation or evaluation(spec, task, before)
         measures, flags = of_run.measures(run.trained)
-    except _UNMEASURABLE as error:
-        # This network's failure, not its pack's.
+    except NotFinite as error:
+        # This network's failure, not its pack's; all else is no finding, and fails the pack without a record.
         run.status = "diverged"
-        return {}, [f"not measurable: {' '.join(str(error).split())}"]
+        return {}, [f"{error} after iteration {run.iterations}"]
     if spec.checkpoints:
         names = [name for name in run.trajectory if name != "iteration"]
         final = {name: measures[name if name in measures else f"{name}_final"] for name in names}
@@ -259,8 +252,8 @@ def _measure(
 
 
 def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
-    """For strict JSON: None for what is not a number."""
-    return {name: value if value == value else None for name, value in values.items()}
+    """For strict JSON: None for what is not a finite number."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _pretrained(

@@ -6,13 +6,14 @@ was written against caveclient 8.2 and has not been run against the service, for
 
 from __future__ import annotations
 
-import argparse
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from hpr.command_line import Parser, positive
 
 DATASTACK = "minnie65_public"
 VERSION = 1300
@@ -37,8 +38,10 @@ def fetch(folder: Path, *, N: int = CELLS, version: int = VERSION) -> None:
 
     Raises:
         ModuleNotFoundError: caveclient is missing.
-        ValueError: fewer than N such neurons are there.
+        ValueError: N is no positive integer, or fewer than N such neurons are there.
     """
+    if not isinstance(N, int) or N < 1:
+        raise ValueError(f"N: expected an integer of at least 1, got {N!r}")
     from caveclient import CAVEclient
 
     service = CAVEclient(DATASTACK, version=version).materialize
@@ -91,16 +94,19 @@ def _write(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> No
 
 
 def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="hpr.connectivity.cave", description=__doc__)
+    """The command line; whatever fails is told in one line, with exit status 2."""
+    parser = Parser(prog="hpr.connectivity.cave", description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--cells", type=int, default=CELLS, help=f"default: {CELLS}")
-    parser.add_argument("--version", type=int, default=VERSION, help=f"default: {VERSION}")
+    parser.add_argument("--cells", type=positive, default=CELLS, help=f"default: {CELLS}")
+    parser.add_argument("--version", type=positive, default=VERSION, help=f"default: {VERSION}")
     arguments = parser.parse_args()
     try:
         fetch(arguments.folder, N=arguments.cells, version=arguments.version)
     except ModuleNotFoundError as error:
         parser.error(f"{error}; install it: pip install 'hpr-richlazy[em]'")
+    except Exception as error:
+        # The service's client raises errors of many libraries: of access, of the network, of the tables.
+        parser.error(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

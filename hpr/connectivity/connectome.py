@@ -20,6 +20,7 @@ import io
 import math
 import os
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +63,8 @@ def read_connectome(synapses: Path, cells: Path) -> Connectome:
     """Read a connectome from its two tables (their form is in the module's docstring).
 
     Raises:
-        ValueError: a column is missing, a cell is listed twice or has no known type, a size isn't a positive finite
-        number, or no synapse is left between the cells listed.
+        ValueError: a table is truncated or garbled, a column is missing, a cell is listed twice or has no known type, a
+        size isn't a positive finite number, or no synapse is left between the cells listed.
         OSError: a file can't be read.
     """
     sign: dict[str, int] = {}
@@ -153,11 +154,14 @@ def _kept(name: str) -> Path:
 def _rows(path: Path, columns: Sequence[Sequence[str]]) -> Iterable[tuple[int, list[str]]]:
     """The wanted columns of each row, with its line; a column is sought under each of its names."""
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", newline="") as file:
-        reader = csv.DictReader(file)
-        names = [_column(path, reader.fieldnames or (), column) for column in columns]
-        for row in reader:
-            yield reader.line_num, [_cell(path, reader.line_num, row, name) for name in names]
+    try:
+        with opener(path, "rt", newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            names = [_column(path, reader.fieldnames or (), column) for column in columns]
+            for row in reader:
+                yield reader.line_num, [_cell(path, reader.line_num, row, name) for name in names]
+    except (EOFError, zlib.error, gzip.BadGzipFile, csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected a whole table, got an error: {error}") from None
 
 
 def _column(path: Path, header: Iterable[str], names: Sequence[str]) -> str:

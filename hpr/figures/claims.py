@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Kind = Literal["rises", "falls", "comparable", "higher", "lower", "vanishes", "holds"]
+Direction = Literal["higher", "lower"]
 Verdict = Literal["agrees", "disagrees", "inconclusive"]
 Values = NDArray[np.float64]
 
@@ -39,10 +40,10 @@ RULE = (
     "and Wilcoxon's signed-rank test between its ends (paired by seed) both have a two-sided "
     f"p < {ALPHA} in the paper's direction; it disagrees when one of them does in the other "
     "direction and neither in the paper's. A level is higher or lower than another by Wilcoxon's "
-    "test of the pairs alone. A difference vanishes (agrees) when it was there (Wilcoxon "
-    f"p < {ALPHA}), can no longer be seen (p >= {ALPHA}), and the {CONFIDENCE:.0%} interval of the "
-    f"share of it that is left lies within ±{VANISHED}; it does not (disagrees) when it was there "
-    "and the interval lies outside. Losses are comparable (agrees) when the "
+    "test of the pairs alone. A difference vanishes (agrees) when it was there in the "
+    f"paper's direction (Wilcoxon p < {ALPHA}), can no longer be seen (p >= {ALPHA}), and the "
+    f"{CONFIDENCE:.0%} interval of the share of it that is left lies within ±{VANISHED}; it does not "
+    "(disagrees) when it was there and the interval lies outside. Losses are comparable (agrees) when the "
     f"{CONFIDENCE:.0%} interval of largest / smallest mean ends at or below {COMPARABLE:.2f}, not "
     "comparable (disagrees) when it lies above. All else is inconclusive, and so is "
     f"any claim with fewer than {FEWEST} complete seeds. Each test stands at "
@@ -65,6 +66,12 @@ class Claim:
     says: str
     # The levels compared, by name; empty: all of the panel's.
     levels: tuple[str, ...] = ()
+    # Of a difference that vanishes: whether the second level was higher or lower than the first.
+    was: Direction | None = None
+
+    def __post_init__(self) -> None:
+        if (self.kind == "vanishes") != (self.was is not None):
+            raise ValueError(f"was: expected a direction of what vanishes alone, got {self.was!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """The plain form of the JSON summaries."""
@@ -125,7 +132,8 @@ def judge(
 
     *Equivalence* (`vanishes`). Three levels: a null, a structure, and the structure without what
     is said to make the difference. Wilcoxon's test compares each of the two with the null. If
-    structure and null do not differ, there is nothing to vanish, and the claim is **inconclusive**.
+    structure and null do not differ in the direction that the claim names (`was`), what is said to
+    vanish was not there, and the claim is **inconclusive**.
     The effect is the share that is left: the median paired difference of the third level from the
     null over that of the second. The claim **agrees** when the whole interval of the share lies
     within ±0.5 and the third level does not differ from the null, **disagrees** when all of the
@@ -171,9 +179,11 @@ def judge(
         before = _wilcoxon(complete[:, :2], f"Wilcoxon signed-rank, {there} - {null}")
         after = _wilcoxon(complete[:, ::2], f"Wilcoxon signed-rank, {gone} - {null}")
         statistics = (before, after, _share(complete))
-        verdict = _vanished(*statistics)
-        if not _significant(before):
-            notes.append(f"nothing to vanish: {there} does not differ from {null}")
+        was = _direction((before,), 1 if claim.was == "higher" else -1)
+        verdict = _vanished(after, statistics[2]) if was == "agrees" else "inconclusive"
+        if was != "agrees":
+            how = "does not differ" if was == "inconclusive" else "differs the other way"
+            notes.append(f"nothing to vanish: {there} {how} from {null}")
     else:
         statistics = (_spearman(complete), _wilcoxon(complete))
         verdict = _direction(statistics, 1 if claim.kind == "rises" else -1)
@@ -215,8 +225,8 @@ def _significant(statistic: Statistic) -> bool:
     return statistic.p is not None and statistic.p < ALPHA
 
 
-def _vanished(before: Statistic, after: Statistic, share: Statistic) -> Verdict:
-    if not _significant(before) or share.interval is None:
+def _vanished(after: Statistic, share: Statistic) -> Verdict:
+    if share.interval is None:
         return "inconclusive"
     low, high = share.interval
     if max(abs(low), abs(high)) <= VANISHED:

@@ -36,6 +36,12 @@ MEASURES: dict[str, str] = {
     "final_accuracy": "final accuracy",
     "connectivity_effective_rank": "effective rank of the connectivity",
 }
+# What is claimed of single figures besides, and in no table.
+WORDS: dict[str, str] = {
+    **MEASURES,
+    "connectivity_effective_rank_singular": "effective rank of the connectivity by singular values",
+    "centred_kernel_alignment_final": "centred kernel alignment (CKA) with the labels at the end",
+}
 
 
 @dataclass(frozen=True)
@@ -145,6 +151,10 @@ class Figure(ABC):
     def shows_connectome(self) -> bool:
         """Whether electron microscopy is in it, whose stand-in must be labelled."""
         return False
+
+    def notes(self, settings: Settings) -> list[str]:
+        """What a reader must know of how the figure was made, in sentences."""
+        return []
 
     def panels(self, settings: Settings) -> list[Panel]:
         """The sweeps of runs that the figure shows."""

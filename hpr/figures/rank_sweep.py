@@ -54,6 +54,11 @@ class RankSweep(Figure):
     run: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Any] = field(default_factory=dict)
     axis: str = "initial weight rank"
+    note: str = ""
+
+    def notes(self, settings: Settings) -> list[str]:
+        """The figure's own note, if it has one."""
+        return [self.note] if self.note else []
 
     def panels(self, settings: Settings) -> list[Panel]:
         """One a sweep, ranks ascending."""
@@ -158,7 +163,7 @@ class GainSweep(RankSweep):
 
 
 RANKS = (1, 30, 100, 300)
-NEUROGYM = tuple(Sweep(task, RANKS, quick={"iterations": 3000}) for task in ("2AF", "DMS", "CXT"))
+NEUROGYM = tuple(Sweep(task, RANKS, quick={"iterations": 2000}) for task in ("2AF", "DMS", "CXT"))
 LAST_STEP = {"batch": 200, "stop_accuracy": 0.97, "trials": 200, "kernel_trials": 200}
 SEQUENTIAL_MNIST = Sweep(
     "sMNIST",
@@ -167,12 +172,16 @@ SEQUENTIAL_MNIST = Sweep(
     run=LAST_STEP,
     # 1,500 pictures train: batches of 200 would be few and slow. All runs reach 97 % in this length.
     stand_in=Sweep(
-        "sDigits", ranks=(5, 30), quick={"iterations": 1500}, run={**LAST_STEP, "batch": 32}
+        "sDigits",
+        ranks=(5, 30),
+        quick={"iterations": 1500},
+        run={**LAST_STEP, "batch": 32},
+        name="sMNIST stand-in",
     ),
 )
 
 # In `quick`, what varies Figure 1 does so at a third of its size, for a twelfth of its cost.
-SMALL = {"N": 100, "iterations": 3000}
+SMALL = {"N": 100, "iterations": 2000}
 SMALL_NEUROGYM = tuple(replace(sweep, quick=SMALL) for sweep in NEUROGYM)
 CXT = SMALL_NEUROGYM[-1]
 
@@ -202,7 +211,7 @@ FIGURES = (
             replace(CXT, name="N = 100", run={"N": 100}),
             # Figure 1's own runs, in both profiles.
             replace(CXT, name="N = 300", quick=NEUROGYM[-1].quick),
-            replace(CXT, name="N = 600", run={"N": 600}, quick={"iterations": 300}),
+            replace(CXT, name="N = 600", run={"N": 600}, quick={"iterations": 200}),
         ),
     ),
     RankSweep(
@@ -225,10 +234,10 @@ FIGURES = (
     ),
     RankSweep(
         "12",
-        "Figure 1 at a time step of 20 ms: 40 steps, rho = exp(-0.2)",
+        "Figure 1 at a time step of 20 ms: 40 steps",
         tuple(
             # Five times the steps make five times the rows of a kernel: fewer trials in `quick`.
-            replace(sweep, quick={"N": 100, "iterations": 2000, "kernel_trials": 8})
+            replace(sweep, quick={"N": 100, "iterations": 1000, "kernel_trials": 8})
             for sweep in NEUROGYM
         ),
         run={"dt": 20.0},

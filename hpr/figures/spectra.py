@@ -130,7 +130,7 @@ def draw_boxes(
         axes.scatter(
             place + offsets(S), column, s=9, color=colour, alpha=0.65, linewidths=0, zorder=3
         )
-    axes.set_xticks(range(L), levels, fontsize=6)
+    axes.set_xticks(range(L), [level.replace(" ", "\n") for level in levels], fontsize=6)
     axes.set_xlim(-0.6, L - 0.4)
     axes.margins(y=0.12)
     pooled = np.concatenate(present)

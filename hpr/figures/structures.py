@@ -10,7 +10,7 @@ import numpy as np
 
 from hpr.connectivity import EM, SVD, CellTypes, ChainMotif, Connectivity, Dale, spectrum_rank
 from hpr.connectivity.connectome import CELEGANS
-from hpr.figures.claims import Claim, Finding, Kind, judge
+from hpr.figures.claims import Claim, Direction, Finding, judge
 from hpr.figures.figure import Figure, Panel, Record, Settings
 from hpr.figures.spectrum import spectrum
 from hpr.runs import GAIN, VARIANTS, RunSpec
@@ -20,18 +20,22 @@ if TYPE_CHECKING:
 
 NULL = "null"
 # Measure, where the paper has it beside the null's, and in words.
-RICHER: tuple[tuple[str, Kind, str], ...] = (
+RICHER: tuple[tuple[str, Direction, str], ...] = (
     ("weight_change_norm", "higher", "weights change more than from the null"),
     ("representation_alignment", "lower", "the representation changes more than from the null"),
     ("kernel_alignment", "lower", "the tangent kernel changes more than from the null"),
 )
-LOWER_RANK: tuple[str, Kind, str] = (
+LOWER_RANK: tuple[str, Direction, str] = (
     "connectivity_effective_rank",
     "lower",
     "the effective rank is below the null's",
 )
 SINGULAR_RANK = "connectivity_effective_rank_singular"
 LOSSES = "losses at the end are comparable"
+ONE_CONNECTOME = (
+    "The EM structure is one connectome, the same for every seed: seeds vary its null, the other weights and the "
+    "trials only."
+)
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,26 @@ class Comparison:
         for name, structure in self.structures.items():
             if isinstance(structure, EM):
                 structure = replace(structure, connectome=settings.connectome)
+                name = name if structure.shuffled else structure.label
             levels[name] = replace(structure, gain=gain)
         return levels
 
+    def names(self, settings: Settings) -> list[str]:
+        """The structures, by the levels' names."""
+        return [name for name in self.levels(settings) if name != NULL]
+
+    def stands_in(self, settings: Settings) -> bool:
+        """Whether C. elegans is where the paper has cortex."""
+        return self.N is None and settings.connectome == CELEGANS
+
+    def label(self, settings: Settings) -> str:
+        """The comparison's name; a stand-in is called one."""
+        return f"{self.name} stand-in" if self.stands_in(settings) else self.name
+
     def title(self, settings: Settings) -> str:
-        """The comparison's name and size; a stand-in is called one."""
-        stand_in = self.N is None and settings.connectome == CELEGANS
-        name = f"{self.name} stand-in:\nC. elegans" if stand_in else self.name
-        return f"{name} (N = {self.size(settings)})"
+        """The name, the stand-in's own, and the size."""
+        species = ":\nC. elegans" if self.stands_in(settings) else ""
+        return f"{self.label(settings)}{species} (N = {self.size(settings)})"
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,10 @@ class Structures(Figure):
         """Whether one of the structures is electron microscopy's."""
         return any(comparison.N is None for comparison in self.comparisons)
 
+    def notes(self, settings: Settings) -> list[str]:
+        """What the seeds of electron microscopy are."""
+        return [ONE_CONNECTOME] if self.shows_connectome else []
+
     def panels(self, settings: Settings) -> list[Panel]:
         """One a comparison, the null first."""
         return [self._panel(comparison, settings) for comparison in self.comparisons]
@@ -90,11 +110,11 @@ class Structures(Figure):
             for comparison in self.comparisons
             for claim in (
                 *(
-                    Claim(comparison.name, measure, kind, says, (NULL, name))
-                    for name in comparison.structures
+                    Claim(comparison.label(settings), measure, kind, says, (NULL, name))
+                    for name in comparison.names(settings)
                     for measure, kind, says in (LOWER_RANK, *RICHER)
                 ),
-                Claim(comparison.name, "final_loss", "comparable", LOSSES),
+                Claim(comparison.label(settings), "final_loss", "comparable", LOSSES),
             )
         ]
 
@@ -119,7 +139,7 @@ class Structures(Figure):
             **({"iterations": settings.iterations} if settings.iterations else {}),
         }
         return Panel(
-            name=comparison.name,
+            name=comparison.label(settings),
             title=comparison.title(settings),
             axis="initial weights",
             levels=tuple(levels),
@@ -144,10 +164,16 @@ class Shuffled(Structures):
             for comparison in self.comparisons
             for claim in (
                 *(
-                    Claim(comparison.name, measure, "vanishes", f"shuffling undoes that {says}")
-                    for measure, _, says in (LOWER_RANK, *RICHER)
+                    Claim(
+                        comparison.label(settings),
+                        measure,
+                        "vanishes",
+                        f"shuffling undoes that {says}",
+                        was=was,
+                    )
+                    for measure, was, says in (LOWER_RANK, *RICHER)
                 ),
-                Claim(comparison.name, "final_loss", "comparable", LOSSES),
+                Claim(comparison.label(settings), "final_loss", "comparable", LOSSES),
             )
         ]
 
@@ -167,9 +193,9 @@ class SingularSpectra(Structures):
         """For each structure: lower effective rank."""
         _, kind, says = LOWER_RANK
         return [
-            Claim(comparison.name, SINGULAR_RANK, kind, says, (NULL, name))
+            Claim(comparison.label(settings), SINGULAR_RANK, kind, says, (NULL, name))
             for comparison in self.comparisons
-            for name in comparison.structures
+            for name in comparison.names(settings)
         ]
 
     def judge(self, settings: Settings, records: Mapping[str, Record]) -> list[Finding]:
@@ -214,23 +240,23 @@ EXPERIMENTAL = (
 FIGURES = (
     # Its quick length is that of Figure 1, whose full-rank runs are nulls here.
     Structures(
-        "2", "Structures from biology: spectra, and learning 2AF", EXPERIMENTAL, "2AF", 3000
+        "2", "Structures from biology: spectra, and learning 2AF", EXPERIMENTAL, "2AF", 2000
     ),
-    Structures("5", "Figure 2 for DMS", EXPERIMENTAL, "DMS", 1500),
-    Structures("6", "Figure 2 for CXT", EXPERIMENTAL, "CXT", 1500),
+    Structures("5", "Figure 2 for DMS", EXPERIMENTAL, "DMS", 1000),
+    Structures("6", "Figure 2 for CXT", EXPERIMENTAL, "CXT", 1000),
     SingularSpectra("16", "The spectra of Figure 2 by singular values", EXPERIMENTAL),
     Structures(
         "17",
         "Dale's law kept throughout training on 2AF",
         (Comparison("Dale's law", {"Dale": Dale(dale_throughout=True)}),),
         "2AF",
-        3000,
+        2000,
     ),
     Shuffled(
         "19",
         "Shuffled EM: the effects of Figure 2 B are gone",
         (Comparison("EM", {"EM": EM(), "shuffled": EM(shuffled=True)}, N=None),),
         "2AF",
-        3000,
+        2000,
     ),
 )

@@ -47,19 +47,16 @@ QUICK_LINEAR: dict[int, dict[str, int]] = {
 }
 # A teacher shares no stream with its students.
 TEACHER_SEED = 1000
-# A quarter of the pictures tells as much of the kernel, for a sixteenth of its cost. The stand-in's students, and its
+# In `quick` a quarter of the pictures must do, for a sixteenth of the kernel's cost. The stand-in's students, and its
 # trajectories, have done most of their way in this length.
 _FEW = {"kernel_trials": 50}
 assert SEQUENTIAL_MNIST.stand_in is not None
 SEQUENTIAL = replace(
     SEQUENTIAL_MNIST,
-    run={**SEQUENTIAL_MNIST.run, **_FEW},
-    stand_in=replace(
-        SEQUENTIAL_MNIST.stand_in,
-        run={**SEQUENTIAL_MNIST.stand_in.run, **_FEW},
-        quick={"iterations": 600},
-    ),
+    quick={**SEQUENTIAL_MNIST.quick, **_FEW},
+    stand_in=replace(SEQUENTIAL_MNIST.stand_in, quick={"iterations": 600, **_FEW}),
 )
+MOMENTUM = "Two-layer linear networks train by the plain gradient, with momentum 0."
 
 RANDOM, LOW_RANK, PARTIAL, ALIGNED = "random", "random low-rank", "partially aligned", "aligned"
 KA = "kernel_alignment"
@@ -69,9 +66,10 @@ KA = "kernel_alignment"
 class Students(Figure):
     """Alignment with a teacher: two-layer linear networks by d and kappa (B), recurrent ones on sMNIST (C).
 
-    The paper names random, partially aligned and aligned weights. A fourth kind, random of the aligned ones' rank,
-    tells alignment from low rank. Of C it does not say what F is in a recurrent network: here the teacher's recurrent
-    weights, which the student takes as they are (`features`) or as Proposition 1 has it (`directions`).
+    The paper names random, partially aligned and aligned weights. A fourth kind, random of low rank, tells alignment
+    from low rank: it has the rank of the aligned directions, or of the dominant half of the features, as all of them
+    are the teacher's matrix at its full rank. Of C it does not say what F is in a recurrent network: here the teacher's
+    recurrent weights, which the student takes as they are (`features`) or as Proposition 1 has it (`directions`).
     """
 
     name: str
@@ -103,13 +101,21 @@ class Students(Figure):
                     tuple(f"{kappa:g}" for kappa in kappas),
                 ),
             ]  # fmt: skip
-        for kind in ("features", "directions"):
+        for kind, says, low_rank in (
+            ("features", "weights aligned with the task change the kernel less", (partly, PARTIAL)),
+            ("directions", aligned, (aligned, ALIGNED)),
+        ):
+            name = _recurrent_name(kind, settings)
             found += [
-                Claim(f"C {kind}", KA, "higher", aligned, (RANDOM, ALIGNED)),
-                Claim(f"C {kind}", KA, "higher", aligned, (LOW_RANK, ALIGNED)),
-                Claim(f"C {kind}", KA, "higher", partly, (RANDOM, PARTIAL)),
+                Claim(name, KA, "higher", says, (RANDOM, ALIGNED)),
+                Claim(name, KA, "higher", low_rank[0], (LOW_RANK, low_rank[1])),
+                Claim(name, KA, "higher", partly, (RANDOM, PARTIAL)),
             ]
         return found
+
+    def notes(self, settings: Settings) -> list[str]:
+        """What linear networks differ in from the paper's."""
+        return [f"{MOMENTUM} At d = 100, κ goes up to 5."]
 
     def runs(self, settings: Settings) -> list[RunSpec]:
         """All runs, the teacher before its students."""
@@ -136,7 +142,7 @@ class Students(Figure):
         linear = {
             d: [panels[_name(d, kappa)] for kappa in kappas] for d, kappas in self.kappas.items()
         }
-        recurrent = [panels[f"C {kind}"] for kind in ("features", "directions")]
+        recurrent = [panels[_recurrent_name(kind, settings)] for kind in ("features", "directions")]
         return draw(settings, linear, recurrent, records)
 
     def _linear(self, d: int, kappa: float, settings: Settings) -> Panel:
@@ -173,7 +179,9 @@ class Students(Figure):
             "directions": "Proposition 1",
         }[kind]
         fields = {**self._sequential(settings), "teacher": teacher}
-        return _panel(f"C {kind}", f"{title}: {reading}", initial, fields, settings)
+        return _panel(
+            _recurrent_name(kind, settings), f"{title}: {reading}", initial, fields, settings
+        )
 
     def _teacher(self, settings: Settings) -> RunSpec:
         """The network that is trained once for all students of C."""
@@ -204,6 +212,10 @@ def _name(d: int, kappa: float) -> str:
     return f"B d={d} kappa={kappa:g}"
 
 
+def _recurrent_name(kind: str, settings: Settings) -> str:
+    return f"C {kind}" + ("" if settings.smnist == "sMNIST" else ", sMNIST stand-in")
+
+
 def _panel(
     name: str,
     title: str,
@@ -221,6 +233,8 @@ def _panel(
 @dataclass(frozen=True)
 class TwoLayer(RankSweep):
     """Sweeps over the rank of W_1; of two-layer linear networks, the theorem's two measures are claimed."""
+
+    note: str = MOMENTUM
 
     def claims(self, settings: Settings) -> list[Claim]:
         """As in Figure 1, but for linear networks, whose weights change as much and whose losses vanish."""

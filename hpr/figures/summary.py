@@ -12,7 +12,7 @@ from typing import Any
 
 from hpr.connectivity.connectome import CELEGANS
 from hpr.figures.claims import Finding, Group, Statistic, group
-from hpr.figures.figure import MEASURES, Figure, Panel, Record, Settings
+from hpr.figures.figure import MEASURES, WORDS, Figure, Panel, Record, Settings
 from hpr.store import write_atomically
 
 STAND_IN_NOTE = (
@@ -23,9 +23,11 @@ EM_NOTE = (
     "The electron microscopy of mouse visual cortex is replaced by a stand-in, the chemical "
     "connectome of C. elegans (297 neurons): what its panel shows is not a result on cortex."
 )
+# Tasks of pictures, in whose figures it matters which stands in sMNIST's place.
+PICTURES = ("sMNIST", "MNIST", "sDigits", "Digits")
 QUICK_NOTE = (
-    "This is the `quick` profile: fewer seeds and shorter training than the paper's. Its verdicts "
-    "speak for that alone."
+    "This is the `quick` profile: fewer seeds, shorter training, and in some figures smaller networks "
+    "and fewer kernel trials than the paper's. Its verdicts speak for that alone."
 )
 
 
@@ -64,11 +66,12 @@ def write_figure(
         "schema": 1,
         "figure": figure.name,
         "title": figure.title,
-        "settings": {**asdict(settings), "seeds": len(settings.replicates)},
+        "settings": _plain(settings, pictured=any(spec.task in PICTURES for spec in runs)),
         "notes": [
             *([QUICK_NOTE] if settings.profile == "quick" else []),
             *([STAND_IN_NOTE] if standing_in else []),
             *([EM_NOTE] if figure.shows_connectome and settings.connectome == CELEGANS else []),
+            *figure.notes(settings),
         ],
         "rule": figure.rule,
         "verdicts": dict(Counter(finding.verdict for finding in findings)),
@@ -112,7 +115,7 @@ def write_summary(
     """Write `summary.json` and `summary.md`; `failures` are the things that raised."""
     content: dict[str, Any] = {
         "schema": 1,
-        "settings": {**asdict(settings), "seeds": len(settings.replicates)},
+        "settings": _plain(settings, any(figure["settings"]["smnist"] for figure in figures)),
         "figures": [
             {name: figure[name] for name in ("figure", "title", "verdicts", "notes", "failed")}
             for figure in figures
@@ -195,7 +198,7 @@ def _measurements(panel: Panel, records: Mapping[str, Record]) -> dict[str, list
 def _claim_row(finding: Finding) -> list[str]:
     claim = finding.claim
     ends = finding.groups if claim.levels else finding.groups[:1] + finding.groups[1:][-1:]
-    says = f"{claim.says}: {MEASURES.get(claim.measure, claim.measure)} {_KINDS[claim.kind]}"
+    says = f"{claim.says}: {WORDS.get(claim.measure, claim.measure)} {_KINDS[claim.kind]}"
     measured = ", ".join(f"{_group(end)} at {end.level}" for end in ends)
     tests = "; ".join(_statistic(statistic) for statistic in finding.statistics)
     return [claim.panel, says, measured, tests, f"**{finding.verdict}**", "; ".join(finding.notes)]
@@ -235,12 +238,18 @@ def _tally(content: dict[str, Any]) -> list[str]:
     return [str(content["verdicts"].get(v, 0)) for v in ("agrees", "disagrees", "inconclusive")]
 
 
+def _plain(settings: Settings, pictured: bool) -> dict[str, Any]:
+    """The settings as they stand in the JSON; where no run sees pictures, nothing stands in sMNIST's place."""
+    smnist = settings.smnist if pictured else None
+    return {**asdict(settings), "seeds": len(settings.replicates), "smnist": smnist}
+
+
 def _settings(settings: Mapping[str, Any]) -> str:
     iterations = "" if settings["iterations"] is None else f", {settings['iterations']} iterations"
+    pictures = f"; in sMNIST's place: {settings['smnist']}" if settings["smnist"] else ""
     return (
         f"Profile `{settings['profile']}`, variant `{settings['variant']}`, NeuroGym "
-        f"{settings['task_version']} inputs, {settings['seeds']} seeds a setting{iterations}; "
-        f"in sMNIST's place: {settings['smnist']}."
+        f"{settings['task_version']} inputs, {settings['seeds']} seeds a setting{iterations}{pictures}."
     )
 
 

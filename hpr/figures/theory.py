@@ -37,9 +37,9 @@ DIMENSIONS = {2: BLUE, 5: RED, 20: GREEN}
 
 
 def size(settings: Settings) -> Size:
-    """How much the profile computes; `seeds` sets the RNNs a rank."""
+    """How much the profile computes; `seeds` sets the RNNs a rank, of which the checks need two."""
     chosen = {"quick": QUICK, "paper": PAPER}[settings.profile]
-    return replace(chosen, networks=settings.seeds) if settings.seeds else chosen
+    return replace(chosen, networks=max(2, settings.seeds)) if settings.seeds else chosen
 
 
 def finding(check: Check) -> Finding:

@@ -21,10 +21,12 @@ class Teacher:
     Attributes:
         features: F, float64 [d, d].
         readout: w, float64 [N_out, d].
+        truncated: F truncated to rank d // 2, where it is known by construction.
     """
 
     features: np.ndarray  # [d, d]
     readout: np.ndarray  # [N_out, d]
+    truncated: np.ndarray | None = None  # [d, d]
 
     def directions(self) -> np.ndarray:
         """Return β = w F, float64 [N_out, d], the task's directions."""
@@ -32,6 +34,8 @@ class Teacher:
 
     def dominant(self) -> Teacher:
         """Return the teacher of the dominant half of the features: F truncated to rank d // 2."""
+        if self.truncated is not None:
+            return Teacher(self.truncated, self.readout)
         half = len(self.features) // 2
         left, values, right = np.linalg.svd(self.features)
         return Teacher((left[:, :half] * values[:half]) @ right[:half], self.readout)
@@ -67,13 +71,16 @@ class StudentTeacher(Task):
     def teacher(self, seed: int) -> Teacher:
         """Return the teacher of a seed."""
         d = self.N_in
+        half = d // 2
         w = np.ones((1, d))
         if self.kappa is None:
             return Teacher(np.eye(d), w)
         values = np.ones(d)
-        values[: d // 2] = self.kappa
+        values[:half] = self.kappa
         U, V = (_orthogonal(d, seed, side) for side in ("left", "right"))
-        return Teacher((U * values) @ V.T, w)
+        # Where kappa is 1 all singular values are equal, and an SVD would choose the half by rounding.
+        truncated = (U[:, :half] * values[:half]) @ V[:, :half].T
+        return Teacher((U * values) @ V.T, w, truncated)
 
     def _draw(self, seed: int, start: int, count: int, batch: int, split: Split) -> Trials:
         d = self.N_in

@@ -170,13 +170,13 @@ def test_a_diverged_run_is_named_and_the_rest_is_shown(
         return spec.task == "sDigits" and spec.seed == 1 and "rank 5" in str(spec)
 
     train = Trainer(diverging=diverging)
-    assert main(argv, train=train) == 1
+    assert main(argv, train=train) == 0
     [diverged] = filter(diverging, train.trained)
-    line = f"hpr.reproduce: failed: {diverged}: diverged after 3 iterations\n"
+    line = f"hpr.reproduce: {diverged}: diverged after 3 iterations\n"
     assert capsys.readouterr().err == line
     assert str(diverged) in (tmp_path / "figure_1.md").read_text()
-    # It isn't run again, since it would diverge again, and it is still a failure.
-    assert main(argv, train=unreachable) == 1
+    # It isn't run again, since it would diverge again, and it is still named.
+    assert main(argv, train=unreachable) == 0
     assert capsys.readouterr().err == line
 
 
@@ -201,6 +201,44 @@ def test_a_pack_that_raises_fails_by_name_and_the_others_go_on(
     assert main(argv, train=train) == 0
     assert {spec.task for spec in train.trained} == {"DMS"}
     assert len(train.trained) == 8
+
+
+def test_a_record_that_cannot_be_kept_loses_its_own_run_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Infinite(Trainer):
+        def record(self, spec: RunSpec, device: torch.device) -> dict[str, Any]:
+            record = super().record(spec, device)
+            if spec.task == "DMS" and spec.seed == 1 and "rank 30 " in str(spec):
+                record["measures"]["final_loss"] = float("inf")
+            return record
+
+    assert main([*ONE, "--out", str(tmp_path)], train=Infinite()) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("hpr.reproduce: failed: DMS N=300 rank 30 seed=1 ")
+    assert len(list((tmp_path / "runs").iterdir())) == 29
+
+
+def test_a_record_that_cannot_be_read_is_one_line_and_the_others_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*ONE, "--out", str(tmp_path)]
+    main(argv, train=Trainer())
+    blocked, missing, *_ = sorted((tmp_path / "runs").iterdir())
+    for path in (blocked, missing):
+        path.unlink()
+    blocked.mkdir()
+    capsys.readouterr()
+    train = Trainer()
+    assert main(argv, train=train) == 1
+    assert [spec.key for spec in train.trained] == [missing.stem]
+    said = capsys.readouterr()
+    assert "30 runs: 28 already in" in said.out
+    assert ", 1 unreadable there, 1 to train in 1 packs" in said.out
+    [line] = said.err.splitlines()
+    assert line.startswith("hpr.reproduce: failed: ")
+    assert f"{blocked} can't be read: Is a directory; move it away" in line
+    assert blocked.is_dir()
 
 
 def test_a_figure_that_raises_fails_by_name(
@@ -397,7 +435,7 @@ def test_a_listing_gives_runs_cost_and_claims(capsys: pytest.CaptureFixture[str]
     assert first["runs"] == 90
     assert 2e13 < first["flops"] < 4e13
     assert len(first["claims"]) == 16
-    assert {"panel", "measure", "kind", "says", "levels"} == set(first["claims"][0])
+    assert {"panel", "measure", "kind", "says", "levels", "was"} == set(first["claims"][0])
     assert main(["--list", "--device", "cpu"]) == 0
     assert "90 runs" in capsys.readouterr().out
 
@@ -410,6 +448,13 @@ def test_a_dry_run_says_what_is_left_and_writes_nothing(
     said = capsys.readouterr().out
     assert "0 runs already in" in said
     assert "30 to train in 4 packs: at most " in said
+    # A line a shape.
+    shapes = [line for line in said.splitlines() if line.endswith((" pack", " packs"))]
+    assert [line.partition(":")[0] for line in shapes] == [
+        *(f"8 x {task}, N = 300, 3 iterations" for task in ("2AF", "DMS", "CXT")),
+        "6 x sDigits, N = 300, 3 iterations",
+    ]
+    assert "not counted" not in said
     assert not (tmp_path / "out").exists()
 
     main(argv[:-1], train=Trainer())
@@ -420,6 +465,23 @@ def test_a_dry_run_says_what_is_left_and_writes_nothing(
     assert main(argv, train=unreachable) == 0
     assert "29 runs already in" in capsys.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_sums_the_packs_of_a_shape_and_names_what_has_no_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = []
+    for size in (20, 3):
+        monkeypatch.setattr(executors, "PACK", size)
+        argv = ["--figure", "17", "theory", "--device", "cpu", "--seeds", "4", "--dry-run"]
+        assert main([*argv, "--out", str(tmp_path)], train=unreachable) == 0
+        said = capsys.readouterr().out
+        assert "\ntheory: not counted\n" in said
+        assert "\n17: not counted\n" not in said
+        lines += [line for line in said.splitlines() if line.startswith("8 x 2AF")]
+    whole, parts = lines
+    assert whole.endswith(" FLOP, 1 pack")
+    assert parts == whole.replace("1 pack", "3 packs")
 
 
 def test_the_paper_profile_on_real_mnist_is_planned_without_its_files(

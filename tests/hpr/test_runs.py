@@ -51,6 +51,7 @@ def test_younger_fields_are_written_where_they_say_something() -> None:
 
 def test_numbers_that_are_equal_have_one_key() -> None:
     assert replace(SPEC, dt=100, momentum=0.9).key == SPEC.key
+    assert replace(SPEC, stop_accuracy=1).key == replace(SPEC, stop_accuracy=1.0).key
     assert (
         RunSpec("2AF", SVD(rank=30, gain=2), 0).key == RunSpec("2AF", SVD(rank=30, gain=2.0), 0).key
     )

@@ -81,6 +81,29 @@ def test_identity_leaves_out_the_timings_alone() -> None:
 
 
 OTHER = RunSpec(task="2AF", connectivity=SVD(rank=1), seed=3)
+
+
+@pytest.mark.parametrize(
+    "error", [IsADirectoryError(21, "Is a directory"), PermissionError(13, "no")]
+)
+def test_what_cannot_be_read_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    store = Store(tmp_path)
+    path = store.save(record_of(SPEC))
+
+    def fail(_: Path) -> bytes:
+        raise error
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    assert SPEC not in store
+    with pytest.raises(
+        OSError, match=f"{path.name} can't be read: {error.strerror}; move"
+    ) as caught:
+        store.load(SPEC)
+    assert "\n" not in str(caught.value)
+
+
 BAD_FILES = {
     "empty": b"",
     "not UTF-8": b"\xff\xfe{}",

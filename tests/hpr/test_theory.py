@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hpr.figures.figure import Settings
 from hpr.figures.summary import write_figure
-from hpr.figures.theory import Theory, finding
+from hpr.figures.theory import Theory, finding, size
 from hpr.theory import Case, Check, Size, equations, expectation, printed, recurrent, two_layer
 from hpr.theory.check import ZERO_ERROR, standard_errors
 from hpr.theory.networks import (
@@ -286,6 +286,11 @@ def test_a_diverged_training_is_written_without_a_number(losses: recurrent.Losse
 def test_a_bad_size_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match="tasks: expected an integer of at least 2, got"):
         Size(value, 2, 2, 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("seeds", "networks"), [(1, 2), (2, 2), (9, 9), (None, 6)])
+def test_one_seed_is_enough_to_ask_for(seeds: int | None, networks: int) -> None:
+    assert size(Settings(seeds=seeds)).networks == networks
 
 
 def test_the_figure_states_its_claims_first_and_writes_every_file(

@@ -15,12 +15,14 @@ from torch.nn.functional import cross_entropy
 
 from hpr import store
 from hpr.connectivity import SVD, Dense
-from hpr.model import initial_pack
+from hpr.executors import run_local, tasks
+from hpr.laziness import Evaluation, NotFinite
+from hpr.model import Pack, initial_pack, tangent_kernel
 from hpr.runs import VARIANTS, RunSpec
 from hpr.step import Step
 from hpr.tasks import Task, Trials, make_task
 from hpr.tasks.base import Split
-from hpr.training import WINDOW, train_pack
+from hpr.training import WINDOW, evaluation, train_pack
 from hpr_kernels.leaky_rnn import reference
 from hpr_kernels.testing import assert_close
 from hpr_kernels.update import momentum_step
@@ -235,9 +237,71 @@ def test_weights_that_overflow_at_the_end_hurt_no_neighbour() -> None:
     records = train_pack(runs, task, device=CPU)
     assert [r["status"] for r in records] == ["finished", "diverged", "finished"]
     assert records[1]["measures"] == {}
-    assert len(records[1]["flags"]) == 1
+    [flag] = records[1]["flags"]
+    assert flag.endswith(" not finite after iteration 20")
     clean = train_pack([runs[0], runs[2]], make_task("2AF"), device=CPU)
     assert [identity(records[0]), identity(records[2])] == [identity(r) for r in clean]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA out of memory"), ValueError("a bug")], ids=str
+)
+@pytest.mark.parametrize("points", [0, 2])
+def test_what_raises_while_measuring_is_no_divergence_and_leaves_no_record(
+    error: Exception, points: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Networks whose numbers are finite have not diverged: a later call must try them again."""
+    calls = []
+
+    def fail(*arguments: Any) -> torch.Tensor:
+        calls.append(arguments)
+        # The first kernel is that of the start.
+        if len(calls) > 1:
+            raise error
+        return tangent_kernel(*arguments)
+
+    monkeypatch.setattr("hpr.laziness.tangent_kernel", fail)
+    spec = replace(SMALL, checkpoints=points)
+    outcome = run_local([spec], store.Store(tmp_path), tasks(), train_pack, CPU, lambda line: None)
+    assert outcome.records == {}
+    assert outcome.failures[spec.key].reason == f"{type(error).__name__}: {error}"
+    assert not (tmp_path / "runs").exists()
+
+
+def overflowing(**scales: float) -> tuple[Evaluation, Pack]:
+    """A network and the same with some of its weights scaled, all of them finite."""
+    task = make_task("2AF")
+    before = initial_pack([SMALL], task, CPU)
+    after = before.select([0])
+    for name, scale in scales.items():
+        getattr(after, name).mul_(scale)
+        assert bool(getattr(after, name).isfinite().all())
+    return evaluation(SMALL, task, before), after
+
+
+@pytest.mark.parametrize(
+    ("scales", "message"),
+    [
+        ({"recurrent": 1e20, "input": 1e20}, "rates not finite"),
+        ({"recurrent": 100, "input": 1e-30, "readout": 1e38}, "adjoints not finite"),
+        ({"readout": 1e25}, "kernel not finite"),
+    ],
+)
+def test_finite_weights_may_have_diverged_too(scales: dict[str, float], message: str) -> None:
+    of_run, after = overflowing(**scales)
+    with pytest.raises(NotFinite, match=message):
+        of_run.measures(after)
+
+
+def test_an_infinite_measure_is_null_and_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpr.laziness.kernel_effective_rank", lambda K: float("inf"))
+    (record,) = train_pack([SMALL], make_task("2AF"), device=CPU)
+    json.dumps(record, allow_nan=False)
+    assert record["status"] == "finished"
+    assert record["measures"]["kernel_effective_rank_final"] is None
+    assert record["flags"] == [
+        f"kernel_effective_rank_{end} is infinite" for end in ("initial", "final")
+    ]
 
 
 def test_all_may_diverge() -> None:

@@ -96,4 +96,48 @@ def test_without_caveclient_the_extra_is_named(
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 2
-    assert "pip install 'hpr-richlazy[em]'" in capsys.readouterr().err
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("pip install 'hpr-richlazy[em]'")
+
+
+@pytest.mark.parametrize("cells", ["0", "-3", "few", "1.5"])
+def test_cells_are_a_positive_integer(
+    tmp_path: Path, cells: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["cave", str(tmp_path), f"--cells={cells}"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"--cells: expected an integer from 1 to 9999999, got {cells!r}" in line
+    with pytest.raises(ValueError, match="N: expected an integer of at least 1, got 0"):
+        fetch(tmp_path, N=0)
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (KeyError("size"), "KeyError: 'size'"),
+        (ConnectionError("no\nroute"), "ConnectionError: no route"),
+        (None, "ValueError: N: expected at most the 4 proofread neurons there, got 198"),
+    ],
+    ids=["table", "network", "too few"],
+)
+def test_whatever_fails_is_one_line(
+    tmp_path: Path,
+    asked: list[Any],
+    failure: Exception | None,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def client(*_: Any, **__: Any) -> Any:
+        raise failure
+
+    if failure is not None:
+        monkeypatch.setattr(sys.modules["caveclient"], "CAVEclient", client)
+    monkeypatch.setattr(sys, "argv", ["cave", str(tmp_path)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"hpr.connectivity.cave: error: {message}\n"

@@ -134,6 +134,30 @@ def test_a_bad_table_is_refused_by_name_in_one_line(
     assert str(path) in str(caught.value)
 
 
+def gzipped(text: str) -> bytes:
+    return gzip.compress(text.encode(), mtime=0)
+
+
+GARBLED = {
+    "truncated": gzipped(SYNAPSES)[:-20],
+    "flipped": gzipped(SYNAPSES * 50)[:30] + b"\xff" * 40 + gzipped(SYNAPSES * 50)[70:],
+    "not gzipped": SYNAPSES.encode(),
+    "an endless field": gzipped(SYNAPSES + "6," + "9" * 200_000),
+    "not UTF-8": gzip.compress(SYNAPSES.encode() + b"\xff\xfe,1,1,1,1\n"),
+}
+
+
+@pytest.mark.parametrize("content", GARBLED.values(), ids=GARBLED)
+def test_a_garbled_table_is_refused_by_name_in_one_line(folder: Path, content: bytes) -> None:
+    (folder / "synapses.csv").unlink()
+    path = folder / "synapses.csv.gz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="expected a whole table, got an error: ") as caught:
+        read_folder(folder)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_missing_table_is_named(folder: Path) -> None:
     (folder / "cells.csv").unlink()
     with pytest.raises(ValueError, match=r"expected cells.csv or cells.csv.gz in it, got neither"):

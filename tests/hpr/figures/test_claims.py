@@ -182,13 +182,15 @@ PAIR = ("null", "EM")
 THREE = ("null", "EM", "shuffled")
 
 
-def paired(kind: str, *offsets: float, noise: float = 0.05, seeds: int = 10) -> Finding:
+def paired(
+    kind: str, *offsets: float, noise: float = 0.05, seeds: int = 10, was: str | None = None
+) -> Finding:
     """A null of unlike seeds, and levels that differ from it by offsets and noise."""
     rng = np.random.default_rng(8)
     null = rng.normal(2, 1, size=(seeds, 1))
     shifts = np.array([0.0, *offsets]) + noise * rng.normal(size=(seeds, 1 + len(offsets)))
     levels = PAIR if len(offsets) == 1 else THREE
-    claim = Claim("EM", "kernel_alignment", kind, "so it is", levels)  # type: ignore[arg-type]
+    claim = Claim("EM", "kernel_alignment", kind, "so it is", levels, was)  # type: ignore[arg-type]
     return judge(claim, null + shifts, levels)
 
 
@@ -230,7 +232,7 @@ def test_a_pair_is_judged_by_its_direction_seed_by_seed(
 def test_a_difference_vanishes_when_little_is_left_and_nothing_seen(
     there: float, left: float, verdict: str
 ) -> None:
-    finding = paired("vanishes", there, left)
+    finding = paired("vanishes", there, left, was="higher" if there > 0 else "lower")
     assert finding.verdict == verdict
     before, after, share = finding.statistics
     assert before.test == "Wilcoxon signed-rank, EM - null"
@@ -240,14 +242,31 @@ def test_a_difference_vanishes_when_little_is_left_and_nothing_seen(
 
 
 def test_what_was_not_there_cannot_vanish() -> None:
-    finding = paired("vanishes", 0.0, 0.0)
+    finding = paired("vanishes", 0.0, 0.0, was="lower")
     assert finding.verdict == "inconclusive"
     assert finding.notes == ("nothing to vanish: EM does not differ from null",)
 
 
+@pytest.mark.parametrize(("there", "was"), [(-0.8, "higher"), (0.8, "lower")])
+@pytest.mark.parametrize("left", [0.0, 1.0], ids=["gone", "left"])
+def test_a_difference_the_other_way_is_not_the_papers_and_cannot_vanish(
+    there: float, was: str, left: float
+) -> None:
+    finding = paired("vanishes", there, left * there, was=was)
+    assert finding.statistics[0].p < 0.05
+    assert finding.verdict == "inconclusive"
+    assert finding.notes == ("nothing to vanish: EM differs the other way from null",)
+
+
+@pytest.mark.parametrize(("kind", "was"), [("vanishes", None), ("higher", "lower")])
+def test_a_direction_is_of_what_vanishes_alone(kind: str, was: str | None) -> None:
+    with pytest.raises(ValueError, match="was: expected a direction of what vanishes alone, got"):
+        paired(kind, 0.5, was=was)
+
+
 def test_no_evidence_is_not_evidence_of_nothing() -> None:
     """Noise hides whether anything is left: not different from the null, yet not shown to be near it."""
-    finding = paired("vanishes", -2.5, 0.0, noise=0.7)
+    finding = paired("vanishes", -2.5, 0.0, noise=0.7, was="lower")
     assert finding.statistics[0].p < 0.05
     assert finding.statistics[1].p > 0.05
     assert finding.verdict == "inconclusive"
@@ -255,7 +274,8 @@ def test_no_evidence_is_not_evidence_of_nothing() -> None:
 
 def test_equal_levels_have_no_share() -> None:
     values = np.tile([1.0, 1.0, 1.0], (8, 1))
-    finding = judge(Claim("EM", "kernel_alignment", "vanishes", "so it is", THREE), values, THREE)
+    claim = Claim("EM", "kernel_alignment", "vanishes", "so it is", THREE, "lower")
+    finding = judge(claim, values, THREE)
     assert finding.verdict == "inconclusive"
     assert finding.statistics[2].effect is None
 
@@ -269,6 +289,7 @@ def test_equal_levels_have_no_share() -> None:
     ],
 )
 def test_a_wrong_number_of_levels_is_refused(kind: str, levels: int, message: str) -> None:
-    claim = Claim("EM", "kernel_alignment", kind, "so it is")  # type: ignore[arg-type]
+    was = "lower" if kind == "vanishes" else None
+    claim = Claim("EM", "kernel_alignment", kind, "so it is", was=was)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=message):
         judge(claim, np.ones((6, levels)), THREE[:levels])

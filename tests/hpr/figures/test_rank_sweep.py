@@ -172,14 +172,14 @@ def test_what_is_missing_is_named_everywhere_and_averaged_nowhere(
         {"run": str(absent), "reason": "MemoryError: too big"},
     ]
     assert [flagged["run"] for flagged in content["flagged"]] == [str(dead)]
-    kernel = content["measurements"]["sDigits"]["kernel_alignment"]
+    kernel = content["measurements"]["sMNIST stand-in"]["kernel_alignment"]
     assert [level["n"] for level in kernel] == [7, 10, 10]
-    change = content["measurements"]["sDigits"]["weight_change_norm"]
+    change = content["measurements"]["sMNIST stand-in"]["weight_change_norm"]
     assert [level["n"] for level in change] == [8, 10, 10]
     [claim] = [
         c
         for c in content["claims"]
-        if c["claim"]["panel"] == "sDigits" and c["claim"]["measure"] == "kernel_alignment"
+        if c["claim"]["panel"] == "sMNIST stand-in" and c["claim"]["measure"] == "kernel_alignment"
     ]
     assert claim["seeds"] == 7
     assert claim["notes"] == [
@@ -214,6 +214,9 @@ def test_the_stand_in_is_labelled_and_the_real_task_is_not(figure: Figure, tmp_p
         write_figure(figure, settings, records(figure, settings), {}, folder)
         text = (folder / "figure_1.md").read_text()
         assert ("stand-in" in text) == (settings.smnist == "sDigits")
+        assert f"in sMNIST's place: {settings.smnist}." in text
+        panel = "sMNIST" if settings.smnist == "sMNIST" else "sMNIST stand-in"
+        assert f"## {panel}: mean" in text
     assert titles["sMNIST"] == ["2AF", "DMS", "CXT", "sMNIST"]
     assert "stand-in" in titles["sDigits"][3]
 

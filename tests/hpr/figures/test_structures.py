@@ -67,7 +67,7 @@ def test_the_paper_profile_is_the_papers(figures: dict[str, Figure], name: str, 
     found = [(panel.levels, panel.runs[0][0].N) for panel in panels]
     assert found == [
         (("null", "touching", "within"), 300),
-        (("null", "EM"), 297),
+        (("null", "EM stand-in"), 297),
         (("null", "Dale"), 300),
         (("null", "over", "under"), 100),
     ]
@@ -142,6 +142,20 @@ def test_records_of_no_difference_agree_with_nothing_but_equal_losses(
         assert verdicts == {"inconclusive"}
 
 
+def test_what_is_poorer_from_the_connectome_has_not_vanished_when_shuffled(
+    figures: dict[str, Figure],
+) -> None:
+    """Every effect of EM is the reverse of the paper's, and shuffling undoes it."""
+    figure = figures["19"]
+    written = {spec.key: record(spec, -richer(spec)) for spec in figure.runs(QUICK)}
+    for finding in figure.judge(QUICK, written):
+        if finding.claim.kind == "vanishes":
+            assert finding.verdict == "inconclusive"
+            assert finding.notes == (
+                "nothing to vanish: EM stand-in differs the other way from null",
+            )
+
+
 def test_a_missing_run_leaves_out_its_seed_of_its_own_claims_only(
     figures: dict[str, Figure],
 ) -> None:
@@ -162,7 +176,7 @@ def test_singular_spectra_need_no_training_and_agree(figures: dict[str, Figure])
     assert figure.runs(QUICK) == []
     findings = figure.judge(QUICK, {})
     assert [finding.claim.panel for finding in findings] == [
-        "A cell types", "A cell types", "B EM", "C Dale's law", "D chain motifs", "D chain motifs",
+        "A cell types", "A cell types", "B EM stand-in", "C Dale's law", "D chain motifs", "D chain motifs",
     ]  # fmt: skip
     assert {finding.verdict for finding in findings} == {"agrees"}
     assert {finding.seeds for finding in findings} == {6}
@@ -181,6 +195,11 @@ def test_the_same_records_give_the_same_files_and_a_stand_in_is_labelled(
         assert (tmp_path / "a" / each).read_bytes() == (tmp_path / "b" / each).read_bytes()
     text = (tmp_path / "a" / f"figure_{name}.md").read_text()
     assert ("C. elegans" in text) == (name != "17")
+    assert ("EM stand-in" in text) == (name != "17")
+    assert ("one connectome" in text) == (name != "17")
+    # No identifier, and nothing in sMNIST's place where no run sees pictures.
+    assert "effective_rank" not in text
+    assert "sMNIST's place" not in text
 
 
 def test_a_connectome_of_ones_own_takes_the_stand_ins_place(
@@ -202,6 +221,7 @@ def test_a_connectome_of_ones_own_takes_the_stand_ins_place(
     written = records(figure, settings)
     content = write_figure(figure, settings, written, {}, tmp_path / "out")
     assert not any("C. elegans" in note for note in content["notes"])
+    assert "stand-in" not in (tmp_path / "out" / "figure_19.md").read_text()
     [title] = [axes.get_title(loc="left") for axes in figure.plot(settings, written).axes][:1]
     assert title == "EM (N = 12)"
 

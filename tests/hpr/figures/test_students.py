@@ -96,9 +96,37 @@ def test_each_claim_of_figure_3_judges_its_own_levels(
         claim = finding.claim
         about = "more so" if claim.kind == "rises" else claim.levels[-1]
         concerned = about in expected and not (
-            expected == {"aligned"} and claim.panel == "C features"
+            expected == {"aligned"} and claim.panel.startswith("C features")
         )
         assert finding.verdict == ("disagrees" if concerned else "agrees"), claim
+
+
+def test_random_weights_of_low_rank_are_beside_aligned_ones_of_their_rank() -> None:
+    """The teacher's matrix has full rank, its dominant half has not; directions are few either way."""
+    figure = FIGURES["3"]
+    panels = {panel.name: panel for panel in figure.panels(PAPER)}
+    found = {}
+    for claim in figure.claims(PAPER):
+        if claim.panel.startswith("C") and claim.levels[0] == "random low-rank":
+            [low_rank, _] = panels[claim.panel].only(claim.levels).runs
+            found[claim.panel] = (claim.levels[1], low_rank[0].connectivity.rank)
+            assert ("low-rank weights" in claim.says) == (claim.panel == "C directions")
+    assert found == {"C features": ("partially aligned", 150), "C directions": ("aligned", 10)}
+
+
+@pytest.mark.parametrize("name", ["3", "14", "15"])
+def test_kernels_of_pictures_are_the_papers_but_in_quick(name: str) -> None:
+    for settings, trials in ((PAPER, 200), (QUICK, 50)):
+        pictures = [s for s in FIGURES[name].runs(settings) if s.model == "leaky_rnn"]
+        assert {spec.kernel_trials for spec in pictures} == {trials}
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [(n, "momentum 0") for n in ("3", "4", "14", "15")] + [("18", "rank 5")]
+)
+def test_what_a_figure_does_otherwise_is_noted(name: str, word: str) -> None:
+    [note] = FIGURES[name].notes(QUICK)
+    assert word in note
 
 
 def test_the_paper_profile_of_figure_4_is_the_papers() -> None:

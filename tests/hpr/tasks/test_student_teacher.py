@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hpr.tasks import make_task
-from hpr.tasks.student_teacher import StudentTeacher
+from hpr.tasks.student_teacher import StudentTeacher, Teacher
 
 
 @pytest.mark.parametrize("d", [2, 5, 20])
@@ -27,6 +27,20 @@ def test_the_dominant_half_loses_exactly_the_rest() -> None:
     assert np.linalg.svd(teacher.features - half, compute_uv=False)[:3] == pytest.approx([1.0] * 3)
     beta = teacher.readout @ half
     assert teacher.dominant().directions() == pytest.approx(beta)
+
+
+@pytest.mark.parametrize("d", [5, 6])
+def test_at_kappa_one_the_dominant_half_is_that_of_every_kappa(d: int) -> None:
+    """All singular values are equal: a decomposition of F could not tell the halves apart."""
+    equal, unlike = (StudentTeacher(d, kappa).teacher(2).dominant().features for kappa in (1, 8))
+    np.testing.assert_allclose(equal, unlike / 8, rtol=0, atol=1e-14)
+
+
+def test_of_a_trained_teacher_the_dominant_half_is_the_truncated_svd() -> None:
+    F = np.random.default_rng(0).normal(size=(6, 6))
+    half = Teacher(F, np.ones((1, 6))).dominant().features
+    values = np.linalg.svd(F, compute_uv=False)
+    assert np.linalg.norm(F - half) == pytest.approx(np.linalg.norm(values[3:]))
 
 
 @pytest.mark.parametrize("whitened", [False, True])
