@@ -234,7 +234,9 @@ def _kernel(
         tile = network.tile(x1)
         other = None if x2 is None else network.tile(x2)
         return tile.kernel(other, readout, reduce, order, memory_budget)
-    # A block is copied into the result: a quarter of the budget is for blocks.
+    # A block is copied into the result: of the budget a quarter is for it, and a quarter for the adjoints.
+    size = network.examples(longer, memory_budget // 2)
+    together = size // max(B1, B2)
     outputs = len(checks.steps(network.outputs, longer.shape[1])) * network.N_out
     size = max(
         1,
