@@ -1,0 +1,1 @@
+"""asv suites, side by side comparisons with other libraries, and the gate."""

@@ -1,0 +1,157 @@
+"""How things are measured here: in turns within one process, by medians of ratios, and by exact counts of work.
+
+A shared machine is fast now and slow in a second, but what runs in turns is slowed alike: a ratio of neighbours holds
+where a time does not. What a call asks of torch (multiply-adds, bytes allocated, elements copied) does not vary at all.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+import torch
+
+Call = Callable[[], object]
+CPU = torch.device("cpu")
+
+# The profiler's own log goes to standard error otherwise.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+
+def device(name: str) -> torch.device:
+    """The device of a suite's parameter.
+
+    Raises:
+        NotImplementedError: it is not here; asv then skips the case.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise NotImplementedError("no CUDA device")
+    return torch.device(name)
+
+
+def seconds(call: Call, device: torch.device = CPU) -> float:
+    """Duration of one call; on CUDA between two events on the current stream."""
+    if device.type == "cuda":
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        stop.record()
+        stop.synchronize()
+        return start.elapsed_time(stop) / 1e3
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def in_turns(
+    calls: Sequence[Call], rounds: int = 9, device: torch.device = CPU
+) -> list[list[float]]:
+    """Seconds of each call in each round, [calls][rounds]; every round has all calls, and one before warms up."""
+    for call in calls:
+        call()
+    gc.collect()
+    turns = [[seconds(call, device) for call in calls] for _ in range(rounds)]
+    return [list(times) for times in zip(*turns, strict=True)]
+
+
+def slowdown(ours: Call, theirs: Call, rounds: int = 9, device: torch.device = CPU) -> float:
+    """How many times as long as `theirs` a call of `ours` takes: the median over rounds, below 1 where it is faster."""
+    fast, slow = in_turns([ours, theirs], rounds, device)
+    return statistics.median(a / b for a, b in zip(fast, slow, strict=True))
+
+
+def exponent(
+    call_at: Callable[[int], Call],
+    sizes: Sequence[int],
+    rounds: int = 5,
+    device: torch.device = CPU,
+) -> float:
+    """The power of the size that the time grows with: the least squares slope of log median seconds on log size."""
+    times = in_turns([call_at(size) for size in sizes], rounds, device)
+    x = [math.log(size) for size in sizes]
+    y = [math.log(statistics.median(one)) for one in times]
+    return statistics.linear_regression(x, y).slope
+
+
+class Work(NamedTuple):
+    """What a call asks of torch: multiply-adds of matrix products, bytes allocated, elements copied."""
+
+    multiply_adds: int
+    allocated: int
+    copied: int
+
+
+def work(call: Call) -> Work:
+    """Count the work of one call on the CPU, after one that warms up; on one thread, whose calls torch's profiler sees.
+
+    Products are counted by their shapes, a copy by the elements it writes, an allocation by its bytes. The same call
+    gives the same counts every time.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        call()
+        with torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU],
+            record_shapes=True,
+            profile_memory=True,
+            acc_events=True,
+        ) as profile:
+            call()
+    finally:
+        torch.set_num_threads(threads)
+    multiply_adds = allocated = copied = 0
+    for event in profile.events() or ():
+        if event.name in _LEFT:
+            left, right = event.input_shapes[_LEFT[event.name] :][:2]
+            multiply_adds += math.prod(left) * right[-1]
+        elif event.name == "aten::copy_":
+            copied += math.prod(event.input_shapes[0])
+        allocated += max(0, event.self_cpu_memory_usage)
+    return Work(multiply_adds, allocated, copied)
+
+
+# Matrix products, and which of their arguments is the left one.
+_LEFT = {
+    "aten::mm": 0,
+    "aten::bmm": 0,
+    "aten::addmm": 1,
+    "aten::addmm_": 1,
+    "aten::baddbmm": 1,
+    "aten::baddbmm_": 1,
+}
+
+
+def peak_memory(body: Callable[..., object], *arguments: object) -> int:
+    """Bytes that `body(*arguments)` raises the resident memory of a process of its own by, at its highest.
+
+    `body` is a function of a module, and returns another function, the one that is measured: what it has made before
+    is not counted.
+    """
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    child = context.Process(target=_peak, args=(send, body, arguments))
+    child.start()
+    send.close()
+    try:
+        return receive.recv()
+    finally:
+        child.join()
+
+
+def _peak(send: Connection, body: Callable[..., Call], arguments: tuple) -> None:
+    import resource
+
+    call = body(*arguments)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = call()
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    send.send((after - before) * 1024)
+    del result
