@@ -1,10 +1,11 @@
-# Two commands: `make reproduce` (the paper, quick profile) and `make test`. Both make their environment first.
+# Two commands: `make reproduce` (the paper, quick profile) and `make test`. Both make their environment first, and so
+# does `make gate`: the guards of this checkout against their floors.
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= results
 BIN := $(VENV)/bin
 
-.PHONY: reproduce test lint clean
+.PHONY: reproduce test lint gate clean
 
 reproduce: $(VENV)/repro
 	$(BIN)/python -m hpr.reproduce --all --profile quick --out $(OUT)
@@ -12,6 +13,11 @@ reproduce: $(VENV)/repro
 test: $(VENV)/dev lint
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not interpreter"
 	OPENBLAS_NUM_THREADS=1 HPR_KERNELS_BACKEND=interpret $(BIN)/python -m pytest -n 2 -m interpreter
+
+gate: $(VENV)/dev
+	$(BIN)/asv machine --yes
+	$(BIN)/asv run --bench track_ --environment existing:$(CURDIR)/$(BIN)/python --set-commit-hash $$(git rev-parse HEAD)
+	$(BIN)/python -m benchmarks.gate
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

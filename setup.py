@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 REPRO = ["neurogym>=2.3,<2.4", "pooch>=1.8", "scipy>=1.11", "matplotlib>=3.8", "tqdm>=4.66"]
+BENCH = ["asv>=0.6.4", "virtualenv>=20"]
 DEV = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"]
 
 setup(
@@ -27,6 +28,11 @@ setup(
         "hpr_kernels": ["py.typed"],
     },
     install_requires=["torch>=2.6", "triton>=3.6; platform_system == 'Linux'", "numpy>=1.26"],
-    extras_require={"repro": REPRO, "em": ["caveclient>=8"], "dev": [*REPRO, *DEV]},
+    extras_require={
+        "repro": REPRO,
+        "em": ["caveclient>=8"],
+        "bench": [*REPRO, *BENCH],
+        "dev": [*REPRO, *BENCH, *DEV],
+    },
     entry_points={"console_scripts": ["hpr-reproduce = hpr.reproduce:main"]},
 )

@@ -1,0 +1,87 @@
+"""The paper's shapes, as the suites measure them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .measure import CPU, Call
+
+RHO = 0.368  # exp(-dt / tau) at dt = tau
+
+
+class Shape(NamedTuple):
+    """Of one network and its examples; `outputs` are the steps that the kernel's rows read."""
+
+    T: int
+    B: int
+    N_in: int
+    N_out: int
+    outputs: Literal["all", "last"]
+    N: int = 300
+
+
+SHAPES = {
+    "2AF": Shape(8, 32, 3, 3, "all"),
+    "sMNIST": Shape(28, 200, 28, 10, "last"),
+    "T = 40": Shape(40, 32, 3, 3, "all"),
+}
+
+
+def draw(shape: Shape, device: torch.device = CPU, R: int | None = None) -> dict[str, Any]:
+    """Arguments x1, recurrent, input, readout, rho of `leaky_rnn_ntk`, of a plain network or a pack of R."""
+    rng = torch.Generator().manual_seed(0)
+    pack = () if R is None else (R,)
+
+    def normal(*sizes: int) -> Tensor:
+        return torch.randn(*pack, *sizes, generator=rng).to(device)
+
+    T, B, N_in, N_out, _, N = shape
+    return {
+        "x1": normal(T, B, N_in),
+        "recurrent": normal(N, N) * 1.5 / N**0.5,
+        "input": normal(N, N_in) / N_in**0.5,
+        "readout": normal(N_out, N) / N**0.5,
+        "rho": RHO,
+    }
+
+
+def kernel(shape: Shape, device: torch.device = CPU, **options: Any) -> Call:
+    """One exact NTK, all parameters."""
+    from hpr_kernels import leaky_rnn_ntk
+
+    arguments = draw(shape, device)
+    return lambda: leaky_rnn_ntk(**arguments, outputs=shape.outputs, **options)
+
+
+def training(
+    R: int = 40,
+    N: int = 300,
+    task: str = "2AF",
+    B: int = 32,
+    dt: float = 100.0,
+    device: torch.device = CPU,
+) -> tuple[Call, float]:
+    """One iteration of a pack on trials that are there, and the FLOPs that it needs; T goes by dt (in ms)."""
+    from hpr.connectivity import SVD
+    from hpr.model import initial_pack
+    from hpr.runs import RunSpec, cost
+    from hpr.step import trials
+    from hpr.tasks import make_task
+    from hpr.training import new_step
+
+    specs = [
+        RunSpec(task, SVD(rank=1 + i % N), seed=i % 10, N=N, batch=B, iterations=1, dt=dt)
+        for i in range(R)
+    ]
+    made = make_task(task, dt=dt)
+    step = new_step(initial_pack(specs, made, device), specs[0], made)
+    x, targets = next(trials(specs, made, 0, 1, device))
+
+    def iterate() -> None:
+        with torch.no_grad():
+            step(x, targets)
+
+    return iterate, cost(specs, made).training_flops
