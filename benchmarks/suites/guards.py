@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .cases import SHAPES, Shape, draw, kernel, training
-from .measure import Call, Work, exponent, in_turns, peak_memory, slowdown, work
+from .measure import Call, Work, exponent, peak_memory, slowdown, work
 
 
 class Slowdowns:
@@ -51,9 +51,7 @@ class Slowdowns:
         size = 2048
         A, B = torch.randn(2, size, size)
         iterate, flops = training()
-        ours, theirs = in_turns([iterate, lambda: A @ B], rounds=25)
-        ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
-        return ratios[len(ratios) // 2] * 2 * size**3 / flops
+        return slowdown(iterate, lambda: A @ B, rounds=15) * 2 * size**3 / flops
 
     def track_slowdown_of_trials_against_neurogym(self) -> float:
         """A batch of 32 trials of 2AF; there `neurogym.Dataset`'s."""

@@ -11,7 +11,8 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -79,6 +80,17 @@ class Timed:
     timeout = 120.0
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread, which a busy machine slows by its share; threads that wait for each other by far more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def in_turns(
     calls: Sequence[Call], rounds: int = 9, device: torch.device = CPU
 ) -> list[list[float]]:
@@ -90,20 +102,23 @@ def in_turns(
     return [list(times) for times in zip(*turns, strict=True)]
 
 
-def slowdown(ours: Call, theirs: Call, rounds: int = 9, device: torch.device = CPU) -> float:
-    """How many times as long as `theirs` a call of `ours` takes: the median over rounds, below 1 where it is faster."""
-    fast, slow = in_turns([ours, theirs], rounds, device)
+def slowdown(ours: Call, theirs: Call, rounds: int = 9) -> float:
+    """How many times as long as `theirs` a call of `ours` takes, on one thread: below 1 where it is faster.
+
+    The median over rounds.
+    """
+    with one_thread():
+        fast, slow = in_turns([ours, theirs], rounds)
     return statistics.median(a / b for a, b in zip(fast, slow, strict=True))
 
 
-def exponent(
-    call_at: Callable[[int], Call],
-    sizes: Sequence[int],
-    rounds: int = 5,
-    device: torch.device = CPU,
-) -> float:
-    """The power of the size that the time grows with: the least squares slope of log median seconds on log size."""
-    times = in_turns([call_at(size) for size in sizes], rounds, device)
+def exponent(call_at: Callable[[int], Call], sizes: Sequence[int], rounds: int = 5) -> float:
+    """The power of the size that the time grows with, on one thread.
+
+    The least squares slope of log median seconds on log size.
+    """
+    with one_thread():
+        times = in_turns([call_at(size) for size in sizes], rounds)
     x = [math.log(size) for size in sizes]
     y = [math.log(statistics.median(one)) for one in times]
     return statistics.linear_regression(x, y).slope
@@ -123,9 +138,7 @@ def work(call: Call) -> Work:
     Products are counted by their shapes, a copy by the elements it writes, an allocation by its bytes. The same call
     gives the same counts every time.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         call()
         with torch.profiler.profile(
             activities=[torch.profiler.ProfilerActivity.CPU],
@@ -134,8 +147,6 @@ def work(call: Call) -> Work:
             acc_events=True,
         ) as profile:
             call()
-    finally:
-        torch.set_num_threads(threads)
     multiply_adds = allocated = copied = 0
     for event in profile.events() or ():
         if event.name in _LEFT:
