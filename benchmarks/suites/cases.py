@@ -65,17 +65,14 @@ def training(
     device: torch.device = CPU,
 ) -> tuple[Call, float]:
     """One iteration of a pack on trials that are there, and the FLOPs that it needs; T goes by dt (in ms)."""
-    from hpr.connectivity import SVD
+    from hpr.connectivity import Dense
     from hpr.model import initial_pack
     from hpr.runs import RunSpec, cost
     from hpr.step import trials
     from hpr.tasks import make_task
     from hpr.training import new_step
 
-    specs = [
-        RunSpec(task, SVD(rank=1 + i % N), seed=i % 10, N=N, batch=B, iterations=1, dt=dt)
-        for i in range(R)
-    ]
+    specs = [RunSpec(task, Dense(), seed=i, N=N, batch=B, iterations=1, dt=dt) for i in range(R)]
     made = make_task(task, dt=dt)
     step = new_step(initial_pack(specs, made, device), specs[0], made)
     x, targets = next(trials(specs, made, 0, 1, device))

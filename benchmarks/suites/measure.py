@@ -112,16 +112,18 @@ def slowdown(ours: Call, theirs: Call, rounds: int = 9) -> float:
     return statistics.median(a / b for a, b in zip(fast, slow, strict=True))
 
 
-def exponent(call_at: Callable[[int], Call], sizes: Sequence[int], rounds: int = 5) -> float:
+def exponent(call_at: Callable[[int], Call], sizes: Sequence[int], rounds: int = 15) -> float:
     """The power of the size that the time grows with, on one thread.
 
-    The least squares slope of log median seconds on log size.
+    The least squares slope of log seconds on log size within a round, and the median over rounds.
     """
     with one_thread():
         times = in_turns([call_at(size) for size in sizes], rounds)
     x = [math.log(size) for size in sizes]
-    y = [math.log(statistics.median(one)) for one in times]
-    return statistics.linear_regression(x, y).slope
+    return statistics.median(
+        statistics.linear_regression(x, [math.log(one) for one in turn]).slope
+        for turn in zip(*times, strict=True)
+    )
 
 
 class Work(NamedTuple):
