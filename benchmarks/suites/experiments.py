@@ -6,8 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .measure import Timed
 
 
@@ -38,17 +36,13 @@ class Connectivity(Timed):
         """The structure."""
         from hpr import connectivity
 
-        arguments: dict[str, dict[str, float]] = {
-            "SVD": {"rank": 30},
-            "SoftRank": {"exponent": 4.0},
-            "ChainMotif": {"tau_chn": 0.03},
-        }
-        self.structure = getattr(connectivity, name)(**arguments.get(name, {}))
+        arguments = {"rank": 30} if name == "SVD" else {}
+        self.structure = getattr(connectivity, name)(**arguments)
         self.N = 297 if name == "EM" else 300
 
     def time_draw(self, _: str) -> None:
         """Draw, and rescale to the null's norm."""
-        self.structure.draw(self.N, np.random.default_rng(0))
+        self.structure.draw(self.N, 0)
 
 
 class Measures(Timed):

@@ -1,0 +1,70 @@
+"""Every suite runs on the CPU, and is skipped, by the word that asv knows, where CUDA is not."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.suites import experiments, imports, leaky_rnn, measure, ntk, training
+
+SUITES = [
+    suite
+    for module in (leaky_rnn, ntk, training, experiments)
+    for _, suite in inspect.getmembers(module, inspect.isclass)
+    if suite.__module__ == module.__name__
+]
+
+
+def cases() -> Iterator[Any]:
+    for suite in SUITES:
+        for chosen in product(*getattr(suite, "params", ())):
+            if "cuda" not in chosen:
+                yield pytest.param(suite, chosen, id="-".join([suite.__name__, *map(str, chosen)]))
+
+
+@pytest.mark.parametrize(("suite", "parameters"), [*cases()])
+def test_every_benchmark_runs(suite: type, parameters: tuple[Any, ...]) -> None:
+    made: Any = suite()
+    made.setup(*parameters)
+    try:
+        for name in vars(suite):
+            if name.startswith("time_"):
+                getattr(made, name)(*parameters)
+    finally:
+        getattr(made, "teardown", lambda *_: None)(*parameters)
+
+
+@pytest.mark.parametrize("suite", [s for s in SUITES if "device" in getattr(s, "param_names", ())])
+def test_a_device_that_is_not_here_is_skipped(suite: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    made: Any = suite()
+    with pytest.raises(NotImplementedError, match="no CUDA device"):
+        made.setup(*[values[0] for values in made.params[:-1]], "cuda")
+
+
+@pytest.mark.parametrize("name", [n for n in vars(imports.Imports) if n.startswith("timeraw_")])
+def test_an_import_starts_no_cuda(name: str) -> None:
+    code = getattr(imports.Imports(), name)()
+    check = "import torch; assert not torch.cuda.is_initialized()"
+    subprocess.run([sys.executable, "-c", f"{code}; {check}"], check=True)
+
+
+def test_the_suites_start_no_cuda() -> None:
+    code = (
+        "import torch; torch.cuda.init = torch.cuda._lazy_init = lambda: 1 / 0; "
+        "from benchmarks.suites import cases, experiments, guards, leaky_rnn, ntk, training"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_slowdown_is_ours_over_theirs() -> None:
+    small, large = torch.randn(32, 32), torch.randn(256, 256)
+    assert measure.slowdown(lambda: small @ small, lambda: large @ large) < 1
+    assert measure.slowdown(lambda: large @ large, lambda: small @ small) > 1
