@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from .measure import CPU, Call
 
 RHO = 0.368  # exp(-dt / tau) at dt = tau
+BATCHES, DRAWS = 300, 60
 
 
 class Shape(NamedTuple):
@@ -68,17 +70,48 @@ def training(
     from hpr.connectivity import Dense
     from hpr.model import initial_pack
     from hpr.runs import RunSpec, cost
-    from hpr.step import trials
+    from hpr.step import trials as batches
     from hpr.tasks import make_task
     from hpr.training import new_step
 
     specs = [RunSpec(task, Dense(), seed=i, N=N, batch=B, iterations=1, dt=dt) for i in range(R)]
     made = make_task(task, dt=dt)
     step = new_step(initial_pack(specs, made, device), specs[0], made)
-    x, targets = next(trials(specs, made, 0, 1, device))
+    x, targets = next(batches(specs, made, 0, 1, device))
 
     def iterate() -> None:
         with torch.no_grad():
             step(x, targets)
 
     return iterate, cost(specs, made).training_flops
+
+
+def trials(name: str) -> tuple[Call, Call]:
+    """Draw batches of 32 trials: DRAWS times BATCHES compiled, and BATCHES by `neurogym.Dataset` from the same environment.
+
+    Both take a good part of a second: a busy machine would not interrupt a shorter call, and flatter it.
+    """
+    import neurogym
+
+    from hpr.tasks import make_task
+    from hpr.tasks.paper import PAPER_TASKS
+
+    warnings.filterwarnings("ignore", message=".*WARN: ")
+    paper, task = PAPER_TASKS[name], make_task(name)
+    dataset = neurogym.Dataset(
+        paper.environment,
+        env_kwargs={"dt": 100, "timing": paper.timing, **paper.old_arguments},
+        batch_size=32,
+        seq_len=task.T,
+    )
+
+    # Dataset makes some 50 to 100 batches at once and then hands them out: several such rounds a call.
+    def stream() -> None:
+        for _ in range(BATCHES):
+            dataset()
+
+    def draw() -> None:
+        for first in range(0, DRAWS * BATCHES, BATCHES):
+            task.draw(0, first, BATCHES, 32)
+
+    return draw, stream

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from .cases import SHAPES, Shape, draw, kernel, training
+from .cases import DRAWS, SHAPES, Shape, draw, kernel, training, trials
 from .measure import Call, Work, exponent, peak_memory, slowdown, work
 
 
@@ -55,26 +54,7 @@ class Slowdowns:
 
     def track_slowdown_of_trials_against_neurogym(self) -> float:
         """A batch of 32 trials of 2AF; there `neurogym.Dataset`'s."""
-        import neurogym
-
-        from hpr.tasks import make_task
-        from hpr.tasks.paper import PAPER_TASKS
-
-        warnings.filterwarnings("ignore", message=".*WARN: ")
-        paper, task = PAPER_TASKS["2AF"], make_task("2AF")
-        dataset = neurogym.Dataset(
-            paper.environment,
-            env_kwargs={"dt": 100, "timing": paper.timing, **paper.old_arguments},
-            batch_size=32,
-            seq_len=task.T,
-        )
-
-        # Dataset makes some 100 batches at once and then hands them out.
-        def theirs() -> None:
-            for _ in range(300):
-                dataset()
-
-        return slowdown(lambda: task.draw(0, 0, 3000, 32), theirs) / 10
+        return slowdown(*trials("2AF")) / DRAWS
 
 
 class Growth:
