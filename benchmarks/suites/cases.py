@@ -87,7 +87,7 @@ def training(
 
 
 def trials(name: str) -> tuple[Call, Call]:
-    """Draw batches of 32 trials: DRAWS times BATCHES compiled, and BATCHES by `neurogym.Dataset` from the same environment.
+    """Draw batches of 32: DRAWS times BATCHES compiled, and BATCHES by `neurogym.Dataset` from the same environment.
 
     Both take a good part of a second: a busy machine would not interrupt a shorter call, and flatter it.
     """
