@@ -83,17 +83,14 @@ def find(folder: Path, name: str | None) -> Results:
 
 
 def values(result: Results) -> Iterator[tuple[str, float | None, tuple[float, float]]]:
-    """Each benchmark with its parameters, its value (None: failed), and the interval that holds it."""
+    """Each benchmark with its parameters, its value (None: failed; NaN: skipped), and the interval that holds it."""
     for name in sorted(result.get_all_result_keys()):
         parameters = result.get_result_params(name)
         found = result.get_result_value(name, parameters)
         statistics = result.get_result_stats(name, parameters)
         for chosen, value, spread in zip(product(*parameters), found, statistics, strict=True):
             label = f"{name}({', '.join(chosen)})" if chosen else name
-            failed = value is None
-            # NaN is asv's word for what was skipped.
-            if failed or not math.isnan(value):
-                yield label, value, _interval(value, spread or {})
+            yield label, value, _interval(value, spread or {})
 
 
 def _interval(value: float | None, spread: dict[str, Any]) -> tuple[float, float]:
@@ -111,7 +108,7 @@ def beyond_floors(result: Results, floors: dict[str, dict[str, Any]]) -> Iterato
             yield f"{label}: expected a floor in {FLOORS.name}, got none"
         elif value is None:
             yield f"{label}: expected a value, got none: it failed or did not run"
-        elif not value <= floors[label]["at_most"]:
+        elif value > floors[label]["at_most"]:
             yield f"{label}: expected at most {floors[label]['at_most']:g}, got {value:.4g}"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .cases import DRAWS, SHAPES, Shape, draw, kernel, training, trials
-from .measure import Call, Work, exponent, peak_memory, slowdown, work
+from .measure import Call, Work, device, exponent, peak_memory, slowdown, work
 
 
 class Slowdowns:
@@ -171,11 +171,16 @@ class Memory:
 
     unit = "bytes"
     timeout = 120.0
-    param_names = ("call",)
-    params = (("NTK, 2AF", "NTK, sMNIST"),)
+    param_names = ("shape", "device")
+    params = (("2AF", "sMNIST"), ("cpu", "cuda"))
 
-    def track_peak(self, name: str) -> int:
-        """Beside the result."""
-        shape = SHAPES[name.removeprefix("NTK, ")]
+    def setup(self, name: str, where: str) -> None:
+        """The call."""
+        self.device = device(where)
+        self.call = kernel(SHAPES[name], self.device)
+
+    def track_ntk(self, name: str, _: str) -> int:
+        """Of a kernel, beside itself."""
+        shape = SHAPES[name]
         rows = shape.B * shape.N_out * (shape.T if shape.outputs == "all" else 1)
-        return peak_memory(kernel(shape)) - 4 * rows**2
+        return peak_memory(self.call, self.device) - 4 * rows**2

@@ -171,13 +171,16 @@ _LEFT = {
 }
 
 
-def peak_memory(call: Call) -> int:
-    """Bytes by which a call raises the highest resident memory that this process, fresh and small, has had."""
+def peak_memory(call: Call, device: torch.device = CPU) -> int:
+    """Bytes by which a call raises the highest memory so far: of this process, fresh and small, or of the card."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return torch.cuda.max_memory_allocated(device) - before
     import resource
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = call()
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    del result
+    call()
     # Linux counts in KiB.
-    return (after - before) * 1024
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024

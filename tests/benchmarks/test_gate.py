@@ -63,6 +63,7 @@ FLOOR = {"guards.A.track_x": {"at_most": 2.0, "because": "…"}}
     [
         (1.9, []),
         (2.0, []),
+        (float("nan"), []),
         (2.1, ["guards.A.track_x: expected at most 2, got 2.1"]),
         (None, ["guards.A.track_x: expected a value, got none: it failed or did not run"]),
     ],
