@@ -213,7 +213,7 @@ def test_a_store_that_scans_its_folder_for_every_run_is_stopped(
 
     monkeypatch.setattr(store.Store, "load", scan)
     power = measure.exponent(
-        lambda runs: guards.finding(tmp_path / str(runs), runs), (50, 100, 200), rounds=2
+        lambda runs: guards.finding(tmp_path / str(runs), runs), (100, 400), rounds=3
     )
     assert power > FLOORS["guards.Growth.track_exponent('finding in runs')"]["at_most"]
 
