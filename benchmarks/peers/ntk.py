@@ -1,6 +1,6 @@
 """The exact NTK of a leaky recurrent network by every way that torch offers, in one table.
 
-    python benchmarks/peers/ntk.py [--shapes 2AF sMNIST …] [--repeats 5]
+    python -m benchmarks.peers.ntk [--shapes 2AF sMNIST …] [--repeats 5]
 
 Ways: this engine; `torch.func` (per-example jacrev, then contraction; and products of the NTK with unit vectors,
 which need no Jacobian); one product of a Jacobian that is already there with its transpose, the floor of every dense
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -32,6 +33,8 @@ from torch import Tensor
 from hpr_kernels import leaky_rnn_ntk
 
 RHO = 0.368
+# Of the environment in which neural-tangents runs.
+NEEDS = ("neural-tangents==0.6.5", "jax==0.4.30", "jaxlib==0.4.30")
 
 
 class Case(NamedTuple):
@@ -176,8 +179,11 @@ def environment() -> str:
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        needs = ("neural-tangents==0.6.5", "jax==0.4.30", "jaxlib==0.4.30")
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *needs], check=True)
+        install = [str(python), "-m", "pip", "install", "--quiet", *NEEDS]
+        if subprocess.run(install).returncode:
+            # Half of an environment would pass for a whole one the next time.
+            shutil.rmtree(folder)
+            raise RuntimeError(f"{', '.join(NEEDS)} cannot be installed")
     return str(python)
 
 

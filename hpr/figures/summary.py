@@ -227,10 +227,13 @@ def _statistic(statistic: Statistic) -> str:
 def _group(summary: Group) -> str:
     if summary.mean is None:
         return "none (0)"
-    if not summary.sd:
+    # One and the same number but for rounding, or a single one.
+    if not summary.sd or summary.sd < 1e-9 * abs(summary.mean):
         return f"{summary.mean:.3g} ({summary.n})"
     # Two digits of the deviation, and the mean to the same place.
-    places = min(max(1 - math.floor(math.log10(summary.sd)), 0), 6)
+    places = max(1 - math.floor(math.log10(summary.sd)), 0)
+    if places > 6:
+        return f"{summary.mean:.3g} ± {summary.sd:.2g} ({summary.n})"
     return f"{summary.mean:.{places}f} ± {summary.sd:.{places}f} ({summary.n})"
 
 

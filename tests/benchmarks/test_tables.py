@@ -1,0 +1,140 @@
+"""docs/benchmarks.md: every section is there, a failed one by name; guards are the newest commit's on this machine."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from asv import util
+from asv.machine import Machine
+from asv.results import Results
+from asv.runner import BenchmarkResult
+
+from benchmarks import tables
+
+HERE = {**Machine.get_defaults(), "machine": "chosen"}
+GUARD = "guards.Memory.track_ntk"
+
+
+def script(title: str, code: str, **fields: Any) -> tables.Section:
+    return tables.Section(title, f"About {title}.", ["-c", code], **fields)
+
+
+def file_result(
+    folder: Path, commit: str, values: Sequence[float | None], date: int = 0, **machine: str
+) -> None:
+    """File a guard of two parameters as asv does."""
+    of = {**HERE, **machine}
+    made = Results(of, {}, commit * 40, date, "3.11", "env", {})
+    benchmark = {"name": GUARD, "version": "1", "params": [["'2AF'", "'other'"]]}
+    nothing = [None, None]
+    made.add_result(benchmark, BenchmarkResult([*values], nothing, nothing, 0, "", None))
+    made.save(str(folder))
+    util.write_json(str(folder / of["machine"] / "machine.json"), of, Machine.api_version)
+
+
+def test_a_section_that_fails_is_named_and_the_others_are_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = [
+        script("First", "print('| a |'); print('|---|'); print('between'); print('| 1 |')"),
+        script("Broken", "print('| a |'); raise SystemExit('no such shape')"),
+        script("Silent", "print('seed 3')"),
+        script("Around", "print('| a |'); print('2 of 3'); raise SystemExit(1)",
+               table=False, statuses=(0, 1)),
+        script("Crashed", "print('2 of 3'); 1 / 0", table=False, statuses=(0, 1)),
+    ]  # fmt: skip
+    out = tmp_path / "benchmarks.md"
+    assert tables.write(out, chosen, tmp_path) == 1
+    text = out.read_text()
+    assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == [
+        "First", "Broken", "Silent", "Around", "Crashed", "The guards",
+    ]  # fmt: skip
+    assert "About First. `python -c " in text
+    assert "| a |\n|---|\n| 1 |\n" in text
+    assert "- 2 of 3\n" in text
+    failed = [line for line in text.splitlines() if line.startswith("**Failed**")]
+    assert [line.split(": ", 1)[1] for line in failed] == [
+        "exit 1, no such shape",
+        "exit 0, nothing on standard error",
+        "exit 1, ZeroDivisionError: division by zero",
+    ]
+    assert "Broken failed: exit 1, no such shape" in capsys.readouterr().err
+
+
+def test_the_status_is_0_when_all_is_well(tmp_path: Path) -> None:
+    out = tmp_path / "benchmarks.md"
+    assert tables.write(out, [script("Fine", "print('| a |')")], tmp_path / "none") == 0
+    assert "nothing on this machine yet" in out.read_text()
+
+
+def test_the_header_says_what_made_the_file_and_where() -> None:
+    text = tables.header()
+    assert "is generated" in text
+    assert "`python -m benchmarks.tables`" in text
+    assert f"| torch | {torch.__version__} |" in text
+    assert f"| Python | {platform.python_version()} |" in text
+    assert HERE["cpu"] in text
+    assert "neural-tangents==" in text
+
+
+def test_guards_are_those_of_the_newest_commit_on_this_machine(tmp_path: Path) -> None:
+    file_result(tmp_path, "a", [1.0, 2.0], date=1)
+    file_result(tmp_path, "b", [40529920, 0.123456], date=3)
+    file_result(tmp_path, "c", [5.0, 6.0], date=2)
+    file_result(tmp_path, "d", [7.0, 8.0], date=4, machine="other", ram="1")
+    text = tables.guards(tmp_path)
+    assert "at commit bbbbbbbb;" in text
+    assert f"| `{GUARD}('2AF')` | 40,529,920 |  |" in text
+    assert f"| `{GUARD}('other')` | 0.1235 |  |" in text
+
+
+def test_a_guard_that_failed_or_was_skipped_says_so(tmp_path: Path) -> None:
+    file_result(tmp_path, "a", [None, float("nan")])
+    text = tables.guards(tmp_path)
+    assert "('2AF')` | failed |" in text
+    assert "('other')` | skipped |" in text
+
+
+def test_a_guard_stands_beside_its_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    floors = tmp_path / "floors.json"
+    floors.write_text(f'{{"{GUARD}(\'2AF\')": {{"at_most": 2.5, "because": "…"}}}}')
+    monkeypatch.setattr(tables, "FLOORS", floors)
+    file_result(tmp_path, "a", [1.0, 2.0])
+    assert f"| `{GUARD}('2AF')` | 1 | 2.5 |" in tables.guards(tmp_path)
+
+
+def test_a_broken_result_is_left_out(tmp_path: Path) -> None:
+    file_result(tmp_path, "a", [1.0, 2.0])
+    (tmp_path / "chosen" / "bbbbbbbb-env.json").write_text("{")
+    assert "at commit aaaaaaaa;" in tables.guards(tmp_path)
+
+
+def test_the_scripts_of_the_sections_are_there() -> None:
+    for section in tables.sections(["2AF"], 1.0):
+        module = section.arguments[1].replace(".", "/")
+        assert (tables.ROOT / f"{module}.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--seconds", "0"], "--seconds: expected a positive number of seconds, got '0'"),
+        (["--seconds", "nan"], "--seconds: expected a positive number of seconds, got 'nan'"),
+        (["--shapes", "3AF"], "--shapes: invalid choice: '3AF'"),
+        (["--out", "/nowhere/benchmarks.md"], "--out: expected a file in a folder that exists"),
+    ],
+)
+def test_bad_arguments_are_one_line(
+    arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        tables.main(arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert word in error
