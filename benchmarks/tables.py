@@ -28,6 +28,7 @@ from asv.machine import Machine
 from asv.results import Results, iter_results
 
 from benchmarks.gate import FLOORS, RESULTS, ROOT, values
+from benchmarks.markdown import heading, row
 from benchmarks.peers.ntk import CASES, NEEDS
 from hpr.command_line import Parser
 
@@ -196,16 +197,6 @@ def newest(folder: Path) -> Results | None:
         key=lambda result: (result.date, max(result.started_at.values())),
         default=None,
     )
-
-
-def row(*cells: object) -> str:
-    """A row of a Markdown table."""
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def heading(*names: str) -> str:
-    """The row of its columns' names, and the rule under it."""
-    return f"{row(*names)}\n{'|---' * len(names)}|"
 
 
 def _number(value: float | None) -> str:

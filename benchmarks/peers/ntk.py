@@ -13,7 +13,6 @@ way that would take longer than --limit seconds, or more than 12 GB, is left out
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import resource
 import shutil
@@ -30,6 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.markdown import heading, row
+from hpr.command_line import Parser, positive
 from hpr_kernels import leaky_rnn_ntk
 
 RHO = 0.368
@@ -70,6 +71,14 @@ CASES = {
     "hidden": Case(16, 8, 3, 3, "last", readout=False),
     "large": Case(2000, 8, 3, 3, "last"),
 }
+
+
+class Measured(NamedTuple):
+    """Median seconds of a call, its peak of memory in bytes, and the kernel's error where one is known."""
+
+    median: float
+    peak: float
+    error: float | None
 
 
 class Given(NamedTuple):
@@ -179,16 +188,19 @@ def environment() -> str:
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", *NEEDS]
-        if subprocess.run(install).returncode:
-            # Half of an environment would pass for a whole one the next time.
+        if subprocess.run([str(python), "-m", "pip", "install", "--quiet", *NEEDS]).returncode:
+            # Half of an environment would pass for one the next time.
             shutil.rmtree(folder)
-            raise RuntimeError(f"{', '.join(NEEDS)} cannot be installed")
+            raise RuntimeError(f"expected to install {', '.join(NEEDS)}")
     return str(python)
 
 
-def elsewhere(implementation: str, case: Case, repeats: int) -> tuple[float, float, float | None]:
-    """neural-tangents in its own environment: median time, peak memory, error."""
+def elsewhere(implementation: str, case: Case, repeats: int) -> Measured:
+    """neural-tangents in its own environment.
+
+    Raises:
+        RuntimeError: it failed, or cannot be installed.
+    """
     given = draw(case)
     with tempfile.TemporaryDirectory() as folder:
         paths = [f"{folder}/given.npz", f"{folder}/kernel.npy"]
@@ -211,7 +223,7 @@ def elsewhere(implementation: str, case: Case, repeats: int) -> tuple[float, flo
         if case.rows <= MOST_ROWS:
             exact = engine(case, draw(case, torch.float64)).numpy()
             error = float(np.linalg.norm(np.load(paths[1]) - exact) / np.linalg.norm(exact))
-    return median, peak, error
+    return Measured(median, peak, error)
 
 
 WAYS: dict[str, Callable[[Case, Given], Tensor]] = {
@@ -273,56 +285,52 @@ def measure(way: str, case: Case, repeats: int, results: multiprocessing.Queue) 
     if way != "J Jᵀ alone" and case.rows <= MOST_ROWS:
         exact = engine(case, draw(case, torch.float64))
         error = float((K.double() - exact).norm() / exact.norm())
-    results.put((statistics.median(seconds), peak, error))
+    results.put(Measured(statistics.median(seconds), peak, error))
+
+
+def attempt(way: str, case: Case, repeats: int, limit: float) -> Measured | str:
+    """What was measured, or why nothing was."""
+    seconds, memory = foreseen(way, case)
+    if seconds > limit or memory > 12e9:
+        return f"left out: about {seconds:.0f} s, {memory / 1e9:.0f} GB"
+    repeats = repeats if seconds < 5 else 1
+    if way in ELSEWHERE:
+        try:
+            return elsewhere(ELSEWHERE[way], case, repeats)
+        except RuntimeError as failed:
+            return f"failed: {failed}"
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    child = context.Process(target=measure, args=(way, case, repeats, results))
+    child.start()
+    child.join()
+    return f"failed: exit {child.exitcode}" if child.exitcode else results.get()
 
 
 def main() -> None:
     """Parse, measure, print a Markdown table."""
-    parser = argparse.ArgumentParser(description="Exact NTK by every way, side by side.")
+    parser = Parser(prog="ntk", description="Exact NTK by every way, side by side.")
     parser.add_argument("--shapes", nargs="+", choices=list(CASES), default=list(CASES))
     every = [*WAYS, *ELSEWHERE]
     parser.add_argument("--ways", nargs="+", choices=every, default=every)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=positive, default=5)
     parser.add_argument("--limit", type=float, default=120.0, help="seconds a call may take")
     arguments = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    print(
-        "| shape | rows | way | median ms | times this engine | relative error | MiB beside the result |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    columns = ("median ms", "times this engine", "relative error", "MiB beside the result")
+    print(heading("shape", "rows", "way", *columns))
     for name in arguments.shapes:
         case = CASES[name]
         ours = None
         for way in arguments.ways:
-            seconds, memory = foreseen(way, case)
-            if seconds > arguments.limit or memory > 12e9:
-                print(
-                    f"| {name} | {case.rows} | {way} | left out: about {seconds:.0f} s, {memory / 1e9:.0f} GB | | | |"
-                )
+            found = attempt(way, case, arguments.repeats, arguments.limit)
+            if isinstance(found, str):
+                print(row(name, case.rows, way, found, "", "", ""), flush=True)
                 continue
-            repeats = arguments.repeats if seconds < 5 else 1
-            if way in ELSEWHERE:
-                try:
-                    median, peak, error = elsewhere(ELSEWHERE[way], case, repeats)
-                except RuntimeError as failed:
-                    print(f"| {name} | {case.rows} | {way} | failed: {failed} | | | |")
-                    continue
-            else:
-                results = context.Queue()
-                child = context.Process(target=measure, args=(way, case, repeats, results))
-                child.start()
-                child.join()
-                if child.exitcode:
-                    print(f"| {name} | {case.rows} | {way} | failed: exit {child.exitcode} | | | |")
-                    continue
-                median, peak, error = results.get()
-            ours = median if ours is None else ours
-            shown = "" if error is None else f"{error:.1e}"
-            print(
-                f"| {name} | {case.rows} | {way} | {median * 1e3:.1f} | {median / ours:.1f} | {shown} "
-                f"| {peak / 2**20:.0f} |",
-                flush=True,
-            )
+            ours = found.median if ours is None else ours
+            error = "" if found.error is None else f"{found.error:.1e}"
+            times = f"{found.median / ours:.1f}"
+            cells = f"{found.median * 1e3:.1f}", times, error, f"{found.peak / 2**20:.0f}"
+            print(row(name, case.rows, way, *cells), flush=True)
 
 
 if __name__ == "__main__":

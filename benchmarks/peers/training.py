@@ -4,25 +4,28 @@
 
 Ways: this project; `torch.func` over stacked models (`stack_module_state`, and the gradient under `vmap`); one network
 at a time by a loop over its steps and autograd, as the authors do; one `torch.nn.RNN` at a time, which is the same
-network where rho = 0. The last two train a few of the networks, and their time is scaled to all. Before anything is
-timed all train three iterations from the same weights on the same trials, and the table says by how much the losses
-differ. The first rows are the rate of one large fp32 product, the machine's peak, and of the pack's batched product
-alone; FLOPs are those that an iteration needs (the first step has no recurrent product, since h_0 = 0).
+network where rho = 0. Before anything is timed all train three iterations from the same weights on the same trials;
+the last column is by how much, at most, a loss differs from this project's. The ways that take one network at a time
+train a few of them, and their time is scaled to all. The first rows are the rate of one large fp32 product, the
+machine's peak, and of the pack's batched product alone; FLOPs are those that an iteration needs (the first step has no
+recurrent product, since h_0 = 0). Trials are drawn beforehand.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.suites.measure import in_turns
+from benchmarks.markdown import heading, row
+from benchmarks.suites.measure import Call, in_turns
+from hpr.command_line import Parser, positive
 from hpr.connectivity import Dense
 from hpr.model import Pack, initial_pack
 from hpr.runs import VARIANTS, RunSpec, cost
@@ -31,19 +34,34 @@ from hpr.tasks import Task, make_task
 from hpr.training import new_step
 
 CHECKED = 3
-ROUNDS = 9
+ROUNDS = 15
 # Networks that are trained one at a time.
 FEW = 4
 PEAK = 2048
-
-# Trains on one batch, x [R, T, B, N_in] and targets [R, T, B], and returns the losses before it, [R] or of a few.
-Iterate = Callable[[Tensor, Tensor], Tensor]
+PRODUCTS = 20
 
 
-class Network(nn.Module):
-    """The leaky network of Eq. 1 and 2, as torch's users write it."""
+class Iterate(Protocol):
+    """Trains on one batch; returns the losses before it, of the first networks of the pack or of all."""
 
-    def __init__(self, rho: float, recurrent: Tensor, input: Tensor, readout: Tensor) -> None:
+    def __call__(self, x: Tensor, targets: Tensor) -> Tensor:
+        """Inputs [R, T, B, N_in] and classes [R, T, B]."""
+        ...
+
+
+class Way(NamedTuple):
+    """A way to train `networks` of the pack; `reference` is this project on the same weights."""
+
+    name: str
+    networks: int
+    iterate: Iterate
+    reference: Iterate
+
+
+class LeakyRNN(nn.Module):
+    """The network of Eq. 1 and 2, as one writes it in torch."""
+
+    def __init__(self, recurrent: Tensor, input: Tensor, readout: Tensor, rho: float) -> None:
         super().__init__()
         self.recurrent, self.input, self.readout = map(nn.Parameter, (recurrent, input, readout))
         self.rho = rho
@@ -60,11 +78,12 @@ class Network(nn.Module):
 
 
 class Elman(nn.Module):
-    """`torch.nn.RNN` and a readout: the same network at rho = 0."""
+    """`torch.nn.RNN` and a readout: the same network at rho = 0, whose state is the rate."""
 
     def __init__(self, recurrent: Tensor, input: Tensor, readout: Tensor) -> None:
         super().__init__()
-        self.rnn = nn.RNN(input.shape[1], len(input), nonlinearity="relu", bias=False)
+        N, N_in = input.shape
+        self.rnn = nn.RNN(N_in, N, nonlinearity="relu", bias=False, device=input.device)
         self.readout = nn.Parameter(readout)
         self.rnn.load_state_dict({"weight_ih_l0": input, "weight_hh_l0": recurrent})
 
@@ -73,42 +92,45 @@ class Elman(nn.Module):
         return self.rnn(x)[0] @ self.readout.mT
 
 
-def weights(pack: Pack, r: int) -> list[Tensor]:
+def weights(pack: Pack, r: int) -> tuple[Tensor, Tensor, Tensor]:
     """Copies of one network's recurrent, input and readout weights."""
-    return [value[r].clone() for value in (pack.recurrent, pack.input, pack.readout)]
+    return pack.recurrent[r].clone(), pack.input[r].clone(), pack.readout[r].clone()
 
 
-def ours(pack: Pack, spec: RunSpec, task: Task) -> Iterate:
-    """This project."""
-    step = new_step(pack, spec, task)
+def loss(y: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of outputs [T, B, N_out] for classes [T, B]."""
+    return cross_entropy(y.flatten(0, 1), targets.flatten())
 
+
+def this_project(pack: Pack, spec: RunSpec, task: Task) -> Iterate:
+    """The step that `hpr.training` takes, on a copy of the pack."""
+    step = new_step(pack.select(range(len(pack.weights))), spec, task)
+
+    @torch.no_grad()
     def iterate(x: Tensor, targets: Tensor) -> Tensor:
-        with torch.no_grad():
-            return step(x, targets)[0]
+        return step(x, targets)[0]
 
     return iterate
 
 
-def stacked(pack: Pack, spec: RunSpec, task: Task) -> Iterate:
+def stacked(pack: Pack, spec: RunSpec) -> Iterate:
     """torch.func over stacked models, and SGD with momentum on the stacks."""
-    networks = [Network(spec.rho, *weights(pack, r)) for r in range(len(pack.weights))]
+    networks = [LeakyRNN(*weights(pack, r), spec.rho) for r in range(len(pack.weights))]
     stacks, _ = torch.func.stack_module_state(networks)
     parameters = {name: value.detach() for name, value in stacks.items()}
-    velocity = {name: torch.zeros_like(value) for name, value in parameters.items()}
     skeleton = copy.deepcopy(networks[0]).to("meta")
 
-    def loss(of: dict[str, Tensor], x: Tensor, targets: Tensor) -> Tensor:
-        y = torch.func.functional_call(skeleton, of, (x,))
-        return cross_entropy(y.flatten(0, 1), targets.flatten())
+    def loss_of(parameters: dict[str, Tensor], x: Tensor, targets: Tensor) -> Tensor:
+        return loss(torch.func.functional_call(skeleton, parameters, (x,)), targets)
 
-    gradient = torch.func.vmap(torch.func.grad_and_value(loss))
+    gradients = torch.func.vmap(torch.func.grad_and_value(loss_of))
+    optimizer = torch.optim.SGD(parameters.values(), lr=spec.learning_rate, momentum=spec.momentum)
 
     def iterate(x: Tensor, targets: Tensor) -> Tensor:
-        gradients, losses = gradient(parameters, x, targets)
-        with torch.no_grad():
-            for name, value in parameters.items():
-                velocity[name].mul_(spec.momentum).add_(gradients[name])
-                value.sub_(velocity[name], alpha=spec.learning_rate)
+        found, losses = gradients(parameters, x, targets)
+        for name, parameter in parameters.items():
+            parameter.grad = found[name]
+        optimizer.step()
         return losses
 
     return iterate
@@ -116,95 +138,116 @@ def stacked(pack: Pack, spec: RunSpec, task: Task) -> Iterate:
 
 def one_at_a_time(networks: Sequence[nn.Module], spec: RunSpec) -> Iterate:
     """Autograd and torch.optim.SGD, network by network."""
-    optimisers = [
+    optimizers = [
         torch.optim.SGD(network.parameters(), lr=spec.learning_rate, momentum=spec.momentum)
         for network in networks
     ]
 
     def iterate(x: Tensor, targets: Tensor) -> Tensor:
         losses = []
-        for r, (network, optimiser) in enumerate(zip(networks, optimisers, strict=True)):
-            optimiser.zero_grad()
-            loss = cross_entropy(network(x[r]).flatten(0, 1), targets[r].flatten())
-            loss.backward()
-            optimiser.step()
-            losses.append(loss.detach())
+        for r, (network, optimizer) in enumerate(zip(networks, optimizers, strict=True)):
+            optimizer.zero_grad()
+            value = loss(network(x[r]), targets[r])
+            value.backward()
+            optimizer.step()
+            losses.append(value.detach())
         return torch.stack(losses)
 
     return iterate
 
 
-def main() -> None:
-    """Parse, measure, print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--networks", type=int, default=40)
-    parser.add_argument("--hidden", type=int, default=300)
-    parser.add_argument("--task", default="2AF")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    R, N, B = arguments.networks, arguments.hidden, arguments.batch
-    task = make_task(arguments.task)
-    if task.loss != "cross_entropy" or task.loss_steps != "all":
-        parser.error(f"--task: expected one whose loss counts every step, got {arguments.task}")
-    of: dict[str, Any] = {"N": N, "batch": B, "iterations": CHECKED}
-    # The paper's leak, and the variant without one, in which the network is torch.nn.RNN's.
-    leaky, elman = (
-        [
-            RunSpec(task.name, Dense(), seed=r, variant=name, **of, **VARIANTS[name])
-            for r in range(R)
-        ]
-        for name in ("paper", "released")
-    )
-    few = min(FEW, R)
-    start = initial_pack(leaky, task, device)
-    start_elman = initial_pack(elman, task, device)
-    networks = [Network(leaky[0].rho, *weights(start, r)) for r in range(few)]
-    elmans = [Elman(*weights(start_elman, r)) for r in range(few)]
-    copied = start.select(range(R))
-    ways: dict[str, tuple[Iterate, int]] = {
-        "this project": (ours(copied, leaky[0], task), R),
-        "torch.func, stacked models": (stacked(start, leaky[0], task), R),
-        "one network at a time, a loop over steps": (one_at_a_time(networks, leaky[0]), few),
-        "one torch.nn.RNN at a time, rho = 0": (one_at_a_time(elmans, elman[0]), few),
-    }
-    batches = list(trials(leaky, task, 0, CHECKED, device))
-    exact = {way: ours(start.select(range(R)), leaky[0], task) for way in ways}
-    exact["one torch.nn.RNN at a time, rho = 0"] = ours(start_elman, elman[0], task)
-    differences = {}
-    for way, (iterate, trained) in ways.items():
-        pairs = [(exact[way](*batch)[:trained], iterate(*batch)) for batch in batches]
-        differences[way] = max(float(((a - b) / a).abs().max()) for a, b in pairs)
+def ways(specs: list[RunSpec], task: Task, device: torch.device) -> list[Way]:
+    """All of them, from the same weights; for torch.nn.RNN the specifications without a leak."""
+    few = min(FEW, len(specs))
+    leaky = specs[0]
+    pack = initial_pack(specs, task, device)
+    elman = replace(leaky, variant="released", **VARIANTS["released"])
+    if elman.rho:
+        raise ValueError(f"rho: expected 0 in {elman}, got {elman.rho}")
+    loops = [LeakyRNN(*weights(pack, r), leaky.rho) for r in range(few)]
+    rnns = [Elman(*weights(pack, r)) for r in range(few)]
+    some = f"one at a time ({few} timed, scaled)"
 
-    x, targets = batches[0]
-    A, A2 = (torch.randn(PEAK, PEAK, device=device) for _ in range(2))
+    def ours(spec: RunSpec = leaky) -> Iterate:
+        return this_project(pack, spec, task)
+
+    return [
+        Way("this project", len(specs), ours(), ours()),
+        Way("`torch.func` over stacked models", len(specs), stacked(pack, leaky), ours()),
+        Way(f"the authors' loop, {some}", few, one_at_a_time(loops, leaky), ours()),
+        Way(f"`torch.nn.RNN`, rho = 0, {some}", few, one_at_a_time(rnns, elman), ours(elman)),
+    ]
+
+
+def difference(way: Way, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """The largest relative difference between a way's losses and this project's, over networks and batches."""
+    largest = 0.0
+    for x, targets in batches:
+        exact = way.reference(x, targets)[: way.networks]
+        largest = max(largest, float((way.iterate(x, targets) / exact - 1).abs().max()))
+    return largest
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, measure, print a Markdown table."""
+    parser = Parser(prog="training", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--networks", type=positive, default=40)
+    parser.add_argument("--hidden", type=positive, default=300)
+    parser.add_argument("--task", default="2AF")
+    parser.add_argument("--batch", type=positive, default=32)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    arguments = parser.parse_args(argv)
+    R, N, B = arguments.networks, arguments.hidden, arguments.batch
+    device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error("--device: expected cpu, as there is no CUDA device, got cuda")
+    try:
+        task = make_task(arguments.task)
+    except ValueError as error:
+        parser.error(f"--task: {error}")
+    if task.loss != "cross_entropy" or task.loss_steps != "all":
+        parser.error(f"--task: expected one with a class at every step, got {arguments.task}")
+    # cuDNN's RNN would round to TF32 otherwise.
+    torch.backends.cudnn.allow_tf32 = False
+    specs = [RunSpec(task.name, Dense(), seed=r, N=N, batch=B, iterations=1) for r in range(R)]
+    every = ways(specs, task, device)
+    batches = list(trials(specs, task, 0, CHECKED, device))
+    differences = [difference(way, batches) for way in every]
+
+    A, A2 = torch.randn(2, PEAK, PEAK, device=device)
     rates, W = torch.randn(R, B, N, device=device), torch.randn(R, N, N, device=device)
     product = torch.empty_like(rates)
+
+    def batched() -> None:
+        for _ in range(PRODUCTS):
+            torch.bmm(rates, W, out=product)
+
+    def call(way: Way) -> Call:
+        return lambda: way.iterate(*batches[0])
+
     floors = {
-        f"one product of {PEAK} x {PEAK}": (lambda: A @ A2, 2.0 * PEAK**3),
-        f"{R} products of {B} x {N} by {N} x {N}": (
-            lambda: [torch.bmm(rates, W, out=product) for _ in range(20)],
-            40.0 * R * B * N * N,
-        ),
+        f"one product of {PEAK} x {PEAK}": 2.0 * PEAK**3,
+        f"{R} products of {B} x {N} by {N} x {N}": 2.0 * PRODUCTS * R * B * N * N,
     }
-    calls = [call for call, _ in floors.values()]
-    calls += [lambda iterate=iterate: iterate(x, targets) for iterate, _ in ways.values()]  # type: ignore[misc]
-    medians = [statistics.median(times) for times in in_turns(calls, ROUNDS, device)]
-    peak = 2.0 * PEAK**3 / medians[0]
-    print(f"| {R} networks, N = {N}, {task.name}, batch {B} | ms an iteration | times this project | GFLOP/s "
-          "| share of the first | losses differ by |")  # fmt: skip
-    print("|---|---|---|---|---|---|")
-    for (name, (_, flops)), time in zip(floors.items(), medians, strict=False):
-        print(f"| {name} | | | {flops / time / 1e9:.0f} | {flops / time / peak:.0%} | |")
-    flops = cost(leaky, task).training_flops / CHECKED
-    mine = medians[len(floors)]
-    for (name, (_, trained)), time in zip(ways.items(), medians[len(floors) :], strict=True):
-        whole = time * R / trained
-        print(
-            f"| {name} | {whole * 1e3:.1f} | {whole / mine:.1f} | {flops / whole / 1e9:.0f} "
-            f"| {flops / whole / peak:.0%} | {differences[name]:.0e} |"
-        )
+    calls = [lambda: A @ A2, batched, *map(call, every)]
+    times = [statistics.median(turns) for turns in in_turns(calls, ROUNDS, device)]
+    peak = 2.0 * PEAK**3 / times[0]
+
+    def rate(flops: float, seconds: float) -> tuple[str, str]:
+        return f"{flops / seconds / 1e9:.0f}", f"{flops / seconds / peak:.0%}"
+
+    title = f"{R} networks, N = {N}, {task.name}, batch {B}"
+    columns = ("ms an iteration", "times this project", "GFLOP/s", "share of the first")
+    print(heading(title, *columns, "losses differ by"))
+    for (name, flops), seconds in zip(floors.items(), times, strict=False):
+        print(row(name, "", "", *rate(flops, seconds), ""))
+    scaled = [
+        seconds * R / way.networks for way, seconds in zip(every, times[len(floors) :], strict=True)
+    ]
+    flops = cost(specs, task).training_flops
+    for way, seconds, differs in zip(every, scaled, differences, strict=True):
+        of = f"{seconds / scaled[0]:.1f}"
+        print(row(way.name, f"{seconds * 1e3:.1f}", of, *rate(flops, seconds), f"{differs:.0e}"))
 
 
 if __name__ == "__main__":
