@@ -302,6 +302,8 @@ def _dry_run(
     for figure in figures:
         if not figure.runs(settings):
             print(f"{figure.name}: not counted")
+    asked = sum(len(figure.runs(settings)) for figure in figures)
+    print(f"{asked} runs in the figures, {left.stored + left.runs} of them distinct")
     rate = EFFICIENCY * matmul_rate(device)
     print(
         f"{left.stored} runs already in {store.runs}, {left.runs} to train in {len(left.packs)} "

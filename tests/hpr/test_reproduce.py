@@ -484,6 +484,15 @@ def test_a_dry_run_sums_the_packs_of_a_shape_and_names_what_has_no_runs(
     assert parts == whole.replace("1 pack", "3 packs")
 
 
+def test_a_dry_run_counts_what_figures_share(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--figure", "2", "17", "--device", "cpu", "--seeds", "3", "--dry-run"]
+    assert main([*argv, "--out", str(tmp_path)], train=unreachable) == 0
+    # Figure 17's null is Figure 2's.
+    assert "33 runs in the figures, 30 of them distinct" in capsys.readouterr().out
+
+
 def test_the_paper_profile_on_real_mnist_is_planned_without_its_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
