@@ -58,6 +58,29 @@ def kernel(shape: Shape, device: torch.device = CPU, **options: Any) -> Call:
     return lambda: leaky_rnn_ntk(**arguments, outputs=shape.outputs, **options)
 
 
+def kernel_by_torch_func(shape: Shape) -> Call:
+    """The same by jacrev over all examples, whose outputs are those of every step, and contraction."""
+    given = draw(shape)
+    weights = [given[name] for name in ("recurrent", "input", "readout")]
+
+    def outputs(W: Tensor, U: Tensor, w: Tensor, x: Tensor) -> Tensor:
+        h, found = W.new_zeros(shape.N), []
+        for x_t in x:
+            h = RHO * h + (1 - RHO) * (W @ h.relu() + U @ x_t)
+            found.append(w @ h.relu())
+        return torch.cat(found)
+
+    rows = torch.func.vmap(
+        torch.func.jacrev(outputs, argnums=(0, 1, 2)), in_dims=(None, None, None, 1)
+    )
+
+    def call() -> Tensor:
+        flat = [J.flatten(2).flatten(0, 1) for J in rows(*weights, given["x1"])]
+        return torch.stack([J @ J.mT for J in flat]).sum(0)
+
+    return call
+
+
 def training(
     R: int = 40,
     N: int = 300,

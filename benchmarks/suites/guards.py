@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-from .cases import DRAWS, SHAPES, Shape, draw, kernel, training, trials
-from .measure import Call, Work, device, exponent, peak_memory, slowdown, work
+import torch
+
+from .cases import DRAWS, SHAPES, Shape, draw, kernel, kernel_by_torch_func, training, trials
+from .experiments import filled
+from .measure import Call, device, exponent, peak_memory, slowdown, work
 
 
 class Slowdowns:
@@ -18,35 +23,11 @@ class Slowdowns:
 
     def track_slowdown_of_ntk_against_torch_func(self) -> float:
         """768 rows at the 2AF shape; there the Jacobians by jacrev, contracted."""
-        import torch
-
         shape = SHAPES["2AF"]
-        given = draw(shape)
-        weights = tuple(given[name] for name in ("recurrent", "input", "readout"))
-
-        def outputs(
-            W: torch.Tensor, U: torch.Tensor, w: torch.Tensor, x: torch.Tensor
-        ) -> torch.Tensor:
-            h, found = W.new_zeros(shape.N), []
-            for x_t in x:
-                h = given["rho"] * h + (1 - given["rho"]) * (W @ h.relu() + U @ x_t)
-                found.append(w @ h.relu())
-            return torch.cat(found)
-
-        rows = torch.func.vmap(
-            torch.func.jacrev(outputs, argnums=(0, 1, 2)), in_dims=(None, None, None, 1)
-        )
-
-        def theirs() -> torch.Tensor:
-            flat = [J.flatten(2).flatten(0, 1) for J in rows(*weights, given["x1"])]
-            return sum(J @ J.mT for J in flat)
-
-        return slowdown(kernel(shape), theirs, rounds=5)
+        return slowdown(kernel(shape), kernel_by_torch_func(shape), rounds=5)
 
     def track_slowdown_of_training_against_the_product(self) -> float:
         """40 networks of 300 units; there one large fp32 product of as many FLOPs."""
-        import torch
-
         size = 2048
         A, B = torch.randn(2, size, size)
         iterate, flops = training()
@@ -57,91 +38,48 @@ class Slowdowns:
         return slowdown(*trials("2AF")) / DRAWS
 
 
+def ntk(T: int = 8, B: int = 32, N: int = 300) -> Call:
+    """The kernel of a network near 2AF's."""
+    return kernel(Shape(T, B, 3, 3, "all", N))
+
+
+def finding(runs: int) -> Call:
+    """Load every run of a store of so many."""
+    folder = tempfile.mkdtemp()
+    store, specs = filled(Path(folder), runs)
+
+    def find() -> None:
+        for spec in specs:
+            store.load(spec)
+
+    weakref.finalize(find, shutil.rmtree, folder)
+    return find
+
+
+GROWTHS: dict[str, tuple[tuple[int, ...], Callable[[int], Call]]] = {
+    "NTK in T": ((4, 8, 16), lambda T: ntk(T=T)),
+    "NTK in B": ((16, 32, 64), lambda B: ntk(B=B)),
+    "NTK in N": ((150, 300, 600), lambda N: ntk(N=N)),
+    "training in T": ((8, 16, 40), lambda T: training(R=10, dt=800 / T)[0]),
+    "training in B": ((16, 32, 64), lambda B: training(R=10, B=B)[0]),
+    "training in N": ((150, 300, 600), lambda N: training(R=10, N=N)[0]),
+    "training in R": ((10, 20, 40), lambda R: training(R=R)[0]),
+    "finding in runs": ((50, 200, 800), finding),
+}
+
+
 class Growth:
     """The power that a time grows with: a change of complexity shows on any machine, however noisy."""
 
     unit = "power"
     timeout = 120.0
     param_names = ("of",)
-    params = (
-        (
-            "NTK in T",
-            "NTK in B",
-            "NTK in N",
-            "training in T",
-            "training in B",
-            "training in N",
-            "training in R",
-            "finding in runs",
-        ),
-    )
+    params = (tuple(GROWTHS),)
 
     def track_exponent(self, of: str) -> float:
         """Slope of log time on log size."""
         sizes, call_at = GROWTHS[of]
-        if of == "finding in runs":
-            with tempfile.TemporaryDirectory() as folder:
-                return exponent(lambda runs: finding(Path(folder) / str(runs), runs), sizes)
         return exponent(call_at, sizes)
-
-
-def finding(folder: Path, runs: int) -> Call:
-    """Load every run of a store of so many."""
-    from .experiments import filled
-
-    store, specs = filled(folder, runs)
-
-    def find() -> None:
-        for spec in specs:
-            store.load(spec)
-
-    return find
-
-
-def _ntk(T: int = 8, B: int = 32, N: int = 300) -> Call:
-    return kernel(Shape(T, B, 3, 3, "all", N))
-
-
-GROWTHS: dict[str, tuple[tuple[int, ...], Callable[[int], Call]]] = {
-    "NTK in T": ((4, 8, 16), lambda T: _ntk(T=T)),
-    "NTK in B": ((16, 32, 64), lambda B: _ntk(B=B)),
-    "NTK in N": ((150, 300, 600), lambda N: _ntk(N=N)),
-    "training in T": ((8, 16, 40), lambda T: training(R=10, dt=800 / T)[0]),
-    "training in B": ((16, 32, 64), lambda B: training(R=10, B=B)[0]),
-    "training in N": ((150, 300, 600), lambda N: training(R=10, N=N)[0]),
-    "training in R": ((10, 20, 40), lambda R: training(R=R)[0]),
-    "finding in runs": ((50, 200, 800), lambda runs: lambda: None),
-}
-
-
-class Counts:
-    """What a call asks of torch: the same number every time, so that one copy or one product more shows."""
-
-    timeout = 120.0
-    param_names = ("call",)
-    params = (
-        ("NTK, hadamard", "NTK, propagate", "NTK, dense", "training", "forward and backward"),
-    )
-
-    def setup(self, name: str) -> None:
-        """Count."""
-        self.work: Work = work(COUNTED[name]())
-
-    def track_multiply_adds(self, _: str) -> int:
-        """Of matrix products, by their shapes."""
-        return self.work.multiply_adds
-
-    def track_allocated(self, _: str) -> int:
-        """Bytes, freed or not."""
-        return self.work.allocated
-
-    def track_copied(self, _: str) -> int:
-        """Elements written by copies."""
-        return self.work.copied
-
-    track_multiply_adds.unit = "multiply-adds"  # type: ignore[attr-defined]
-    track_allocated.unit = "bytes"  # type: ignore[attr-defined]
-    track_copied.unit = "elements"  # type: ignore[attr-defined]
 
 
 def forward_and_backward() -> Call:
@@ -164,6 +102,34 @@ COUNTED: dict[str, Callable[[], Call]] = {
     "training": lambda: training(R=4)[0],
     "forward and backward": forward_and_backward,
 }
+
+
+class Counts:
+    """What a call asks of torch: the same number every time, so that one copy or one product more shows."""
+
+    timeout = 120.0
+    param_names = ("call",)
+    params = (tuple(COUNTED),)
+
+    def setup(self, name: str) -> None:
+        """Count."""
+        self.work = work(COUNTED[name]())
+
+    def track_multiply_adds(self, _: str) -> int:
+        """Of matrix products, by their shapes."""
+        return self.work.multiply_adds
+
+    def track_allocated(self, _: str) -> int:
+        """Bytes, freed or not."""
+        return self.work.allocated
+
+    def track_copied(self, _: str) -> int:
+        """Elements written by copies."""
+        return self.work.copied
+
+    track_multiply_adds.unit = "multiply-adds"  # type: ignore[attr-defined]
+    track_allocated.unit = "bytes"  # type: ignore[attr-defined]
+    track_copied.unit = "elements"  # type: ignore[attr-defined]
 
 
 class Memory:

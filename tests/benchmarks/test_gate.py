@@ -203,7 +203,7 @@ def test_a_planted_regression_is_stopped(
 
 
 def test_a_store_that_scans_its_folder_for_every_run_is_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     load = store.Store.load
 
@@ -212,9 +212,7 @@ def test_a_store_that_scans_its_folder_for_every_run_is_stopped(
         return load(self, spec)
 
     monkeypatch.setattr(store.Store, "load", scan)
-    power = measure.exponent(
-        lambda runs: guards.finding(tmp_path / str(runs), runs), (100, 400), rounds=3
-    )
+    power = measure.exponent(guards.finding, (100, 400), rounds=3)
     assert power > FLOORS["guards.Growth.track_exponent('finding in runs')"]["at_most"]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.suites import experiments, imports, leaky_rnn, measure, ntk, training
+from benchmarks.suites import cases, experiments, imports, leaky_rnn, measure, ntk, training
 
 SUITES = [
     suite
@@ -22,14 +22,14 @@ SUITES = [
 ]
 
 
-def cases() -> Iterator[Any]:
+def calls() -> Iterator[Any]:
     for suite in SUITES:
         for chosen in product(*getattr(suite, "params", ())):
             if "cuda" not in chosen:
                 yield pytest.param(suite, chosen, id="-".join([suite.__name__, *map(str, chosen)]))
 
 
-@pytest.mark.parametrize(("suite", "parameters"), [*cases()])
+@pytest.mark.parametrize(("suite", "parameters"), [*calls()])
 def test_every_benchmark_runs(suite: type, parameters: tuple[Any, ...]) -> None:
     made: Any = suite()
     made.setup(*parameters)
@@ -68,3 +68,8 @@ def test_a_slowdown_is_ours_over_theirs() -> None:
     small, large = torch.randn(32, 32), torch.randn(256, 256)
     assert measure.slowdown(lambda: small @ small, lambda: large @ large) < 1
     assert measure.slowdown(lambda: large @ large, lambda: small @ small) > 1
+
+
+def test_the_kernel_by_torch_func_is_the_same() -> None:
+    shape = cases.Shape(3, 4, 2, 3, "all", N=7)
+    torch.testing.assert_close(cases.kernel(shape)(), cases.kernel_by_torch_func(shape)())
