@@ -64,7 +64,7 @@ GROWTHS: dict[str, tuple[tuple[int, ...], Callable[[int], Call]]] = {
     "training in B": ((16, 32, 64), lambda B: training(R=10, B=B)[0]),
     "training in N": ((150, 300, 600), lambda N: training(R=10, N=N)[0]),
     "training in R": ((10, 20, 40), lambda R: training(R=R)[0]),
-    "finding in runs": ((50, 200, 800), finding),
+    "finding in runs": ((25, 100, 400), finding),
 }
 
 
