@@ -11,7 +11,8 @@ reproduce: $(VENV)/repro
 	$(BIN)/python -m hpr.reproduce --all --profile quick --out $(OUT)
 
 test: $(VENV)/dev lint
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not interpreter"
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not interpreter and not alone"
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m alone
 	OPENBLAS_NUM_THREADS=1 HPR_KERNELS_BACKEND=interpret $(BIN)/python -m pytest -n 2 -m interpreter
 
 gate: $(VENV)/dev

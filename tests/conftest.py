@@ -17,11 +17,13 @@ from hpr_kernels.backend import backend
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what this process cannot run; see tests/kernels/triton_support.py."""
     for item in items:
         if item.get_closest_marker("interpreter") and backend() != "interpret":
             item.add_marker(pytest.mark.skip(reason="needs HPR_KERNELS_BACKEND=interpret"))
+        if item.get_closest_marker("alone") and config.option.markexpr != "alone":
+            item.add_marker(pytest.mark.skip(reason="needs a process of its own: pytest -m alone"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 

@@ -191,8 +191,6 @@ def add_copy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_planted_regression_is_stopped(
     plant: Any, call: str, guard: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The counts are those of usual memory, not of the tests' NaN-filled one.
-    monkeypatch.setattr("torch.utils.deterministic.fill_uninitialized_memory", False)
     floor = FLOORS[f"guards.Counts.{guard}({call!r})"]["at_most"]
     counts = guards.Counts()
     counts.setup(call)

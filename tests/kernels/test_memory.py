@@ -1,4 +1,7 @@
-"""What a kernel allocates beside its result, measured: the high-water mark of the process's resident memory."""
+"""What a kernel allocates beside its result, measured: the high-water mark of the process's resident memory.
+
+In a process of its own (`pytest -m alone`): in one that has run large kernels the mark rises by more than a call needs.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ from torch import Tensor
 
 from hpr_kernels import FactoredJacobian, leaky_rnn_ntk, ntk, two_layer_ntk
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+]
 
 MIB = 1 << 20
 # The allocator's rounding, a library's own buffers.
