@@ -11,7 +11,6 @@ A guard without a floor, or a floor whose guard failed or did not run, is beyond
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -22,6 +21,8 @@ from typing import Any
 
 from asv.results import Results
 
+from hpr.command_line import Parser
+
 ROOT = Path(__file__).parents[1]
 FLOORS = Path(__file__).with_name("floors.json")
 RESULTS = ROOT / ".asv" / "results"
@@ -30,7 +31,7 @@ MACHINE = ("machine", "os", "cpu", "arch", "num_cpu", "ram")
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, compare, print a line for each benchmark that is beyond."""
-    parser = argparse.ArgumentParser(prog="gate", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="gate", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "new", nargs="?", help="a result's file, or its commit; default: the newest"
     )

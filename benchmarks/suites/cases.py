@@ -28,7 +28,6 @@ class Shape(NamedTuple):
 SHAPES = {
     "2AF": Shape(8, 32, 3, 3, "all"),
     "sMNIST": Shape(28, 200, 28, 10, "last"),
-    "T = 40": Shape(40, 32, 3, 3, "all"),
 }
 
 
