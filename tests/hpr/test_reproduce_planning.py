@@ -1,0 +1,169 @@
+"""The command line before anything runs: what it lists and plans, on which data, and what it costs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpr import executors
+from hpr.figures import discover
+from hpr.reproduce import choose_smnist, main
+
+ONE = ["--figure", "1", "--seeds", "2", "--iterations", "3", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def no_cached_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPR_CACHE", str(tmp_path / "cache"))
+
+
+def unreachable(*_: Any, **__: Any) -> Any:
+    raise AssertionError("nothing was to be trained")
+
+
+@pytest.mark.parametrize(
+    ("profile", "download", "downloads", "task"),
+    [
+        ("quick", True, 0, "sDigits"),
+        ("paper", True, 1, "sMNIST"),
+        # A listing or a dry run only says what would be done.
+        ("paper", False, 0, "sMNIST"),
+    ],
+)
+def test_only_the_paper_profile_downloads(
+    profile: str, download: bool, downloads: int, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def find_mnist(mnist_dir: Path | None = None, *, download: bool = False) -> Path | None:
+        asked.append(download)
+        return Path("/cache") if download else None
+
+    monkeypatch.setattr("hpr.tasks.find_mnist", find_mnist)
+    chosen, line = choose_smnist(None, profile, download=download)
+    assert chosen == task
+    assert sum(asked) == downloads
+    assert ("--mnist-dir" in line) == (task == "sDigits")
+
+
+def test_a_failed_download_falls_back_to_the_labelled_stand_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from hpr.tasks import MnistUnavailable
+
+    def find_mnist(mnist_dir: Path | None = None, *, download: bool = False) -> Path | None:
+        if download:
+            raise MnistUnavailable("no network; give --mnist-dir")
+        return None
+
+    monkeypatch.setattr("hpr.tasks.find_mnist", find_mnist)
+    chosen, line = choose_smnist(None, "paper", download=True)
+    assert chosen == "sDigits"
+    assert "stand-in" in line
+    assert "no network" in line
+
+
+def test_a_synapse_table_stands_where_the_paper_has_electron_microscopy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cells.csv").write_text("pt_root_id,classification_system\n7,e\n8,i\n9,e\n")
+    (tmp_path / "synapses.csv").write_text(
+        "pre_pt_root_id,post_pt_root_id,size\n7,8,1\n8,9,2\n9,7,3\n"
+    )
+    argv = ["--figure", "19", "--device", "cpu", "--dry-run", "--out", str(tmp_path / "out")]
+    assert main([*argv, "--em-dir", str(tmp_path)], train=unreachable) == 0
+    said = capsys.readouterr().out
+    assert f"EM: the 3 cells in {tmp_path}" in said
+    assert "18 x 2AF, N = 3, " in said
+    assert main(argv, train=unreachable) == 0
+    said = capsys.readouterr().out
+    assert "EM: replaced by the stand-in C. elegans" in said
+    assert "18 x 2AF, N = 297, " in said
+
+
+def test_a_listing_gives_runs_cost_and_claims(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list", "--json", "--device", "cpu"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [figure["name"] for figure in listed["figures"]] == list(discover())
+    first = listed["figures"][0]
+    assert first["runs"] == 90
+    assert 2e13 < first["flops"] < 4e13
+    assert len(first["claims"]) == 16
+    assert {"panel", "measure", "kind", "says", "levels", "was"} == set(first["claims"][0])
+    assert main(["--list", "--device", "cpu"]) == 0
+    assert "90 runs" in capsys.readouterr().out
+
+
+def test_a_dry_run_says_what_is_left_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*ONE, "--out", str(tmp_path / "out"), "--dry-run"]
+    assert main(argv, train=unreachable) == 0
+    said = capsys.readouterr().out
+    assert "0 runs already in" in said
+    assert "30 to train in 4 packs: at most " in said
+    # A line a shape.
+    shapes = [line for line in said.splitlines() if line.endswith((" pack", " packs"))]
+    assert [line.partition(":")[0] for line in shapes] == [
+        *(f"8 x {task}, N = 300, 3 iterations" for task in ("2AF", "DMS", "CXT")),
+        "6 x sDigits, N = 300, 3 iterations",
+    ]
+    assert "not counted" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_sums_the_packs_of_a_shape_and_names_what_has_no_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = []
+    for size in (20, 3):
+        monkeypatch.setattr(executors, "PACK", size)
+        argv = ["--figure", "17", "theory", "--device", "cpu", "--seeds", "4", "--dry-run"]
+        assert main([*argv, "--out", str(tmp_path)], train=unreachable) == 0
+        said = capsys.readouterr().out
+        assert "\ntheory: not counted\n" in said
+        assert "\n17: not counted\n" not in said
+        lines += [line for line in said.splitlines() if line.startswith("8 x 2AF")]
+    whole, parts = lines
+    assert whole.endswith(" FLOP, 1 pack")
+    assert parts == whole.replace("1 pack", "3 packs")
+
+
+def test_a_dry_run_counts_what_figures_share(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--figure", "2", "17", "--device", "cpu", "--seeds", "3", "--dry-run"]
+    assert main([*argv, "--out", str(tmp_path)], train=unreachable) == 0
+    # Figure 17's null is Figure 2's.
+    assert "33 runs in the figures, 30 of them distinct" in capsys.readouterr().out
+
+
+def test_the_paper_profile_on_real_mnist_is_planned_without_its_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--figure", "1", "--profile", "paper", "--device", "cpu", "--dry-run"]
+    argv += ["--out", str(tmp_path)]
+    assert main(argv, train=unreachable) == 0
+    said = capsys.readouterr().out
+    assert "sMNIST: to be downloaded" in said
+    assert "x sMNIST, N = 300, 10000 iterations" in said
+    assert "150 to train" in said
+
+
+def test_help_needs_no_heavy_package() -> None:
+    program = (
+        "import sys\n"
+        "from hpr.reproduce import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'matplotlib', 'scipy', 'neurogym', 'tqdm'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--dry-run" in done.stdout
