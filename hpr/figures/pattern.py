@@ -12,8 +12,11 @@ FIGURES = (
         # Over ten time constants a network of low rank can explode; from rank 5, as in sMNIST, few do (at N = 300 one
         # of ten seeds, which is recorded as diverged).
         (Sweep(PatternGeneration.name, (5, 30, 100), quick={"N": 100, "iterations": 2000}),),
-        # One trial says all; its time steps are compared.
+        # One trial says all.
         run={"task_version": "1", "dt": 20.0, "batch": 1, "trials": 1, "kernel_trials": 1},
-        note="The sweep begins at rank 5: networks of rank 1 diverged in trials.",
+        note=(
+            "The sweep begins at rank 5: networks of rank 1 diverged in trials. "
+            "RA compares the time steps of the one trial."
+        ),
     ),
 )

@@ -57,6 +57,13 @@ SEQUENTIAL = replace(
     stand_in=replace(SEQUENTIAL_MNIST.stand_in, quick={"iterations": 600, **_FEW}),
 )
 MOMENTUM = "Two-layer linear networks train by the plain gradient, with momentum 0."
+BALANCED = (
+    "In B both layers have one norm, as Proposition 1 takes them: entries of W_1 are N(0, σ²/d). "
+    "With the N(0, σ²) of Appendix C.2, as in Figure 4, aligned directions would count d times too much in the kernel."
+)
+TEACHERS_INPUT = (
+    "In C every student, random ones too, has the input weights of the trained teacher."
+)
 
 RANDOM, LOW_RANK, PARTIAL, ALIGNED = "random", "random low-rank", "partially aligned", "aligned"
 KA = "kernel_alignment"
@@ -114,8 +121,8 @@ class Students(Figure):
         return found
 
     def notes(self, settings: Settings) -> list[str]:
-        """What linear networks differ in from the paper's."""
-        return [f"{MOMENTUM} At d = 100, κ goes up to 5."]
+        """What differs from the paper's, and what students share with their teacher."""
+        return [f"{MOMENTUM} At d = 100, κ goes up to 5.", BALANCED, TEACHERS_INPUT]
 
     def runs(self, settings: Settings) -> list[RunSpec]:
         """All runs, the teacher before its students."""
