@@ -130,10 +130,16 @@ def write_small_print(figure: FigureBase, text: str) -> None:
 
 def describe(settings: Settings, panels: Sequence[Panel]) -> str:
     """The small print: profile, variant, seeds, and the size and iterations of each panel."""
+    stops = {panel.name: panel.runs[0][0].stop_accuracy for panel in panels}
+    sooner = [
+        f"; {name}: to {stop:.0%} training accuracy, if sooner"
+        for name, stop in stops.items()
+        if stop
+    ]
     return (
         f"profile {settings.profile}, variant {settings.variant}, "
         f"NeuroGym {settings.task_version} inputs; {len(settings.replicates)} seeds a setting, "
-        f"N = {_by_panel(panels, 'N')}; {_by_panel(panels, 'iterations')} iterations"
+        f"N = {_by_panel(panels, 'N')}; {_by_panel(panels, 'iterations')} iterations{''.join(sooner)}"
     )
 
 

@@ -16,7 +16,7 @@ import pytest
 import hpr.figures
 from hpr.connectivity import SVD
 from hpr.figures import Figure, Settings, discover
-from hpr.figures.plotting import sweep_dots
+from hpr.figures.plotting import describe, sweep_dots
 from hpr.figures.summary import write_figure, write_summary
 from hpr.runs import RunSpec
 
@@ -53,6 +53,12 @@ def record(spec: RunSpec, **changes: Any) -> dict[str, Any]:
         "timings": {},
         **changes,
     }
+
+
+def test_the_small_print_says_who_may_stop_before_the_last_iteration(figure: Figure) -> None:
+    said = describe(PAPER, figure.panels(PAPER))
+    assert said.endswith("10,000 iterations; sMNIST: to 97% training accuracy, if sooner")
+    assert describe(PAPER, figure.panels(PAPER)[:3]).endswith("10,000 iterations")
 
 
 def records(figure: Figure, settings: Settings) -> dict[str, dict[str, Any]]:
