@@ -7,6 +7,7 @@ for each other at every small product it slows down a hundredfold.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,6 +34,12 @@ def hostile() -> None:
     """Deterministic mode fills every fresh `empty` with NaN, so that an unwritten entry shows."""
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No data set that this machine has kept is found, and what a test keeps is gone after it."""
+    monkeypatch.setenv("HPR_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -19,12 +19,9 @@ from hpr.figures.rank_sweep import RankSweep
 from hpr.reproduce import main
 from hpr.runs import RunSpec
 
+pytestmark = pytest.mark.usefixtures("empty_cache")
+
 ONE = ["--figure", "1", "--seeds", "2", "--iterations", "3", "--device", "cpu"]
-
-
-@pytest.fixture(autouse=True)
-def no_cached_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HPR_CACHE", str(tmp_path / "cache"))
 
 
 class Trainer:

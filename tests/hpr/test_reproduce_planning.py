@@ -14,12 +14,7 @@ from hpr import executors
 from hpr.figures import discover
 from hpr.reproduce import choose_smnist, main
 
-ONE = ["--figure", "1", "--seeds", "2", "--iterations", "3", "--device", "cpu"]
-
-
-@pytest.fixture(autouse=True)
-def no_cached_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HPR_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 def unreachable(*_: Any, **__: Any) -> Any:
@@ -102,7 +97,8 @@ def test_a_listing_gives_runs_cost_and_claims(capsys: pytest.CaptureFixture[str]
 def test_a_dry_run_says_what_is_left_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = [*ONE, "--out", str(tmp_path / "out"), "--dry-run"]
+    argv = ["--figure", "1", "--seeds", "2", "--iterations", "3", "--device", "cpu", "--dry-run"]
+    argv += ["--out", str(tmp_path / "out")]
     assert main(argv, train=unreachable) == 0
     said = capsys.readouterr().out
     assert "0 runs already in" in said
