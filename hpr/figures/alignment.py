@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import matplotlib
 import matplotlib.axes
@@ -49,18 +50,12 @@ def draw(
             sweep_dots(axes, panel.values(records, KA), levels, panel.gaps(records, KA))
             axes.set_title(f"C  {panel.title}")
         row[0].set_ylabel("kernel alignment")
-        every = [panel for panels in linear.values() for panel in panels] + list(recurrent)
-        small_print = f"{describe(settings, _shortest(every))}; bars and lines are means"
+        # Panels of one d, and those of C, differ in no number that the small print gives.
+        alike = [replace(panels[0], name=f"B d = {d}") for d, panels in linear.items()]
+        alike.append(replace(recurrent[0], name="C"))
+        small_print = f"{describe(settings, alike)}; bars and lines are means"
         write_small_print(below, small_print)
     return figure
-
-
-def _shortest(panels: Sequence[Panel]) -> list[Panel]:
-    """One panel of each length, so that the small print stays small."""
-    lengths: dict[int, Panel] = {}
-    for panel in panels:
-        lengths.setdefault(panel.runs[0][0].iterations, panel)
-    return list(lengths.values())
 
 
 def _series(

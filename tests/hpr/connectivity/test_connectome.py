@@ -28,8 +28,7 @@ SYNAPSES = f"""id,pre_pt_root_id,post_pt_root_id,size,ctr_pt_position_x
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HPR_CACHE", str(tmp_path / "cache"))
+def folder(tmp_path: Path, empty_cache: None) -> Path:
     (tmp_path / "cells.csv").write_text(CELLS)
     (tmp_path / "synapses.csv").write_text(SYNAPSES)
     return tmp_path

@@ -202,10 +202,10 @@ def test_the_same_records_give_the_same_files_and_a_stand_in_is_labelled(
     assert "sMNIST's place" not in text
 
 
+@pytest.mark.usefixtures("empty_cache")
 def test_a_connectome_of_ones_own_takes_the_stand_ins_place(
-    figures: dict[str, Figure], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    figures: dict[str, Figure], tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("HPR_CACHE", str(tmp_path / "cache"))
     cells = [f"c{n}" for n in range(12)]
     (tmp_path / "cells.csv").write_text(
         "pt_root_id,classification_system\n" + "".join(f"{cell},e\n" for cell in cells)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from hpr.figures import Figure, Settings, discover
 from hpr.figures.student_teacher import TEACHER_SEED
@@ -99,6 +100,23 @@ def test_each_claim_of_figure_3_judges_its_own_levels(
             expected == {"aligned"} and claim.panel.startswith("C features")
         )
         assert finding.verdict == ("disagrees" if concerned else "agrees"), claim
+
+
+def test_the_small_print_of_figure_3_speaks_for_all_its_panels() -> None:
+    picture = FIGURES["3"].plot(PAPER, records(FIGURES["3"], PAPER, as_the_paper_has_it))
+    words = " ".join(" ".join(text.get_text().split()) for text in picture.findobj(Text))
+    assert (
+        "N = 1,000 (B d = 2, B d = 20, B d = 100), 300 (C); 3,000 (B d = 2, B d = 20, B d = 100), "
+        "10,000 (C) iterations; C: to 97% training accuracy, if sooner" in words
+    )
+    for settings in (QUICK, PAPER):
+        alike: dict[str, set[tuple[object, ...]]] = {}
+        for panel in FIGURES["3"].panels(settings):
+            spec = panel.runs[0][0]
+            numbers = (spec.N, spec.iterations, spec.stop_accuracy)
+            letter, *rest = panel.name.split()
+            alike.setdefault(rest[0] if letter == "B" else letter, set()).add(numbers)
+        assert {len(numbers) for numbers in alike.values()} == {1}
 
 
 def test_random_weights_of_low_rank_are_beside_aligned_ones_of_their_rank() -> None:
