@@ -101,6 +101,8 @@ class Evaluation:
             labels = torch.nn.functional.one_hot(labels, before.readout.shape[1])
         self.y = labels.transpose(0, 1).flatten()  # rows (b, t, k)
         self.K_0 = self._kernel(before)
+        # The measures of the kernel before training, as of `trajectory_point`.
+        self.initial = self._of_kernel(self.K_0)
 
     def trajectory_point(self, after: Pack) -> dict[str, float]:
         """The measures of the kernel in the course of training (Figures 14 and 15); may raise `NotFinite`."""
@@ -132,10 +134,10 @@ class Evaluation:
         }
         if start.shape[0] == start.shape[1]:
             measures["connectivity_effective_rank"] = effective_rank(start)
-        initial, final = self._of_kernel(self.K_0), self.trajectory_point(after)
+        final = self.trajectory_point(after)
         measures["kernel_alignment"] = final.pop("kernel_alignment")
         for name, value in final.items():
-            measures[f"{name}_initial"], measures[f"{name}_final"] = initial[name], value
+            measures[f"{name}_initial"], measures[f"{name}_final"] = self.initial[name], value
         flags = [
             f"{name} is {'infinite' if math.isinf(value) else 'not a number'}"
             for name, value in measures.items()

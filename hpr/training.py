@@ -75,6 +75,7 @@ def train_pack(
         for index, (spec, run) in enumerate(zip(specs, runs, strict=True)):
             if spec.checkpoints:
                 run.evaluation = evaluation(spec, task, initial.select([index]))
+                run.extend(0, run.evaluation.initial)
         _train(specs, task, pack, runs, progress)
         training = time.perf_counter() - clock
         records = []
@@ -165,7 +166,6 @@ def _train(
             for position, r in enumerate(active):
                 runs[r].observe(step.pack.select([position]), iteration)
 
-    observe(0)
     for start in range(0, spec.iterations, WINDOW):
         count = min(WINDOW, spec.iterations - start)
         lanes = [specs[r] for r in _lanes(active)]
