@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -47,13 +48,20 @@ def main(argv: Sequence[str] | None = None, *, train: Train | None = None) -> in
         train: stands in for `hpr.training.train_pack`, for tests.
 
     Returns:
-        0 when all ran, 1 when some run failed, 130 when interrupted. Bad usage exits with 2.
+        0 when all ran, 1 when some run failed, 130 when interrupted, 141 when whoever read the output has gone. Bad
+        usage exits with 2.
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)
     logging.basicConfig(format=f"{parser.prog}: %(message)s")
     try:
-        return _main(arguments, train)
+        status = _main(arguments, train)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # As after `| head`. What is still to be written, at exit too, goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except UsageError as error:
         parser.error(str(error))
     except ModuleNotFoundError as error:
@@ -76,7 +84,7 @@ def build_parser() -> Parser:
         description="Reproduce the figures of Liu et al. (ICLR 2024). Finished runs are kept under "
         "--out and not run again.",
         epilog="Exit status: 0 all ran, 1 some run failed (each is named), 2 bad usage, 130 "
-        "interrupted.",
+        "interrupted, 141 the output's reader has gone.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--all", action="store_true", help="every figure")
