@@ -240,7 +240,7 @@ EXPERIMENTAL = (
 FIGURES = (
     # Its quick length is that of Figure 1, whose full-rank runs are nulls here.
     Structures(
-        "2", "Structures from biology: spectra, and learning 2AF", EXPERIMENTAL, "2AF", 2000
+        "2", "Structures from biology: spectra, and learning 2AF", EXPERIMENTAL, "2AF", 1500
     ),
     Structures("5", "Figure 2 for DMS", EXPERIMENTAL, "DMS", 1000),
     Structures("6", "Figure 2 for CXT", EXPERIMENTAL, "CXT", 1000),
@@ -250,13 +250,13 @@ FIGURES = (
         "Dale's law kept throughout training on 2AF",
         (Comparison("Dale's law", {"Dale": Dale(dale_throughout=True)}),),
         "2AF",
-        2000,
+        1500,
     ),
     Shuffled(
         "19",
         "Shuffled EM: the effects of Figure 2 B are gone",
         (Comparison("EM", {"EM": EM(), "shuffled": EM(shuffled=True)}, N=None),),
         "2AF",
-        2000,
+        1500,
     ),
 )
