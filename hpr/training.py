@@ -159,7 +159,8 @@ def _train(
     spec = specs[0]
     active = list(range(len(specs)))
     step = new_step(pack.select(_lanes(active)), spec, task)
-    points = set(checkpoints(spec)) if spec.checkpoints else set()
+    # Both ends are of the measures.
+    points = set(checkpoints(spec)) - {0, spec.iterations} if spec.checkpoints else set()
 
     def observe(iteration: int) -> None:
         if iteration in points:

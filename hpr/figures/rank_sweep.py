@@ -163,7 +163,11 @@ class GainSweep(RankSweep):
 
 
 RANKS = (1, 30, 100, 300)
-NEUROGYM = tuple(Sweep(task, RANKS, quick={"iterations": 1500}) for task in ("2AF", "DMS", "CXT"))
+# Of Figure 1 in `quick`, and of those that share its runs or vary them.
+QUICK_ITERATIONS = 1500
+NEUROGYM = tuple(
+    Sweep(task, RANKS, quick={"iterations": QUICK_ITERATIONS}) for task in ("2AF", "DMS", "CXT")
+)
 LAST_STEP = {"batch": 200, "stop_accuracy": 0.97, "trials": 200, "kernel_trials": 200}
 SEQUENTIAL_MNIST = Sweep(
     "sMNIST",
@@ -181,7 +185,7 @@ SEQUENTIAL_MNIST = Sweep(
 )
 
 # In `quick`, what varies Figure 1 does so at a third of its size, for a twelfth of its cost.
-SMALL = {"N": 100, "iterations": 1500}
+SMALL = {"N": 100, "iterations": QUICK_ITERATIONS}
 SMALL_NEUROGYM = tuple(replace(sweep, quick=SMALL) for sweep in NEUROGYM)
 CXT = SMALL_NEUROGYM[-1]
 

@@ -12,6 +12,7 @@ from hpr.connectivity import EM, SVD, CellTypes, ChainMotif, Connectivity, Dale,
 from hpr.connectivity.connectome import CELEGANS
 from hpr.figures.claims import Claim, Direction, Finding, judge
 from hpr.figures.figure import Figure, Panel, Record, Settings
+from hpr.figures.rank_sweep import QUICK_ITERATIONS
 from hpr.figures.spectrum import spectrum
 from hpr.runs import GAIN, VARIANTS, RunSpec
 
@@ -238,9 +239,13 @@ EXPERIMENTAL = (
 )
 
 FIGURES = (
-    # Its quick length is that of Figure 1, whose full-rank runs are nulls here.
+    # Figure 1's full-rank runs are nulls here.
     Structures(
-        "2", "Structures from biology: spectra, and learning 2AF", EXPERIMENTAL, "2AF", 1500
+        "2",
+        "Structures from biology: spectra, and learning 2AF",
+        EXPERIMENTAL,
+        "2AF",
+        QUICK_ITERATIONS,
     ),
     Structures("5", "Figure 2 for DMS", EXPERIMENTAL, "DMS", 1000),
     Structures("6", "Figure 2 for CXT", EXPERIMENTAL, "CXT", 1000),
@@ -250,13 +255,13 @@ FIGURES = (
         "Dale's law kept throughout training on 2AF",
         (Comparison("Dale's law", {"Dale": Dale(dale_throughout=True)}),),
         "2AF",
-        1500,
+        QUICK_ITERATIONS,
     ),
     Shuffled(
         "19",
         "Shuffled EM: the effects of Figure 2 B are gone",
         (Comparison("EM", {"EM": EM(), "shuffled": EM(shuffled=True)}, N=None),),
         "2AF",
-        1500,
+        QUICK_ITERATIONS,
     ),
 )
