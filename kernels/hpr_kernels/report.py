@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import pkgutil
 import sys
 from collections.abc import Iterator
@@ -93,7 +94,7 @@ def rows(listed: list[Specimen]) -> Iterator[tuple[str, ...]]:
 
 
 def main() -> int:
-    """Print the table; 0, or 1 with one line where kernels cannot be compiled."""
+    """Print the table; 0, 1 with one line where kernels cannot be compiled, or 141 where the reader has gone."""
     try:
         import triton
 
@@ -103,11 +104,16 @@ def main() -> int:
     except (ImportError, RuntimeError) as error:
         print(f"hpr_kernels.report: expected a Triton that compiles: {error}", file=sys.stderr)
         return 1
-    print(__doc__.split("\n\n", 1)[1])
-    print(f"| {' | '.join(COLUMNS)} |")
-    print("|---" * len(COLUMNS) + "|")
-    for line in rows(listed):
-        print(f"| {' | '.join(line)} |", flush=True)
+    try:
+        print(__doc__.split("\n\n", 1)[1])
+        print(f"| {' | '.join(COLUMNS)} |")
+        print("|---" * len(COLUMNS) + "|", flush=True)
+        for line in rows(listed):
+            print(f"| {' | '.join(line)} |", flush=True)
+    except BrokenPipeError:
+        # As after `| head`. What is still to be written, at exit too, goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0
 
 

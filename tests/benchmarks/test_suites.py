@@ -34,9 +34,10 @@ def test_every_benchmark_runs(suite: type, parameters: tuple[Any, ...]) -> None:
     made: Any = suite()
     made.setup(*parameters)
     try:
-        for name in vars(suite):
-            if name.startswith("time_"):
-                getattr(made, name)(*parameters)
+        names = [name for name in vars(suite) if name.startswith("time_")]
+        assert names
+        for name in names:
+            getattr(made, name)(*parameters)
     finally:
         getattr(made, "teardown", lambda *_: None)(*parameters)
 
@@ -51,17 +52,26 @@ def test_a_device_that_is_not_here_is_skipped(suite: type, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("name", [n for n in vars(imports.Imports) if n.startswith("timeraw_")])
 def test_an_import_starts_no_cuda(name: str) -> None:
-    code = getattr(imports.Imports(), name)()
-    check = "import torch; assert not torch.cuda.is_initialized()"
-    subprocess.run([sys.executable, "-c", f"{code}; {check}"], check=True)
+    done = trapped(getattr(imports.Imports(), name)())
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_suites_start_no_cuda() -> None:
-    code = (
-        "import torch; torch.cuda.init = torch.cuda._lazy_init = lambda: 1 / 0; "
+    done = trapped(
         "from benchmarks.suites import cases, experiments, guards, leaky_rnn, ntk, training"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_start_of_cuda_would_be_seen() -> None:
+    """Without a card too, where PyTorch itself only says that there is none."""
+    assert "ZeroDivisionError" in trapped("torch.zeros(1, device='cuda')").stderr
+
+
+def trapped(code: str) -> subprocess.CompletedProcess[str]:
+    """Run `code` in a process in which what starts CUDA raises."""
+    trap = "import torch; torch.cuda.init = torch.cuda._lazy_init = lambda: 1 / 0"
+    return subprocess.run([sys.executable, "-c", f"{trap}; {code}"], capture_output=True, text=True)
 
 
 def test_a_slowdown_is_ours_over_theirs() -> None:

@@ -84,3 +84,19 @@ def test_one_line_where_nothing_can_be_compiled(setup: str, environment: dict[st
     assert done.stdout == ""
     assert done.stderr.startswith("hpr_kernels.report: expected a Triton that compiles: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_reader_that_has_gone_ends_the_process_without_a_word() -> None:
+    """As `| head` does."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "hpr_kernels.report"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
