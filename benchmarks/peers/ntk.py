@@ -1,14 +1,15 @@
-"""The exact NTK of a leaky recurrent network by every way that torch offers, in one table.
+"""The exact NTK of a leaky recurrent network by every way that torch and jax offer, in one table.
 
     python -m benchmarks.peers.ntk [--shapes 2AF sMNIST …] [--repeats 5]
 
 Ways: this engine; `torch.func` (per-example jacrev, then contraction; and products of the NTK with unit vectors,
 which need no Jacobian); one product of a Jacobian that is already there with its transpose, the floor of every dense
-way; neural-tangents (its contraction of Jacobians, and its structured derivatives), in an environment that is made on
-first use in `.venv-neural-tangents`; and the authors' way, a loop of autograd.grad with a growing cat. Columns:
-median time, error against this engine in fp64 (which the tests hold against `torch.func`), and the peak of resident
-memory over what it was before, less the result. Each way runs in a process of its own, so that its peak is its own. A
-way that would take longer than --limit seconds, or more than 12 GB, is left out and says so.
+way; the authors' way, a loop of autograd.grad with a growing cat; jax (jacrev, then contraction) and neural-tangents
+(its contraction of Jacobians, and its structured derivatives), in an environment that is made on first use in
+`.venv-neural-tangents`. Columns: median time, error against this engine in fp64 (which the tests hold against
+`torch.func`), and the peak of resident memory over what it was before, less the result. Each way runs in a process of
+its own, so that its peak is its own. A way that would take longer than --limit seconds, or more than 12 GB, is left out
+and says so.
 """
 
 from __future__ import annotations
@@ -129,11 +130,13 @@ def engine(case: Case, given: Given) -> Tensor:
 
 
 def jacrev(case: Case, given: Given) -> Tensor:
-    """torch.func: Jacobians of all examples at once, contracted weight by weight."""
+    """torch.func: Jacobians, contracted weight by weight.
+
+    Few rows at a time: all at once take two to three times as long, for pages that the system gives and takes back.
+    """
     by = (0, 1, 2) if case.readout else (0, 1)
-    rows = torch.func.vmap(
-        torch.func.jacrev(lambda *a: outputs(case, *a), argnums=by), in_dims=(None, None, None, 1)
-    )
+    each = torch.func.jacrev(lambda *a: outputs(case, *a), argnums=by, chunk_size=24)
+    rows = torch.func.vmap(each, in_dims=(None, None, None, 1), chunk_size=1)
     jacobians = rows(given.W, given.U, given.w, given.x)
     flat = (J.flatten(2).flatten(0, 1) for J in jacobians)
     return torch.stack([J @ J.mT for J in flat]).sum(0)
@@ -183,7 +186,7 @@ def authors(case: Case, given: Given) -> Tensor:
 
 
 def environment() -> str:
-    """The Python that has neural-tangents; made where it is missing."""
+    """The Python that has jax and neural-tangents; made where it is missing."""
     folder = Path(__file__).with_name(".venv-neural-tangents")
     python = folder / "bin" / "python"
     if not python.exists():
@@ -196,7 +199,7 @@ def environment() -> str:
 
 
 def elsewhere(implementation: str, case: Case, repeats: int) -> Measured:
-    """neural-tangents in its own environment.
+    """jax or neural-tangents, in their own environment.
 
     Raises:
         RuntimeError: it failed, or cannot be installed.
@@ -234,6 +237,7 @@ WAYS: dict[str, Callable[[Case, Given], Tensor]] = {
     "the authors' loop": authors,
 }
 ELSEWHERE = {
+    "jax jacrev": "JACREV",
     "neural-tangents Jacobians": "JACOBIAN_CONTRACTION",
     "neural-tangents structured": "STRUCTURED_DERIVATIVES",
 }
@@ -245,6 +249,7 @@ SLOWEST = {
     "torch.func jacrev": 5e9,
     "torch.func NTK-vector": 1e10,
     "the authors' loop": 1.5e9,
+    "jax jacrev": 2e10,
     "neural-tangents Jacobians": 3e10,
     "neural-tangents structured": 8e8,
 }

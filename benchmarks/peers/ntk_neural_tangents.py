@@ -1,4 +1,4 @@
-"""The NTK by neural-tangents, in an environment of its own; `ntk.py` beside this file makes that and calls this.
+"""The NTK by neural-tangents and by jax alone, in an environment of their own, which `ntk.py` beside this file makes.
 
     python ntk_neural_tangents.py given.npz kernel.npy implementation repeats
 
@@ -37,8 +37,18 @@ def main(given_path: str, kernel_path: str, implementation: str, repeats: str) -
         y = rates @ weights["w"].T if "w" in weights else rates
         return y.reshape(len(x), -1)
 
+    def by_jacrev(x: jax.Array, _: None, weights: dict[str, jax.Array]) -> jax.Array:
+        """Example by example: all at once take twice as long and more, as in torch."""
+        rows = jax.jacrev(lambda weights, x: outputs(weights, x[None])[0])
+        found = jax.lax.map(lambda x: rows(weights, x), x).values()  # [B, O, …] each
+        B, O = next(iter(found)).shape[:2]
+        flat = [J.reshape(B * O, -1) for J in found]
+        return sum(J @ J.T for J in flat).reshape(B, O, B, O).transpose(0, 2, 1, 3)
+
     kernel = jax.jit(
-        nt.empirical_ntk_fn(
+        by_jacrev
+        if implementation == "JACREV"
+        else nt.empirical_ntk_fn(
             outputs, trace_axes=(), vmap_axes=0, implementation=nt.NtkImplementation[implementation]
         )
     )

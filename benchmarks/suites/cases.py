@@ -58,7 +58,10 @@ def kernel(shape: Shape, device: torch.device = CPU, **options: Any) -> Call:
 
 
 def kernel_by_torch_func(shape: Shape) -> Call:
-    """The same by jacrev over all examples, whose outputs are those of every step, and contraction."""
+    """The same by jacrev, example by example, whose outputs are those of every step, and contraction.
+
+    All examples at once take twice as long: their gradients are more than malloc keeps between two steps.
+    """
     given = draw(shape)
     weights = [given[name] for name in ("recurrent", "input", "readout")]
 
@@ -70,7 +73,7 @@ def kernel_by_torch_func(shape: Shape) -> Call:
         return torch.cat(found)
 
     rows = torch.func.vmap(
-        torch.func.jacrev(outputs, argnums=(0, 1, 2)), in_dims=(None, None, None, 1)
+        torch.func.jacrev(outputs, argnums=(0, 1, 2)), in_dims=(None, None, None, 1), chunk_size=1
     )
 
     def call() -> Tensor:
