@@ -246,7 +246,7 @@ MOST_ROWS = 4000
 # Multiply-adds a second that a way is assumed to reach, to leave out what would take too long: far below a product's.
 SLOWEST = {
     "J Jᵀ alone": 5e10,
-    "torch.func jacrev": 5e9,
+    "torch.func jacrev": 2e10,
     "torch.func NTK-vector": 1e10,
     "the authors' loop": 1.5e9,
     "jax jacrev": 2e10,
