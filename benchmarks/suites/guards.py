@@ -16,7 +16,7 @@ from .measure import Call, device, exponent, peak_memory, slowdown, work
 
 
 class Slowdowns:
-    """This project's time over another's for the same result, in turns: each is a claim of the README."""
+    """This project's time over another's, in turns."""
 
     unit = "ratio"
     timeout = 120.0
