@@ -38,7 +38,7 @@ def main(given_path: str, kernel_path: str, implementation: str, repeats: str) -
         return y.reshape(len(x), -1)
 
     def by_jacrev(x: jax.Array, _: None, weights: dict[str, jax.Array]) -> jax.Array:
-        """Example by example: all at once take twice as long and more, as in torch."""
+        """Example by example, as in torch."""
         rows = jax.jacrev(lambda weights, x: outputs(weights, x[None])[0])
         found = jax.lax.map(lambda x: rows(weights, x), x).values()  # [B, O, …] each
         B, O = next(iter(found)).shape[:2]

@@ -29,7 +29,7 @@ class Slowdowns:
     def track_slowdown_of_training_against_its_products(self) -> float:
         """40 networks of 300 units, a FLOP; there the products of one step, rates by weights.
 
-        One large product is bound by arithmetic, these by caches: other load moves a ratio to that one by a quarter.
+        A ratio to one large product was a quarter higher on a machine with other load, without a change of code.
         """
         R, B, N = 40, 32, 300
         rates, weights = torch.randn(R, B, N), torch.randn(R, N, N)
