@@ -1,0 +1,108 @@
+"""Identifiers of cells: compared as numbers where they are numbers, and watched for digits lost on the way.
+
+Identifiers of 64 bits pass a float or a spreadsheet with their last digits gone: `7.2e17`, `…380000.0`, `…380000`.
+Such a synapse would count as one of a cell that isn't listed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+from .tables import quoted
+
+# From here on, where CAVE's are, a double holds one whole number in 128 or fewer.
+LONG = 2**59
+
+_WHOLE = re.compile(r"-?\d{1,20}", re.ASCII)
+_LIKE_A_NUMBER = re.compile(r"['’]?[-+]?\d[\d.,'’\s_]*(e[-+]?\d+)?", re.IGNORECASE | re.ASCII)
+
+
+def are_numbers(identifiers: Iterable[str]) -> bool:
+    """Whether identifiers are numbers, not names: at least half of them look like one, however spoilt."""
+    like = [_LIKE_A_NUMBER.fullmatch(text) is not None for text in identifiers]
+    return bool(like) and 2 * sum(like) >= len(like)
+
+
+def number(where: str, text: str) -> int:
+    """The number that an identifier is; leading zeros don't count.
+
+    Raises:
+        ValueError: it is no whole number of at most 20 digits; `where` is named.
+    """
+    if not _WHOLE.fullmatch(text):
+        raise ValueError(
+            f"{where}: expected a whole number as identifier, as the cells have, got {quoted(text)}: "
+            "a float or a spreadsheet loses digits, so export identifiers as text"
+        )
+    return int(text)
+
+
+class LostDigits:
+    """Finds whether identifiers of synapses that aren't listed are listed ones that have lost digits, or have theirs.
+
+    Rounding leaves a double's whole number, or 15 digits and zeros: a round number. Of those identifiers, listed or
+    not, that differ from one of the other kind by a rounding at most, chance makes one in 128, or in 1,000, round.
+    Where over ten times as many are, and at least three, digits were lost; and where a listed one and another differ in
+    their last zeros only.
+    """
+
+    def __init__(self, listed: Iterable[int]) -> None:
+        self._listed = [number for number in listed if number >= LONG]
+        self._groups = {rounded: set(map(rounded, self._listed)) for rounded in _CHANCE}
+        self._near: dict[_Rounding, dict[int, str]] = {rounded: {} for rounded in _CHANCE}
+
+    def see(self, where: str, other: int) -> None:
+        """Take note of an identifier that isn't listed, and of its place."""
+        if other < LONG // 1000:
+            return
+        for rounded, groups in self._groups.items():
+            if rounded(other) in groups:
+                self._near[rounded].setdefault(other, where)
+
+    def check(self, cells: str) -> None:
+        """Raise ValueError where digits were lost, naming the first place; `cells` names the list's."""
+        for rounded, near in self._near.items():
+            groups = set(map(rounded, near))
+            listed = [number for number in self._listed if rounded(number) in groups]
+            lost = [number for number in (*near, *listed) if rounded(number) == number]
+            if rounded is _without_zeros:
+                lost = list(near)
+            elif len(lost) < 3 or len(lost) <= 10 * _CHANCE[rounded] * (len(near) + len(listed)):
+                lost = []
+            if lost:
+                raise ValueError(
+                    f"{near.get(lost[0], cells)}: expected identifiers with all their digits, got {len(lost)} as a "
+                    f"float or a spreadsheet leaves them, {lost[0]} among them: export identifiers as text"
+                )
+
+
+def _as_double(number: int) -> int:
+    return int(float(number))
+
+
+def _cut(number: int) -> int:
+    return number - number % _unit(number)
+
+
+def _to_15_digits(number: int) -> int:
+    unit = _unit(number)
+    return (number + unit // 2) // unit * unit
+
+
+def _without_zeros(number: int) -> int:
+    return int(str(number).rstrip("0"))
+
+
+def _unit(number: int) -> int:
+    return 10 ** max(len(str(number)) - 15, 0)
+
+
+_Rounding = Callable[[int], int]
+# How often a number is its own rounding by chance.
+_CHANCE: dict[_Rounding, float] = {
+    _as_double: 1 / 128,
+    _cut: 1 / 1000,
+    _to_15_digits: 1 / 1000,
+    _without_zeros: 0.0,
+}
