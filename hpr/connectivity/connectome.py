@@ -85,7 +85,7 @@ class Connectome:
         """How much of the synapse table was used, in words; empty where it was opened, not read."""
         if self.used is None:
             return ""
-        absent = f", and cells without any there are {self.absent:,}" if self.absent else ""
+        absent = f"; cells without any synapse there: {self.absent:,}" if self.absent else ""
         return f"{self.used:,} of {self.rows:,} synapses are between them{absent}"
 
 

@@ -42,20 +42,25 @@ class LostDigits:
     """Finds whether identifiers of synapses that aren't listed are listed ones that have lost digits, or have theirs.
 
     Rounding leaves a double's whole number, or 15 digits and zeros: a round number. Of those identifiers, listed or
-    not, that differ from one of the other kind by a rounding at most, chance makes one in 128, or in 1,000, round.
-    Where over ten times as many are, and at least three, digits were lost; and where a listed one and another differ in
-    their last zeros only.
+    not, that differ from one of the other kind by a rounding at most, chance makes one in 128 or fewer round. Where
+    over ten times as many are, and at least three, digits were lost; and where one that isn't listed has 6 digits and
+    zeros, and the digits of a listed one, or has all of its digits and other zeros.
     """
 
     def __init__(self, listed: Iterable[int]) -> None:
         self._listed = [number for number in listed if number >= LONG]
+        self._bare = {_without_zeros(number) for number in self._listed}
+        self._shown = {_to_digits(number, 6) for number in self._listed}
         self._groups = {rounded: set(map(rounded, self._listed)) for rounded in _CHANCE}
         self._near: dict[_Rounding, dict[int, str]] = {rounded: {} for rounded in _CHANCE}
 
     def see(self, where: str, other: int) -> None:
-        """Take note of an identifier that isn't listed, and of its place."""
+        """Take note of an identifier that isn't listed, and of its place; raises as `check` does."""
         if other < LONG // 1000:
             return
+        shown = _to_digits(other, 6)
+        if _without_zeros(other) in self._bare or (shown == other and shown in self._shown):
+            raise ValueError(_message(where, 1, other))
         for rounded, groups in self._groups.items():
             if rounded(other) in groups:
                 self._near[rounded].setdefault(other, where)
@@ -66,43 +71,53 @@ class LostDigits:
             groups = set(map(rounded, near))
             listed = [number for number in self._listed if rounded(number) in groups]
             lost = [number for number in (*near, *listed) if rounded(number) == number]
-            if rounded is _without_zeros:
-                lost = list(near)
-            elif len(lost) < 3 or len(lost) <= 10 * _CHANCE[rounded] * (len(near) + len(listed)):
-                lost = []
-            if lost:
-                raise ValueError(
-                    f"{near.get(lost[0], cells)}: expected identifiers with all their digits, got {len(lost)} as a "
-                    f"float or a spreadsheet leaves them, {lost[0]} among them: export identifiers as text"
-                )
+            fluke = 10 * _CHANCE[rounded] * (len(near) + len(listed))
+            if len(lost) > max(fluke, 2):
+                raise ValueError(_message(near.get(lost[0], cells), len(lost), lost[0]))
+
+
+def _message(where: str, count: int, example: int) -> str:
+    more = f" and {count - 1} more" if count > 1 else ""
+    return (
+        f"{where}: expected identifiers with all their digits, got {example}{more} as a float or a spreadsheet "
+        f"leaves them: export identifiers as text"
+    )
 
 
 def _as_double(number: int) -> int:
     return int(float(number))
 
 
+def _without_zeros(number: int) -> str:
+    return str(number).rstrip("0")
+
+
 def _cut(number: int) -> int:
-    return number - number % _unit(number)
+    return number - number % _unit(number, 15)
 
 
 def _to_15_digits(number: int) -> int:
-    unit = _unit(number)
+    return _to_digits(number, 15)
+
+
+def _to_15_digits_as_double(number: int) -> int:
+    return int(float(_to_digits(number, 15)))
+
+
+def _to_digits(number: int, digits: int) -> int:
+    unit = _unit(number, digits)
     return (number + unit // 2) // unit * unit
 
 
-def _without_zeros(number: int) -> int:
-    return int(str(number).rstrip("0"))
-
-
-def _unit(number: int) -> int:
-    return 10 ** max(len(str(number)) - 15, 0)
+def _unit(number: int, digits: int) -> int:
+    return 10 ** max(len(str(number)) - digits, 0)
 
 
 _Rounding = Callable[[int], int]
-# How often a number is its own rounding by chance.
+# How often a number is its own rounding by chance. A spreadsheet keeps 15 digits, and shows 6.
 _CHANCE: dict[_Rounding, float] = {
     _as_double: 1 / 128,
-    _cut: 1 / 1000,
-    _to_15_digits: 1 / 1000,
-    _without_zeros: 0.0,
+    _cut: 1e-3,
+    _to_15_digits: 1e-3,
+    _to_15_digits_as_double: 1e-3,
 }
