@@ -25,6 +25,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,14 +125,15 @@ def read_connectome(synapses: Path, cells: Path) -> Connectome:
             raise ValueError(f"{table.here}: expected each synapse once, got id {name} again")
         seen.add(name)
         used += 1
-        weights[post, pre] += signs[pre] * strength
+        total = weights[post, pre].item() + signs[pre] * strength
+        if not math.isfinite(total):
+            raise ValueError(f"{table.here}: expected sizes with a finite sum, got {quoted(size)}")
+        weights[post, pre] = total
     lost.check(str(cells))
     if not used:
         raise ValueError(
             f"{synapses}: expected synapses between the {len(unit)} cells of {cells}, got none"
         )
-    if not np.isfinite(weights).all():
-        raise ValueError(f"{synapses}: expected sizes with finite sums, got an infinite one")
     absent = int((~present).sum())
     if 2 * absent > len(unit):
         raise ValueError(
@@ -243,15 +245,16 @@ def _load(path: Path, name: str) -> Connectome:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a file, got none")
     content = path.read_bytes()
+    wrong = ValueError(f"connectome: expected the content of {name!r}, got another in {path}")
     try:
         with np.load(io.BytesIO(content)) as kept:
             connectome = Connectome(tuple(str(cell) for cell in kept["cells"]), kept["weights"])
-        if connectome.digest == name.rpartition("-")[2]:
-            return connectome
-    except Exception:
+    except Exception as error:
         # What a damaged archive raises depends on where it is damaged.
-        pass
-    raise ValueError(f"connectome: expected the content of {name!r}, got another in {path}")
+        raise wrong from error
+    if connectome.digest != name.rpartition("-")[2]:
+        raise wrong
+    return connectome
 
 
 def _frozen(connectome: Connectome) -> Connectome:
