@@ -109,16 +109,22 @@ def read_connectome(synapses: Path, cells: Path) -> Connectome:
     seen: set[str] = set()
     present = np.zeros(len(unit), bool)
     rows = used = 0
+
+    # Few cells have many synapses.
+    @functools.lru_cache(maxsize=2**20)
+    def place(text: str) -> int | None:
+        key = number(table.here, text) if numbers else text
+        found = unit.get(key)
+        if found is not None:
+            present[found] = True
+        elif isinstance(key, int):
+            lost.see(table.here, key)
+        return found
+
     for *ends, size, name in table:
         rows += 1
         strength = table.size(size)
-        pair = [number(table.here, end) if numbers else end for end in ends]
-        pre, post = places = [unit.get(end) for end in pair]
-        for end, place in zip(pair, places, strict=True):
-            if place is not None:
-                present[place] = True
-            elif isinstance(end, int):
-                lost.see(table.here, end)
+        pre, post = map(place, ends)
         if pre is None or post is None:
             continue
         if name and name in seen:
