@@ -9,10 +9,10 @@ import logging
 import math
 import os
 import tempfile
-import uuid
 from pathlib import Path
 from typing import Any, Final
 
+from hpr.files import write_atomically
 from hpr.runs import RunSpec
 
 Record = dict[str, Any]
@@ -114,24 +114,6 @@ def checksum(record: Record) -> str:
 def identity(record: Record) -> Record:
     """What two runs of one specification must have in common: the record without its timings."""
     return {name: value for name, value in record.items() if name != "timings"}
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file by way of a temporary one, flushed to the disk before it takes the name.
-
-    A killed process may leave the temporary file (`.<name>.….tmp`), which nothing reads.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def validate(content: bytes, spec: RunSpec) -> Record:
