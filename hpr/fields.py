@@ -24,7 +24,8 @@ def normalise(instance: Any) -> None:
     Raises:
         ValueError: one line that begins with the field's name.
     """
-    for name, hint in hints(type(instance)).items():
+    cls: Any = type(instance)
+    for name, hint in hints(cls).items():
         object.__setattr__(instance, name, normal(name, hint, getattr(instance, name)))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from .counter import random_words, uniform
 from .environment import state
-from .script import MOST_CONDITIONS, NotFinite, Script
+from .script import MOST_CONDITIONS, NotEnumerable, Script
 
 Periods = dict[str, tuple[int, int]]
 
@@ -54,12 +54,12 @@ def compile_environment(environment: Any) -> Bank:
         environment: a NeuroGym TrialEnv that nothing else uses.
 
     Raises:
-        NotFinite: it draws a continuous number that is not added noise, its trials differ in
+        NotEnumerable: it draws a continuous number that is not added noise, its trials differ in
             length, they depend on earlier ones, or there are over 4,096 sequences of draws.
     """
     trials = list(_enumerate(environment))
     if len({len(trial.inputs) for trial in trials}) > 1:
-        raise NotFinite("its trials differ in length")
+        raise NotEnumerable("its trials differ in length")
     # In the reverse order each trial has another history, which must not show.
     for trial in reversed(trials):
         again = _replay(environment, trial.path)
@@ -68,7 +68,7 @@ def compile_environment(environment: Any) -> Bank:
             or not again.happens_as(trial)
             or not np.array_equal(again.inputs, trial.inputs)
         ):
-            raise NotFinite("its trials depend on earlier ones")
+            raise NotEnumerable("its trials depend on earlier ones")
     return _merge(trials, [_deviation(environment, trial) for trial in trials])
 
 
@@ -109,7 +109,7 @@ def _enumerate(environment: Any) -> Iterator[_Trial]:
             return
         deepest = open_draws[-1]
         path = [*trial.path[:deepest], trial.path[deepest] + 1]
-    raise NotFinite(f"it has over {MOST_CONDITIONS} conditions")
+    raise NotEnumerable(f"it has over {MOST_CONDITIONS} conditions")
 
 
 def _replay(environment: Any, path: Sequence[int], noise: np.ndarray | None = None) -> _Trial:
@@ -123,13 +123,13 @@ def _replay(environment: Any, path: Sequence[int], noise: np.ndarray | None = No
     try:
         environment.new_trial()
         inputs, targets = np.array(environment.ob, float), np.array(environment.gt)
-    except NotFinite:
+    except NotEnumerable:
         raise
     # An environment can fail in any way on answers that it did not expect.
     except Exception as error:
-        raise NotFinite(f"a scripted trial fails ({error})") from error
+        raise NotEnumerable(f"a scripted trial fails ({error})") from error
     if targets.shape != inputs.shape[:1] or inputs.ndim != 2:
-        raise NotFinite(f"its trial has inputs {inputs.shape} and targets {targets.shape}")
+        raise NotEnumerable(f"its trial has inputs {inputs.shape} and targets {targets.shape}")
     return _Trial(
         script.path,
         script.arities,
@@ -160,7 +160,7 @@ def _deviation(environment: Any, trial: _Trial) -> np.ndarray:
     mixed = _replay(environment, trial.path, different)
     seen.dtype = narrow
     if not all(replayed.happens_as(trial) for replayed in (quiet, ones, mixed)):
-        raise NotFinite("its noise changes more than the inputs")
+        raise NotEnumerable("its noise changes more than the inputs")
     deviation = ones.inputs - quiet.inputs
     noisy = deviation != 0
     arrived = (mixed.inputs - quiet.inputs)[noisy] / deviation[noisy]
@@ -170,7 +170,7 @@ def _deviation(environment: Any, trial: _Trial) -> np.ndarray:
         or np.any(np.abs(arrived - different[source]) > 1e-6)
         or len(np.unique(source)) < len(source)
     ):
-        raise NotFinite("its noise is not independent and added")
+        raise NotEnumerable("its noise is not independent and added")
     return np.abs(deviation).astype(np.float32)
 
 
