@@ -120,7 +120,10 @@ class RunSpec:
             raise ValueError(
                 f"kernel_trials: expected at most trials = {self.trials}, got {self.kernel_trials}"
             )
-        if self.model == "two_layer" and not isinstance(self.connectivity, connectivity.Dense):
+        if self.model == "two_layer" and type(self.connectivity) not in (
+            connectivity.Dense,
+            connectivity.SVD,
+        ):
             raise ValueError(
                 f"connectivity: expected a dense or low-rank one of two layers, got {self.connectivity}"
             )

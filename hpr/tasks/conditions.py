@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .counter import random_words, uniform
-from .environment import state
+from .environment import fault, state
 from .script import MOST_CONDITIONS, NotEnumerable, Script
 
 Periods = dict[str, tuple[int, int]]
@@ -45,6 +45,17 @@ class Bank:
             np.array_equal(getattr(self, part.name), getattr(other, part.name))
             for part in fields(self)
         )
+
+    def parts(self, decimals: int | None = None) -> list[object]:
+        """All that the trials depend on, to be hashed; to so many decimals, in which all processors agree."""
+        arrays = [self.inputs, self.noise, self.probability]
+        if decimals is not None:
+            # Adding zero makes -0.0 the same as 0.0.
+            arrays = [np.round(array.astype(np.float64), decimals) + 0.0 for array in arrays]
+        periods = [
+            {name: tuple(map(int, ends)) for name, ends in of.items()} for of in self.periods
+        ]
+        return [*arrays, self.targets, periods]
 
 
 def compile_environment(environment: Any) -> Bank:
@@ -122,14 +133,15 @@ def _replay(environment: Any, path: Sequence[int], noise: np.ndarray | None = No
                 setattr(owner, name, script)
     try:
         environment.new_trial()
-        inputs, targets = np.array(environment.ob, float), np.array(environment.gt)
+        inputs, targets = np.array(environment.ob, float), np.array(environment.gt, float)
     except NotEnumerable:
         raise
     # An environment can fail in any way on answers that it did not expect.
     except Exception as error:
         raise NotEnumerable(f"a scripted trial fails ({error})") from error
-    if targets.shape != inputs.shape[:1] or inputs.ndim != 2:
-        raise NotEnumerable(f"its trial has inputs {inputs.shape} and targets {targets.shape}")
+    wrong = fault(inputs, targets, int(environment.action_space.n))
+    if wrong is not None:
+        raise NotEnumerable(f"it {wrong}")
     return _Trial(
         script.path,
         script.arities,
