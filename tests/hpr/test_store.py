@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -154,28 +155,25 @@ def test_what_is_not_to_be_read_is_refused_in_one_line_and_stays(
 
 
 @pytest.mark.skipif(not hasattr(os, "setuid"), reason="this system has no users to become")
-def test_a_record_of_another_user_is_named_in_one_line(tmp_path: Path) -> None:
-    """A child without root's rights: nobody's, or where this is no root, of a file that no one may read."""
-    path = Store(tmp_path).save(record_of(SPEC))
-    path.chmod(0)
-    program = (
-        "import os, sys\n"
-        f"sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}\n"
-        "from test_store import SPEC, Store\n"
-        "if os.getuid() == 0:\n    os.setgid(65534); os.setuid(65534)\n"
-        "try:\n"
-        f"    Store({str(tmp_path)!r}).load(SPEC)\n"
-        "except OSError as error:\n    print(error)\n"
-    )
-    # Root's folders of temporary files are closed to others: the way to this one is opened.
-    for above in [tmp_path, *tmp_path.parents]:
-        if above.stat().st_uid == os.getuid() and not above.stat().st_mode & 0o001:
-            above.chmod(above.stat().st_mode | 0o011)
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+def test_a_record_that_may_not_be_read_is_named_in_one_line() -> None:
+    """By a child without root's rights, in a folder that every user can reach."""
+    with tempfile.TemporaryDirectory() as out:
+        Path(out).chmod(0o755)
+        path = Store(out).save(record_of(SPEC))
+        path.chmod(0)
+        program = (
+            "import os, sys\n"
+            f"sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}\n"
+            "from test_store import SPEC, Store\n"
+            "if os.getuid() == 0:\n    os.setgid(65534); os.setuid(65534)\n"
+            "try:\n"
+            f"    Store({out!r}).load(SPEC)\n"
+            "except OSError as error:\n    print(error)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        )
     assert done.stdout == f"{path} can't be read: Permission denied; move it away\n"
-    path.chmod(0o600)
 
 
 def sealed_text(value: str) -> bytes:
