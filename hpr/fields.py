@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
+from collections.abc import Callable
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -25,8 +27,15 @@ def normalise(instance: Any) -> None:
         ValueError: one line that begins with the field's name.
     """
     cls: Any = type(instance)
-    for name, hint in hints(cls).items():
-        object.__setattr__(instance, name, normal(name, hint, getattr(instance, name)))
+    for name, normal in _normals(cls):
+        value = getattr(instance, name)
+        try:
+            of_one_form = normal(value)
+        except _Mismatch:
+            expected = _described(hints(cls)[name])
+            raise ValueError(f"{name}: expected {expected}, got {shown(value)}") from None
+        if of_one_form is not value:
+            object.__setattr__(instance, name, of_one_form)
 
 
 @functools.cache
@@ -56,18 +65,6 @@ def plain(hint: Any) -> bool:
     if get_origin(hint) is Literal:
         return all(type(choice) is str for choice in get_args(hint))
     return hint in (int, float, bool, str)
-
-
-def normal(name: str, hint: Any, value: Any) -> Any:
-    """A field's value in its one form.
-
-    Raises:
-        ValueError: one line that begins with `name`.
-    """
-    try:
-        return _converted(hint, value)
-    except _Mismatch:
-        raise ValueError(f"{name}: expected {_described(hint)}, got {shown(value)}") from None
 
 
 def whole(name: str, value: int, least: int, most: int) -> None:
@@ -101,37 +98,67 @@ class _Mismatch(Exception):
     """A value is not of its field's type."""
 
 
-def _converted(hint: Any, value: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
-    origin = get_origin(hint)
+@functools.cache
+def _normals(cls: type) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    return tuple((name, _normal(hint)) for name, hint in hints(cls).items())
+
+
+def _normal(hint: Any) -> Callable[[Any], Any]:
+    """From a value to its one form in a field of that annotation; raises `_Mismatch`."""
+    of_type = _of_type(hint)
+
+    def normal(value: Any) -> Any:
+        return of_type(value.item() if isinstance(value, np.generic) else value)
+
+    return normal
+
+
+def _of_type(hint: Any) -> Callable[[Any], Any]:
+    origin, items = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        if value is None and NoneType in get_args(hint):
-            return None
-        [*others] = (option for option in get_args(hint) if option is not NoneType)
-        return _converted(others[0], value) if len(others) == 1 else value
+        [*others] = (_normal(item) for item in items if item is not NoneType)
+        if len(others) == 1:
+            return lambda value: None if value is None else others[0](value)
+        return lambda value: value
     if origin is Literal:
-        for choice in get_args(hint):
-            if isinstance(value, type(choice)) and value == choice:
-                return choice
-        raise _Mismatch
+        return functools.partial(_choice, items)
     if origin is tuple:
-        return _converted_tuple(get_args(hint), value)
-    if hint is float:
-        return _converted_number(value)
-    if hint is str:
-        if isinstance(value, str) and value.isprintable() and 0 < len(value) <= LONGEST:
-            # The text itself, of an enumeration's members too.
-            return str.__str__(value)
-        raise _Mismatch
-    if origin is None and isinstance(hint, type) and not isinstance(value, hint):
-        raise _Mismatch
-    if hint is int and isinstance(value, bool):
-        raise _Mismatch
-    return int(value) if hint is int else value
+        repeated = items[1:] == (Ellipsis,)
+        each = tuple(_normal(item) for item in (items[:1] if repeated else items))
+        return functools.partial(_tuple, each, repeated)
+    if hint in _SCALARS:
+        return _SCALARS[hint]
+    if isinstance(hint, type) and origin is None:
+        return functools.partial(_instance, hint)
+    return lambda value: value
 
 
-def _converted_number(value: Any) -> float:
+def _choice(choices: tuple[Any, ...], value: Any) -> Any:
+    for choice in choices:
+        if isinstance(value, type(choice)) and value == choice:
+            return choice
+    raise _Mismatch
+
+
+def _tuple(each: tuple[Callable[[Any], Any], ...], repeated: bool, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple) or (not repeated and len(value) != len(each)):
+        raise _Mismatch
+    return tuple(normal(item) for normal, item in zip(itertools.cycle(each), value, strict=False))
+
+
+def _instance(cls: type, value: Any) -> Any:
+    if not isinstance(value, cls):
+        raise _Mismatch
+    return value
+
+
+def _integer(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _Mismatch
+    return int(value)
+
+
+def _number(value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise _Mismatch
     try:
@@ -144,13 +171,19 @@ def _converted_number(value: Any) -> float:
     return number + 0.0
 
 
-def _converted_tuple(items: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= LONGEST:
         raise _Mismatch
-    of_each = (items[0],) * len(value) if items[1:] == (Ellipsis,) else items
-    if len(of_each) != len(value):
-        raise _Mismatch
-    return tuple(_converted(hint, item) for hint, item in zip(of_each, value, strict=True))
+    # The text itself, of an enumeration's members too.
+    return str.__str__(value)
+
+
+_SCALARS: dict[Any, Callable[[Any], Any]] = {
+    bool: functools.partial(_instance, bool),
+    int: _integer,
+    float: _number,
+    str: _text,
+}
 
 
 def _described(hint: Any) -> str:

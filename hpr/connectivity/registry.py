@@ -47,7 +47,8 @@ def register(structure: Structure) -> Structure:
         raise TypeError(f"structure: expected a subclass of Connectivity, got {shown(structure)}")
     name = f"structure {structure.__qualname__}"
     parameters = vars(structure).get("__dataclass_params__")
-    if parameters is None or not parameters.frozen or not parameters.eq:
+    # None that is not frozen inherits from a frozen one.
+    if parameters is None or not parameters.eq:
         raise ValueError(f"{name}: expected a dataclass(frozen=True), got another class")
     if inspect.isabstract(structure):
         missing = ", ".join(sorted(structure.__abstractmethods__))
