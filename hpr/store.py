@@ -160,7 +160,10 @@ def _read(path: Path) -> bytes:
     # Without O_NONBLOCK a pipe would be waited for.
     number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
-        if not stat.S_ISREG(os.fstat(number).st_mode):
+        mode = os.fstat(number).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "it is no regular file")
         with open(number, "rb", closefd=False) as file:
             return file.read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import get_args
@@ -36,3 +37,17 @@ def digests() -> dict[str, dict[str, str]]:
 def test_the_keys_of_all_runs_stay() -> None:
     """A changed key orphans everybody's finished runs: if this fails, the specification changed."""
     assert digests() == json.loads(KEPT.read_text())
+
+
+def test_other_pictures_are_other_runs_of_those_tasks_alone() -> None:
+    """Teachers too: what they and their students see is one content."""
+    usual = Settings(profile="paper", smnist="sMNIST")
+    foreign = replace(usual, smnist_content="0123456789abcdef")
+    changed = []
+    for figure in discover().values():
+        for one, other in zip(figure.runs(usual), figure.runs(foreign), strict=True):
+            pictured = one.task in ("sMNIST", "MNIST")
+            assert (one != other) == pictured
+            assert other.content == ("0123456789abcdef" if pictured else None)
+            changed.append(pictured)
+    assert sum(changed) > 100

@@ -121,7 +121,7 @@ def unknown_field(path: Path) -> None:
 
 
 UNREADABLE = {
-    folder: "it is no regular file",
+    folder: "Is a directory; move it away",
     pipe: "it is no regular file",
     device: "it is no regular file",
     link_to_itself: "(Too many levels of symbolic links|Symbolic link loop)",
