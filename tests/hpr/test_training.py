@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from hpr import store, training
+from hpr import store
 from hpr.connectivity import SVD, Dense
 from hpr.executors import run_local, tasks
 from hpr.laziness import Evaluation, NotFinite
@@ -352,117 +349,6 @@ def test_record_is_strict_json_with_its_provenance() -> None:
         assert record["provenance"]["git"] is None
     assert record["status"] == "finished"
     assert record["flags"] == []
-
-
-class Faulty(Task):
-    """2AF, but for one seed an iteration's inputs or targets are no data."""
-
-    def __init__(self, seed: int, iteration: int, part: str, value: float) -> None:
-        self.inner = make_task("2AF")
-        for name in ("name", "version", "label", "N_in", "N_out", "T"):
-            setattr(self, name, getattr(self.inner, name))
-        self.seed, self.iteration, self.part, self.value = seed, iteration, part, value
-
-    def _draw(self, seed: int, start: int, count: int, batch: int, split: Split) -> Trials:
-        trials = self.inner.draw(seed, start, count, batch, split)
-        here = self.iteration - start
-        if seed == self.seed and split == "train" and 0 <= here < count:
-            getattr(trials, self.part)[here, -1, 0] = self.value
-        return trials
-
-
-FAULTS = {
-    "NaN": ("inputs", float("nan"), "2AF: expected finite inputs, got 3 NaN or infinite"),
-    "infinite": ("inputs", float("-inf"), "2AF: expected finite inputs, got 3 NaN or infinite"),
-    "beyond": ("targets", 3, "2AF: expected targets from 0 to N_out - 1 = 2, got 3"),
-    "negative": ("targets", -1, "2AF: expected targets from 0 to N_out - 1 = 2, got -1"),
-}
-
-
-@pytest.mark.parametrize("iteration", [0, WINDOW + 50])
-@pytest.mark.parametrize(("part", "value", "message"), FAULTS.values(), ids=FAULTS)
-def test_a_fault_of_the_data_is_no_divergence(
-    part: str, value: float, message: str, iteration: int, tmp_path: Path
-) -> None:
-    """It fails by the name of the task, and nothing is kept that a mended task would be served."""
-    spec = replace(SMALL, seed=1, iterations=WINDOW + 100)
-    task = Faulty(1, iteration, part, value)
-    outcome = run_local(
-        [spec], store.Store(tmp_path), lambda _: task, train_pack, CPU, lambda line: None
-    )
-    assert outcome.records == {}
-    assert outcome.failures[spec.key].reason.startswith(f"ValueError: {message}, in the train tri")
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize(("part", "value", "message"), FAULTS.values(), ids=FAULTS)
-def test_a_fault_of_the_data_is_one_on_its_way_to_the_card_too(
-    part: str, value: float, message: str
-) -> None:
-    from hpr.cuda import Feed
-
-    feed = Feed([replace(SMALL, seed=1)], Faulty(1, 2, part, value), CPU)
-    with pytest.raises(ValueError, match=message):
-        feed.load(0, 4)
-
-
-def test_a_task_of_another_dt_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"task: expected time steps of 100.0 ms, got 20.0 ms"):
-        train_pack([SMALL], make_task("2AF", dt=20), device=CPU)
-
-
-def git(folder: Path, *arguments: str) -> str:
-    who = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(
-        ["git", *who, *arguments], cwd=folder, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
-
-
-@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-def test_asking_for_the_commit_leaves_the_repository_alone(tmp_path: Path) -> None:
-    """In a checkout of the package as it is: its index keeps its bytes, though a file was touched since."""
-    checkout, other = tmp_path / "checkout", tmp_path / "other"
-    source = Path(training.__file__).parent
-    shutil.copytree(source, checkout / "hpr", ignore=shutil.ignore_patterns("__pycache__"))
-    for folder in (checkout, other):
-        folder.mkdir(exist_ok=True)
-        git(folder, "init", "--quiet")
-        (folder / "a file").write_text(folder.name)
-        git(folder, "add", ".")
-        git(folder, "commit", "--quiet", "--message", "first")
-    index = checkout / ".git" / "index"
-    # The index's times are no longer those of the file, as after a checkout or a build.
-    os.utime(checkout / "a file", (1, 1))
-    kept = index.read_bytes()
-    program = "from hpr.training import _git_commit; print(_git_commit())"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(checkout), *sys.path]),
-        # Of another repository, as in a hook.
-        "GIT_DIR": str(other / ".git"),
-        "GIT_WORK_TREE": str(other),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-
-    def asked() -> str:
-        return subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-
-    assert asked() == git(checkout, "rev-parse", "HEAD")
-    assert index.read_bytes() == kept
-    (checkout / "hpr" / "runs.py").write_text("# another\n", encoding="utf-8")
-    (checkout / "hpr" / "untracked.py").write_text("")
-    git(checkout, "checkout", "--", "hpr/runs.py")
-    assert asked() == git(checkout, "rev-parse", "HEAD")
-    (checkout / "a file").write_text("changed")
-    assert asked() == f"{git(checkout, 'rev-parse', 'HEAD')}-dirty"
 
 
 def test_another_task_is_refused() -> None:
