@@ -193,7 +193,9 @@ BAD_FILES = {
     "a schema in words": json.dumps(record_of(SPEC, schema="2")).encode(),
     "deeply nested, for the parser": b"[" * 100_000,
     "deeply nested, for the checksum": sealed_text(f"{'[' * 993}{']' * 993}"),
-    "a number of 400 digits": sealed_text("1" * 400),
+    "a number of 400 digits": sealed(
+        record_of(SPEC, measures={"final_loss": int("1" * 400)})
+    ).encode(),
     "a number of 5,000 digits": sealed_text("1" * 5000),
     "a measure that is true": sealed(record_of(SPEC, measures={"final_loss": True})).encode(),
     "another run under this name": json.dumps(record_of(OTHER)).encode(),
