@@ -30,7 +30,7 @@ GAIN = {"paper": 1.5, "released": 1.25}
 # runs keep their keys.
 YOUNGER = (
     "model", "activation", "readout_deviation", "aligned", "teacher", "checkpoints", "keep_weights",
-    "content",
+    "content", "drawn",
 )  # fmt: skip
 
 # Counts, the least of each, and the most of all: more than any machine takes, and nothing overflows.
@@ -84,6 +84,8 @@ class RunSpec:
     keep_weights: bool = False
     # Hash of what the task depends on besides its name, version and dt: `hpr.tasks.bind` fills it in. None: nothing.
     content: str | None = None
+    # Hash of the initial recurrent weights where `connectivity` is a structure of the user's own: `bind` fills it in.
+    drawn: str | None = None
 
     def __post_init__(self) -> None:
         normalise(self)
@@ -127,10 +129,10 @@ class RunSpec:
             raise ValueError(
                 f"connectivity: expected a dense or low-rank one of two layers, got {self.connectivity}"
             )
-        if self.content is not None and not re.fullmatch("[0-9a-f]{16}", self.content):
-            raise ValueError(
-                f"content: expected None or 16 hexadecimal digits, got {self.content!r}"
-            )
+        for name in ("content", "drawn"):
+            digest = getattr(self, name)
+            if digest is not None and not re.fullmatch("[0-9a-f]{16}", digest):
+                raise ValueError(f"{name}: expected None or 16 hexadecimal digits, got {digest!r}")
         if self.teacher is not None:
             student, teacher = (
                 (of.task, of.task_version, of.content, of.dt, of.N, of.model)
@@ -190,7 +192,9 @@ class RunSpec:
     @property
     def shape(self) -> RunSpec:
         """What runs of one pack have in common: all but the initial weights."""
-        return replace(self, connectivity=connectivity.Dense(), seed=0, aligned=None, teacher=None)
+        return replace(
+            self, connectivity=connectivity.Dense(), seed=0, aligned=None, teacher=None, drawn=None
+        )
 
     @property
     def label(self) -> str:

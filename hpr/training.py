@@ -80,7 +80,12 @@ def train_pack(
         )
     # What can't be kept is better refused now than after training.
     for spec in specs:
-        connectivity.check(spec.connectivity, spec.N, spec.seed)
+        weights = connectivity.drawn(spec.connectivity, spec.N, spec.seed)
+        if weights != spec.drawn:
+            raise ValueError(
+                f"drawn: expected {weights!r}, what {spec.label} draws here, got {spec.drawn!r}; "
+                "hpr.tasks.bind gives a run the digest of its weights"
+            )
     pretrained = _pretrained(specs, task, device, teachers or {})
     started = datetime.now(timezone.utc)
     source = provenance(device)

@@ -14,7 +14,7 @@ from .em import EM
 from .low_rank import SVD, Rescale, SoftRank
 from .measures import effective_rank, leading_eigenvalue, magnitudes, spectrum_rank
 from .motif import ChainMotif
-from .registry import KINDS, UnknownKind, check, check_form, from_dict, register, to_dict
+from .registry import KINDS, UnknownKind, check_form, drawn, from_dict, register, to_dict
 
 __all__ = [
     "EM",
@@ -30,8 +30,8 @@ __all__ = [
     "Rescale",
     "SoftRank",
     "UnknownKind",
-    "check",
     "check_form",
+    "drawn",
     "effective_rank",
     "from_dict",
     "leading_eigenvalue",

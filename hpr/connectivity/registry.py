@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import inspect
 import json
 import re
@@ -28,8 +29,8 @@ def register(structure: Structure) -> Structure:
     """Let runs have a structure of your own: a frozen dataclass that inherits from `Connectivity`; a decorator.
 
     Its `kind`, a class variable, is its name in every run's key and record, and must be its alone. A record is read
-    where the class is registered, so do it in a module that you import, not in a script's `__main__` alone. A run
-    depends on the kind and on the fields: change what the class draws, and give it another kind.
+    where the class is registered, so do it in a module that you import, not in a script's `__main__` alone. If you
+    change what the class draws, its runs are other runs (`RunSpec.drawn`), and records of the old ones stay theirs.
 
         @register
         @dataclass(frozen=True)
@@ -108,18 +109,19 @@ def from_dict(plain: dict[str, Any]) -> Connectivity:
     return KINDS[kind](**fields)
 
 
-def check(connectivity: Connectivity, N: int, seed: int) -> None:
-    """Refuse a structure whose run could not be kept or repeated; before it is trained.
+def drawn(connectivity: Connectivity, N: int, seed: int) -> str | None:
+    """What a run's weights depend on besides the structure's kind and fields; refuses those that could not be kept.
 
-    The package's own are known to be right. Of one that was registered, another instance of the same fields must draw
-    the same weights, whatever was drawn before.
+    The package's own structures are known, so None. Of one that was registered, whose class may change under its kind,
+    it is a hash of the weights, 16 hexadecimal digits. Another instance of the same fields must draw the same weights,
+    whatever was drawn before.
 
     Raises:
         ValueError: one line.
     """
     check_form(connectivity)
     if type(connectivity).__module__.startswith(f"{__package__}."):
-        return
+        return None
     W = connectivity.draw(N, seed)
     again = from_dict(to_dict(connectivity)).draw(N, seed)
     if not np.array_equal(W, again):
@@ -127,6 +129,7 @@ def check(connectivity: Connectivity, N: int, seed: int) -> None:
             f"weights of {connectivity.kind}: expected a function of the fields, N and the generator given, got "
             f"others each time from {shown(connectivity)}"
         )
+    return hashlib.sha256(W.tobytes()).hexdigest()[:16]
 
 
 def check_form(connectivity: Connectivity) -> None:

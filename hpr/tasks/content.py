@@ -1,4 +1,4 @@
-"""What a task depends on besides its name, version and dt, as a digest that is part of its runs' keys."""
+"""What runs depend on besides what their specifications name, as digests that are part of their keys."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from hpr.connectivity import drawn
 
 from .base import Task
 
@@ -27,11 +29,17 @@ def digest(*parts: object) -> str:
 
 
 def bind(spec: RunSpec, task: Task) -> RunSpec:
-    """The run with its task's content, and its teacher with the same; a run that has a content keeps it.
+    """The run with what it depends on by content, its teacher with the same; what it already has it keeps.
 
-    A run that was trained on other trials of the same name has another content, hence another key and record.
+    That is its task's content and, of a structure of your own, the weights that it draws. A run that was trained on
+    other trials or from other weights under the same names has another key, hence another record.
+
+    Raises:
+        ValueError: one line, where the structure's weights are none or not to be drawn again.
     """
-    if spec.content is not None or task.content is None:
-        return spec
+    content = spec.content or task.content
+    weights = spec.drawn or drawn(spec.connectivity, spec.N, spec.seed)
     teacher = None if spec.teacher is None else bind(spec.teacher, task)
-    return replace(spec, content=task.content, teacher=teacher)
+    if (content, weights, teacher) == (spec.content, spec.drawn, spec.teacher):
+        return spec
+    return replace(spec, content=content, drawn=weights, teacher=teacher)

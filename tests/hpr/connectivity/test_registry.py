@@ -22,7 +22,7 @@ from hpr.connectivity import KINDS, SVD, Connectivity, Dense, Matrix, UnknownKin
 from hpr.executors import run_local
 from hpr.runs import RunSpec
 from hpr.store import Store
-from hpr.tasks import make_task
+from hpr.tasks import bind, make_task
 from hpr.training import train_pack
 
 CPU = torch.device("cpu")
@@ -65,9 +65,9 @@ def test_a_registered_structure_trains_and_is_kept_and_read_back(tmp_path: Path)
     for _ in range(2):
         outcome = run_local(specs, store, lambda _: task, train_pack, CPU, lambda line: None)
         assert outcome.failures == {}
-    record = store.load(specs[1])
+    record = store.load(outcome.runs[1])
     assert record is not None
-    assert RunSpec.from_dict(record["spec"]) == specs[1]
+    assert RunSpec.from_dict(record["spec"]) == outcome.runs[1]
     # Equals have one form here as well.
     assert spec_of(Ring(profile=[1, 0.5])).key == spec_of(Ring()).key  # type: ignore[arg-type]
 
@@ -245,12 +245,17 @@ def test_weights_that_are_none_are_refused_before_training(
     weights: Callable[..., Any], message: str, tmp_path: Path
 ) -> None:
     spec = drawing(weights)
-    passed: list[int] = []
-    with pytest.raises(
-        ValueError, match=f"^weights of drawn: expected {re.escape(message)}"
-    ) as caught:
-        train_pack([spec], make_task("2AF"), device=CPU, progress=passed.append)
-    assert "\n" not in str(caught.value)
+    task, passed = make_task("2AF"), list[int]()
+
+    def trained() -> None:
+        train_pack([spec], task, device=CPU, progress=passed.append)
+
+    for refused in (trained, lambda: bind(spec, task)):
+        with pytest.raises(
+            ValueError, match=f"^weights of drawn: expected {re.escape(message)}"
+        ) as caught:
+            refused()
+        assert "\n" not in str(caught.value)
     assert passed == []
 
 
@@ -272,8 +277,38 @@ def test_any_array_of_real_numbers_will_do(weights: Callable[..., Any]) -> None:
     W = spec.connectivity.draw(8, 0)
     assert (W.dtype, W.flags.c_contiguous, W.flags.writeable) == (np.float64, True, True)
     assert expected is not None
-    [record] = train_pack([spec], make_task("2AF"), device=CPU)
+    task = make_task("2AF")
+    [record] = train_pack([bind(spec, task)], task, device=CPU)
     assert record["status"] == "finished"
+
+
+def test_a_changed_class_is_another_run_and_the_old_one_is_served_again(tmp_path: Path) -> None:
+    store, task = Store(tmp_path), make_task("2AF")
+    said: list[str] = []
+    keys = []
+    for scale in (1.0, 2.0, 1.0):
+        # The class of one name is defined anew, as in an edited module.
+        spec = drawing(lambda self, N, rng, scale=scale: scale * np.eye(N))
+        outcome = run_local([spec], store, lambda _: task, train_pack, CPU, said.append)
+        assert outcome.failures == {}
+        keys.append(outcome.runs[0].key)
+    assert [line.split(" already")[0][-1] for line in said if "already" in line] == ["0", "0", "1"]
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_networks_of_own_weights_share_a_pack() -> None:
+    connectivity.register(Ring)
+    task = make_task("2AF")
+    specs = [bind(spec_of(Ring(profile=(1.0, last))), task) for last in (0.5, 0.25)]
+    assert None not in {spec.drawn for spec in specs}
+    assert specs[0].drawn != specs[1].drawn
+    assert specs[0].shape == specs[1].shape
+
+
+def test_a_run_of_other_weights_is_not_trained() -> None:
+    spec = replace(drawing(lambda self, N, rng: np.eye(N)), drawn="0" * 16)
+    with pytest.raises(ValueError, match=r"^drawn: expected '[0-9a-f]{16}', what .* got '0000"):
+        train_pack([spec], make_task("2AF"), device=CPU)
 
 
 def test_a_draw_is_a_copy_of_what_a_structure_keeps() -> None:
