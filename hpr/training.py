@@ -317,7 +317,13 @@ def _git_commit() -> str | None:
     try:
         for command in (tracked, commit):
             done = subprocess.run(
-                command, cwd=here.parent, capture_output=True, text=True, timeout=10, check=True
+                command,
+                cwd=here.parent,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=10,
+                check=True,
             )
     except (OSError, subprocess.SubprocessError):
         return None

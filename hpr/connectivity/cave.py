@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hpr.command_line import Parser, positive
+from hpr.command_line import Parser, path, positive
 
 DATASTACK = "minnie65_public"
 VERSION = 1300
@@ -87,7 +87,7 @@ def _clean(status: Any) -> set[int]:
 
 
 def _write(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(head)
         writer.writerows(rows)
@@ -96,7 +96,7 @@ def _write(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> No
 def main() -> None:
     """The command line; whatever fails is told in one line, with exit status 2."""
     parser = Parser(prog="hpr.connectivity.cave", description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=path)
     parser.add_argument("--cells", type=positive, default=CELLS, help=f"default: {CELLS}")
     parser.add_argument("--version", type=positive, default=VERSION, help=f"default: {VERSION}")
     arguments = parser.parse_args()

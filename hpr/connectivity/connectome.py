@@ -104,11 +104,21 @@ def read_folder(folder: Path) -> Connectome:
     return read_connectome(*tables)
 
 
-def keep(connectome: Connectome, name: str = "em") -> str:
-    """Store a connectome in the cache; returns its name, `<name>-<digest>`, which `EM(connectome=…)` takes."""
+# Connectomes that this process alone knows.
+_named: dict[str, Connectome] = {}
+
+
+def keep(connectome: Connectome, name: str = "em", *, write: bool = True) -> str:
+    """Store a connectome in the cache; returns its name, `<name>-<digest>`, which `EM(connectome=…)` takes.
+
+    Without `write` the name is known in this process alone.
+    """
     if not re.fullmatch(r"[A-Za-z0-9_]+", name):
         raise ValueError(f"name: expected letters, digits and underscores, got {name!r}")
     full = f"{name}-{connectome.digest}"
+    if not write:
+        _named[full] = connectome
+        return full
     path = _kept(full)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
@@ -129,6 +139,8 @@ def open_connectome(name: str) -> Connectome:
     """
     if name == CELEGANS:
         return _frozen(read_folder(Path(__file__).with_name("data") / CELEGANS))
+    if name in _named:
+        return _frozen(_named[name])
     path = _kept(name)
     if not re.fullmatch(r"\w+-[0-9a-f]{12}", name) or not path.is_file():
         raise ValueError(
