@@ -90,7 +90,7 @@ def write_figure(
     save(lambda: figure.plot(settings, records), path)
     write_json(path.with_suffix(".json"), content)
     text = _figure_markdown(content, findings, panels)
-    write_text(path.with_suffix(".md"), text)
+    write_utf8(path.with_suffix(".md"), text)
     return content
 
 
@@ -138,16 +138,16 @@ def write_summary(
     if diverged:
         lines += ["", "## Diverged runs", "", "Results like any other, without measures.", ""]
         lines += [f"- {run}: {without[run]}" for run in diverged]
-    write_text(out / "summary.md", "\n".join(lines) + "\n")
+    write_utf8(out / "summary.md", "\n".join(lines) + "\n")
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write strict JSON: a NaN is an error, not a token."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+    write_utf8(path, text + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
+def write_utf8(path: Path, text: str) -> None:
     """Write a text as UTF-8; a byte of a path that is none is written as an escape, which JSON reads, too."""
     write_atomically(path, text.encode(errors="backslashreplace"))
 
