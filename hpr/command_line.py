@@ -26,6 +26,11 @@ class Parser(argparse.ArgumentParser):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
+        args = sys.argv[1:] if args is None else args
+        for word in args:
+            if word.startswith("--") and word.endswith("=--"):
+                # Python's argparse, up to 3.12, takes it for an empty list, past the option's type.
+                self.error(f"argument {word[:-3]}: expected one argument, got '--'")
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
