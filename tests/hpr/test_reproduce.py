@@ -322,26 +322,6 @@ def test_bad_usage_is_one_line_and_exit_2(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:3"])
-def test_cuda_without_cuda_says_so_and_what_to_do(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    line = refuse(["--all", "--device", name], capsys)
-    assert f"--device: {name}: PyTorch {torch.__version__} sees no CUDA device" in line
-    assert "or use cpu" in line
-
-
-def test_a_cuda_device_that_is_not_there_is_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("hpr.devices.may_have_card", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    line = refuse(["--all", "--device", "cuda:2"], capsys)
-    assert line.endswith("--device: cuda:2: expected cuda:0 to cuda:1")
-
-
 def test_cuda_runs_the_paper_profile_unless_told_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
