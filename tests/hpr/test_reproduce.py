@@ -170,7 +170,6 @@ def test_a_diverged_run_is_named_and_the_rest_is_shown(
     assert main(argv, train=train) == 0
     [diverged] = filter(diverging, train.trained)
     said = capsys.readouterr()
-    # A result like any other: no word of it where errors are told.
     assert said.err == ""
     assert ": 30 runs: 1 diverged, 29 finished, 0 failed\n" in said.out
     assert said.out.endswith(
