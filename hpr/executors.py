@@ -42,6 +42,8 @@ class Plan:
     stored: int
     packs: list[list[RunSpec]]
     costs: list[Cost]
+    # Those in whose place is something that can't be read or isn't this version's, and why.
+    unreadable: dict[RunSpec, OSError] = field(default_factory=dict)
 
     @property
     def runs(self) -> int:
@@ -76,8 +78,13 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """Records by key, and failures by key; each run asked for has one or the other."""
+    """Records by key, and failures by key; each run asked for has one or the other.
 
+    `runs` are the runs asked for, one by one, as they were trained and kept: bound to their tasks (`hpr.tasks.bind`).
+    Where a task's name, version and dt say all of it, they are the very runs.
+    """
+
+    runs: list[RunSpec] = field(default_factory=list)
     records: dict[str, Record] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
 
@@ -118,13 +125,19 @@ def plan(
     task_of: TaskOf,
     device: torch.device | Device,
 ) -> Plan:
-    """Sort runs into those that are done and packs of those that are not, sized for `device`."""
-    todo, stored = [], 0
+    """Sort runs into those that are done and packs of those that are not, sized for `device`.
+
+    A run of which `done` raises OSError is neither.
+    """
+    todo, stored, unreadable = [], 0, {}
     for spec in distinct(specs):
-        if done(spec):
-            stored += 1
-        else:
-            todo.append(spec)
+        try:
+            if done(spec):
+                stored += 1
+            else:
+                todo.append(spec)
+        except OSError as error:
+            unreadable[spec] = error
     shapes: dict[RunSpec, list[RunSpec]] = {}
     for spec in todo:
         shapes.setdefault(spec.shape, []).append(spec)
@@ -133,7 +146,7 @@ def plan(
         for shape, runs in shapes.items()
         for pack in packs(runs, pack_size(shape, task_of, device))
     ]
-    return Plan(stored, formed, [pack_cost(pack, task_of) for pack in formed])
+    return Plan(stored, formed, [pack_cost(pack, task_of) for pack in formed], unreadable)
 
 
 def run_local(
@@ -145,6 +158,8 @@ def run_local(
     say: Callable[[str], None],
 ) -> Outcome:
     """Train what the store lacks, pack by pack, and save each run as soon as its pack is done.
+
+    Each run is bound to its task first, so that a record of a task of the same name and other trials isn't its own.
 
     A pack that raises fails by name and the others go on, and so does a run whose record can't be
     read or kept. The bar counts FLOPs, not iterations, so
@@ -160,19 +175,28 @@ def run_local(
     """
     from tqdm import tqdm
 
+    from hpr.tasks import bind
+
     outcome = Outcome()
-    specs = distinct(specs)
     for spec in specs:
         try:
-            record = store.load(spec)
-        except OSError as error:
+            bound = bind(spec, task_of(spec))
+        except Exception as error:
+            bound = spec
             outcome.failures[spec.key] = Failure.of(str(spec), error)
-        else:
-            if record is not None:
-                outcome.records[spec.key] = record
-    readable = [spec for spec in specs if spec.key not in outcome.failures]
-    left = plan(readable, lambda spec: spec.key in outcome.records, task_of, device)
-    unreadable = f", {len(outcome.failures)} unreadable there" if outcome.failures else ""
+        outcome.runs.append(bound)
+    specs = distinct(outcome.runs)
+
+    def done(spec: RunSpec) -> bool:
+        record = store.load(spec)
+        if record is not None:
+            outcome.records[spec.key] = record
+        return record is not None
+
+    left = plan([spec for spec in specs if spec.key not in outcome.failures], done, task_of, device)
+    for spec, reason in left.unreadable.items():
+        outcome.failures[spec.key] = Failure.of(str(spec), reason)
+    unreadable = f", {len(left.unreadable)} unreadable there" if left.unreadable else ""
     say(
         f"{len(specs)} runs: {left.stored} already in {store.runs}{unreadable}, {left.runs} to train "
         f"in {len(left.packs)} packs, at most {left.flops:.2g} FLOP"

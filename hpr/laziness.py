@@ -14,6 +14,7 @@ from hpr.connectivity import effective_rank
 from hpr.model import Pack, rates, tangent_kernel
 from hpr.runs import RunSpec
 from hpr.tasks import Task
+from hpr_kernels.checks import NonFinite
 
 
 class NotFinite(ArithmeticError):
@@ -159,10 +160,8 @@ class Evaluation:
         _finite("rates", rates(pack, few[None], self.spec))
         try:
             K = tangent_kernel(pack, few, self.spec, self.task.loss_steps)
-        except ValueError as error:
-            # All that goes in is finite: what this message is of are the adjoints.
-            if "expected finite numbers" not in str(error):
-                raise
+        except NonFinite as error:
+            # All that goes in is finite: what isn't are the adjoints.
             raise NotFinite("adjoints not finite") from error
         _finite("kernel", K)
         return K

@@ -108,43 +108,60 @@ def build_parser() -> Parser:
         help="folder of a synapse table and its cells, as hpr.connectivity.cave fetches them",
     )
     parser.add_argument(
+        "--stand-in", action="store_true", help="8 x 8 digits in MNIST's place, in any profile"
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="say what would run and what it costs; write nothing"
     )
     return parser
 
 
-def choose_smnist(mnist_dir: Path | None, profile: str, *, download: bool) -> tuple[SMNIST, str]:
-    """Which task stands where the paper has sMNIST, and a line that says so.
+def choose_smnist(
+    mnist_dir: Path | None, profile: str, *, download: bool, stand_in: bool = False
+) -> tuple[SMNIST, str, str | None]:
+    """Which task stands where the paper has sMNIST, a line that says so, and the task's `content`.
 
     The real one where its files are given or cached. Else the `paper` profile downloads it (only
-    says so without `download`). Else the embedded stand-in.
+    says so without `download`), and `quick` takes the embedded stand-in, as do both with
+    `stand_in`. Other pictures that are given are named by their content.
 
     Raises:
-        UsageError: the given or cached files are broken.
+        UsageError: the given or cached files are broken, the download fails, or both real files
+            and the stand-in are asked for.
     """
     from hpr.tasks import MnistUnavailable, find_mnist
+    from hpr.tasks.mnist import other_pictures, pictures_content
 
+    replaced = "sMNIST: replaced by the stand-in sDigits (8 x 8 digits)"
+    if stand_in and mnist_dir is not None:
+        raise UsageError(f"--stand-in: expected without --mnist-dir, got --mnist-dir {mnist_dir}")
+    if stand_in:
+        return "sDigits", f"{replaced}, as asked for", None
     try:
         folder = find_mnist(mnist_dir)
+        content = None if mnist_dir is None else pictures_content(mnist_dir)
     except (MnistUnavailable, ValueError, OSError) as error:
         raise UsageError(f"--mnist-dir: {error}" if mnist_dir else str(error)) from None
+    if content is not None:
+        return "sMNIST", f"sMNIST: replaced by {other_pictures(content)} in {folder}", content
     if folder is not None:
-        return "sMNIST", f"sMNIST: the files in {folder}"
-    how = "for the real one give --mnist-dir DIR, or use --profile paper, which downloads it"
-    if profile == "paper":
-        if not download:
-            return "sMNIST", "sMNIST: to be downloaded"
-        try:
-            return "sMNIST", f"sMNIST: downloaded to {find_mnist(download=True)}"
-        except (MnistUnavailable, ValueError, OSError) as error:
-            how = " ".join(str(error).split())
-    return "sDigits", f"sMNIST: replaced by the stand-in sDigits (8 x 8 digits); {how}"
+        return "sMNIST", f"sMNIST: the files in {folder}", None
+    if profile != "paper":
+        how = "for the real one give --mnist-dir DIR, or use --profile paper, which downloads it"
+        return "sDigits", f"{replaced}; {how}", None
+    if not download:
+        return "sMNIST", "sMNIST: to be downloaded", None
+    try:
+        return "sMNIST", f"sMNIST: downloaded to {find_mnist(download=True)}", None
+    except (MnistUnavailable, ValueError, OSError) as error:
+        how = "give --mnist-dir DIR, or ask for the 8 x 8 digits in its place with --stand-in"
+        raise UsageError(f"sMNIST: {error}; {how}") from None
 
 
 def choose_connectome(em_dir: Path | None, *, write: bool = True) -> tuple[str, str]:
     """Which connectome stands where the paper has electron microscopy, and a line that says so.
 
-    Without `write` a given one is known in this process alone.
+    With `write` off the cache is left as it is.
 
     Raises:
         UsageError: the given tables are missing or broken, or can't be kept in the cache.
@@ -156,9 +173,10 @@ def choose_connectome(em_dir: Path | None, *, write: bool = True) -> tuple[str, 
         )
     try:
         connectome = read_folder(em_dir)
-        return keep(connectome, write=write), f"EM: the {len(connectome.cells)} cells in {em_dir}"
+        name = keep(connectome, write=write)
     except (ValueError, OSError) as error:
         raise UsageError(f"--em-dir: {error}") from None
+    return name, f"EM: the {len(connectome.cells)} cells in {em_dir}; {connectome.share}"
 
 
 def _main(arguments: argparse.Namespace, train: Train | None) -> int:
@@ -185,8 +203,10 @@ def _main(arguments: argparse.Namespace, train: Train | None) -> int:
         settings = replace(settings, connectome=connectome)
         notes.append(note)
     if any(spec.task in ("sMNIST", "MNIST") for figure in chosen for spec in figure.runs(settings)):
-        smnist, note = choose_smnist(arguments.mnist_dir, profile, download=acts)
-        settings = replace(settings, smnist=smnist)
+        smnist, note, content = choose_smnist(
+            arguments.mnist_dir, profile, download=acts, stand_in=arguments.stand_in
+        )
+        settings = replace(settings, smnist=smnist, smnist_content=content)
         notes.append(note)
     if arguments.list:
         return _list(chosen, settings, device, as_json=arguments.json)

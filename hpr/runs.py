@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Protocol, get_args
+from functools import cached_property
+from typing import Any, Literal, Protocol
 
 from hpr import connectivity
 from hpr.connectivity import Connectivity
+from hpr.fields import normalise, positive, shown, whole
 
 Leak = Literal["exponential", "euler"]
 Parameter = Literal["recurrent", "input", "readout"]
@@ -26,8 +29,13 @@ GAIN = {"paper": 1.5, "released": 1.25}
 # Fields that are younger than the first keys: at their defaults they are left out of a run's plain form, so that older
 # runs keep their keys.
 YOUNGER = (
-    "model", "activation", "readout_deviation", "aligned", "teacher", "checkpoints", "keep_weights"
+    "model", "activation", "readout_deviation", "aligned", "teacher", "checkpoints", "keep_weights",
+    "content", "drawn",
 )  # fmt: skip
+
+# Counts, the least of each, and the most of all: more than any machine takes, and nothing overflows.
+WHOLE = {"N": 1, "batch": 1, "iterations": 1, "trials": 1, "kernel_trials": 1, "checkpoints": 0}
+MOST = 10**9
 
 
 @dataclass(frozen=True)
@@ -74,28 +82,28 @@ class RunSpec:
     checkpoints: int = 0
     # Whether the record holds the trained weights, as a teacher's must.
     keep_weights: bool = False
+    # Hash of what the task depends on besides its name, version and dt: `hpr.tasks.bind` fills it in. None: nothing.
+    content: str | None = None
+    # Hash of the initial recurrent weights where `connectivity` is a structure of the user's own: `bind` fills it in.
+    drawn: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("dt", "tau", "learning_rate", "momentum"):
-            # 100 and 100.0 are one specification, so they must have one key.
-            object.__setattr__(self, name, float(getattr(self, name)))
-        if self.stop_accuracy is not None:
-            object.__setattr__(self, "stop_accuracy", float(self.stop_accuracy))
+        normalise(self)
+        for name, least in WHOLE.items():
+            whole(name, getattr(self, name), least, MOST)
+        whole("seed", self.seed, 0, 2**63 - 1)
+        connectivity.check_form(self.connectivity)
         self.connectivity.check(self.N)
-        for name in ("N", "batch", "iterations", "trials", "kernel_trials"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name}: expected an integer of at least 1, got {getattr(self, name)!r}"
-                )
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed: expected an integer of at least 0, got {self.seed!r}")
+        positive(self, "dt", "tau", "learning_rate")
+        if self.readout_deviation is not None:
+            positive(self, "readout_deviation")
         if self.variant not in VARIANTS:
             raise ValueError(f"variant: expected one of {sorted(VARIANTS)}, got {self.variant!r}")
-        if not 0 < self.dt <= self.tau < math.inf:
+        if not self.dt <= self.tau:
             raise ValueError(f"dt: expected 0 < dt <= tau = {self.tau} ms, got {self.dt!r}")
-        if not 0 < self.learning_rate < math.inf:
+        if not self.rho < 1:
             raise ValueError(
-                f"learning_rate: expected a positive number, got {self.learning_rate!r}"
+                f"dt: expected a step in which something leaks at tau = {self.tau} ms, got {self.dt!r}"
             )
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum: expected 0 <= momentum < 1, got {self.momentum!r}")
@@ -114,38 +122,30 @@ class RunSpec:
             raise ValueError(
                 f"kernel_trials: expected at most trials = {self.trials}, got {self.kernel_trials}"
             )
-        self._check_younger()
-
-    def _check_younger(self) -> None:
-        for name, choices in (
-            ("model", get_args(Model)),
-            ("activation", get_args(Activation)),
-            ("aligned", (None, *get_args(Aligned))),
+        if self.model == "two_layer" and type(self.connectivity) not in (
+            connectivity.Dense,
+            connectivity.SVD,
         ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}: expected one of {choices}, got {getattr(self, name)!r}")
-        if self.model == "two_layer" and not isinstance(self.connectivity, connectivity.Dense):
             raise ValueError(
                 f"connectivity: expected a dense or low-rank one of two layers, got {self.connectivity}"
             )
-        if self.readout_deviation is not None:
-            object.__setattr__(self, "readout_deviation", float(self.readout_deviation))
-            if not 0 < float(self.readout_deviation) < math.inf:
-                raise ValueError(
-                    f"readout_deviation: expected a positive number, got {self.readout_deviation!r}"
-                )
-        if not isinstance(self.checkpoints, int) or self.checkpoints < 0:
-            raise ValueError(
-                f"checkpoints: expected an integer of at least 0, got {self.checkpoints!r}"
-            )
+        for name in ("content", "drawn"):
+            digest = getattr(self, name)
+            if digest is not None and not re.fullmatch("[0-9a-f]{16}", digest):
+                raise ValueError(f"{name}: expected None or 16 hexadecimal digits, got {digest!r}")
         if self.teacher is not None:
-            student = (self.task, self.task_version, self.dt, self.N, self.model)
-            mine = self.teacher
-            teacher = (mine.task, mine.task_version, mine.dt, mine.N, mine.model)
-            if teacher != student or not mine.keep_weights or self.model != "leaky_rnn":
+            student, teacher = (
+                (of.task, of.task_version, of.content, of.dt, of.N, of.model)
+                for of in (self, self.teacher)
+            )
+            if teacher != student or not self.teacher.keep_weights or self.model != "leaky_rnn":
                 raise ValueError(
-                    f"teacher: expected a leaky RNN of {student} that keeps its weights, got {mine}"
+                    f"teacher: expected a leaky RNN of {student} that keeps its weights, got {self.teacher}"
                 )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: a key that was computed may be another's in the process that reads them."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def rho(self) -> float:
@@ -164,22 +164,26 @@ class RunSpec:
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> RunSpec:
-        """Invert `to_dict`; unknown and missing fields are refused."""
+        """Invert `to_dict`.
+
+        Raises:
+            UnknownKind: the kind of the connectivity is not registered here.
+            ValueError: one line, where it is nothing that `to_dict` gives.
+        """
+        if not isinstance(plain, dict):
+            raise ValueError(f"run specification: expected its fields, got {shown(plain)}")
         known = {field.name for field in fields(cls)}
         if not known - set(YOUNGER) <= set(plain) <= known:
             raise ValueError(
-                f"run specification: expected the fields {sorted(known)}, got {sorted(plain)}"
+                f"run specification: expected the fields {sorted(known)}, "
+                f"got {shown(sorted(map(str, plain)))}"
             )
-        given = {
-            **plain,
-            "connectivity": connectivity.from_dict(plain["connectivity"]),
-            "ntk_parameters": tuple(plain["ntk_parameters"]),
-        }
-        if "teacher" in given:
+        given = {**plain, "connectivity": connectivity.from_dict(plain["connectivity"])}
+        if given.get("teacher") is not None:
             given["teacher"] = cls.from_dict(given["teacher"])
         return cls(**given)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content hash of the canonical JSON: 16 hexadecimal digits, the name of the run's file."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
@@ -188,7 +192,9 @@ class RunSpec:
     @property
     def shape(self) -> RunSpec:
         """What runs of one pack have in common: all but the initial weights."""
-        return replace(self, connectivity=connectivity.Dense(), seed=0, aligned=None, teacher=None)
+        return replace(
+            self, connectivity=connectivity.Dense(), seed=0, aligned=None, teacher=None, drawn=None
+        )
 
     @property
     def label(self) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
 import math
 import os
+import stat
 import tempfile
-import uuid
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
+from hpr.fields import shown
+from hpr.files import write_atomically
 from hpr.runs import RunSpec
 
 Record = dict[str, Any]
@@ -28,8 +31,9 @@ class Store:
 
     A record is found by its key alone, so that a look-up costs the same however many there are. It
     is believed only when its file is whole, strict JSON of this schema whose specification is the
-    requested one; any other file is set aside under `<key>.json.corrupt-<hash of its bytes>` with a
-    warning, and the run counts as not done.
+    requested one. What another version wrote, and what is no file or can't be read, is refused and stays where it is;
+    any other file is set aside under `<key>.json.corrupt-<hash of its bytes>` with a warning, and the run counts as
+    not done.
 
     Nothing is written before `prepare` or `save`.
     """
@@ -57,37 +61,54 @@ class Store:
             raise OSError(f"the output folder {self.out} can't be written: {reason}") from error
 
     def __contains__(self, spec: RunSpec) -> bool:
-        """Whether a valid record of the run is kept; a bad file is left where it is."""
+        """Whether a valid record of the run is kept; a bad file is left where it is.
+
+        Raises:
+            OSError: as `load` does.
+        """
         try:
-            content = self.path(spec).read_bytes()
-            validate(content, spec)
-        except (OSError, ValueError):
+            content = self._content(spec)
+            return content is not None and bool(self._validated(content, spec))
+        except ValueError:
             return False
-        return True
 
     def load(self, spec: RunSpec) -> Record | None:
         """The record of a run, or None where there is none to be trusted.
 
         Raises:
-            OSError: one line, when there is something in its place that can't be read.
+            OSError: one line, when there is something in its place that can't be read, or that another version wrote.
         """
-        path = self.path(spec)
-        try:
-            content = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+        content = self._content(spec)
+        if content is None:
             return None
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise OSError(f"{path} can't be read: {reason}; move it away") from error
         try:
-            return validate(content, spec)
+            return self._validated(content, spec)
         except ValueError as error:
+            path = self.path(spec)
             aside = path.with_name(f"{path.name}.corrupt-{hashlib.sha256(content).hexdigest()[:8]}")
             # Another process may have set it aside in the meantime.
             with contextlib.suppress(FileNotFoundError):
                 os.replace(path, aside)
             logger.warning("%s: %s; set aside as %s", path, error, aside.name)
             return None
+
+    def _content(self, spec: RunSpec) -> bytes | None:
+        path = self.path(spec)
+        try:
+            return _read(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise OSError(f"{path} can't be read: {reason}; move it away") from error
+
+    def _validated(self, content: bytes, spec: RunSpec) -> Record:
+        try:
+            return validate(content, spec)
+        except Foreign as error:
+            raise OSError(
+                f"{self.path(spec)} can't be read by this version: {error}; update hpr, or move it away"
+            ) from None
 
     def save(self, record: Record) -> Path:
         """Write a record: a reader sees the old file or the new one, never a part.
@@ -116,56 +137,86 @@ def identity(record: Record) -> Record:
     return {name: value for name, value in record.items() if name != "timings"}
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file by way of a temporary one, flushed to the disk before it takes the name.
-
-    A killed process may leave the temporary file (`.<name>.….tmp`), which nothing reads.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+def _read(path: Path) -> bytes:
+    """The bytes of a file; a pipe or a device, which may never end, is refused."""
+    # Without O_NONBLOCK a pipe would be waited for.
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        mode = os.fstat(number).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        with open(number, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(number)
+
+
+class Foreign(ValueError):
+    """A whole record that this version, or this process, can't read; another can."""
 
 
 def validate(content: bytes, spec: RunSpec) -> Record:
     """Parse a run's file.
 
     Raises:
+        Foreign: it is of a later schema, or its specification has a kind or a field that isn't known here.
         ValueError: one line, when the bytes aren't a whole record of this schema and of this
         specification.
     """
     try:
-        record = json.loads(content.decode(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        return _validated(content, spec)
+    except (RecursionError, OverflowError) as error:
+        raise ValueError(f"not strict JSON ({error})") from None
+
+
+def _validated(content: bytes, spec: RunSpec) -> Record:
+    try:
+        record = json.loads(
+            content.decode(),
+            parse_int=_whole,
+            parse_float=_number,
+            parse_constant=_refuse,
+        )
+    except ValueError as error:
         raise ValueError(f"not strict JSON ({error})") from None
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         schema = record.get("schema") if isinstance(record, dict) else type(record).__name__
-        raise ValueError(f"schema: expected {SCHEMA}, got {schema!r}")
+        later = isinstance(schema, int) and schema > SCHEMA
+        raise (Foreign if later else ValueError)(f"schema: expected {SCHEMA}, got {shown(schema)}")
     if record.pop("checksum", None) != checksum(record):
         raise ValueError("checksum: expected that of the content, got another")
     if record.get("spec") != spec.to_dict() or record.get("key") != spec.key:
+        try:
+            RunSpec.from_dict(record.get("spec", {}))
+        except ValueError as error:
+            raise Foreign(str(error)) from None
         raise ValueError(f"specification: expected that of {spec}, got another run's")
     if record.get("status") not in STATUSES:
-        raise ValueError(f"status: expected one of {STATUSES}, got {record.get('status')!r}")
+        raise ValueError(f"status: expected one of {STATUSES}, got {shown(record.get('status'))}")
     kinds = {"iterations": int, "curves": dict, "measures": dict, "flags": list, "provenance": dict}
     for name, kind in kinds.items():
         if not isinstance(record.get(name), kind):
-            raise ValueError(f"{name}: expected {kind.__name__}, got {record.get(name)!r}"[:200])
+            raise ValueError(f"{name}: expected {kind.__name__}, got {shown(record.get(name))}")
     for name, value in record["measures"].items():
-        number = isinstance(value, int | float) and math.isfinite(value)
-        if value is not None and not number:
+        # Infinities are no JSON.
+        if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
             raise ValueError(
-                f"measure {name}: expected a finite number or null, got {value!r}"[:200]
+                f"measure {shown(name)}: expected a finite number or null, got {shown(value)}"
             )
     return record
 
 
-def _refuse_constant(token: str) -> None:
-    raise ValueError(f"{token} is no JSON number")
+def _refuse(token: str) -> NoReturn:
+    raise ValueError(f"{token[:20]} is no number of a record")
+
+
+def _whole(token: str) -> int:
+    # More digits than any count, step or seed has.
+    return int(token) if len(token) <= 20 else _refuse(token)
+
+
+def _number(token: str) -> float:
+    number = float(token)
+    return number if math.isfinite(number) else _refuse(token)

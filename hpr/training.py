@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import math
+import os
 import platform
 import subprocess
 import time
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hpr import connectivity
 from hpr.laziness import Evaluation, NotFinite
 from hpr.model import Pack, Weights, initial_pack
 from hpr.runs import RunSpec
@@ -31,6 +33,7 @@ from hpr.step import Step
 from hpr.store import SCHEMA, Record
 from hpr.tasks import Task
 from hpr_kernels.backend import uses_triton
+from hpr_kernels.cores import available_cores
 
 if TYPE_CHECKING:
     from hpr.cuda import FusedStep
@@ -52,6 +55,10 @@ def train_pack(
 
     `progress(k)` is called as iterations pass, k of them since the last call. `teachers`: records by key, in which the
     runs' teachers are looked for; one that is not there is trained here first, with the same result.
+
+    Raises:
+        ValueError: the runs are of several shapes, the task is not theirs (its content too: see `hpr.tasks.bind`), its
+            trials are no data, or weights are none or not to be drawn again.
     """
     if len({spec.shape for spec in specs}) != 1:
         raise ValueError("specs: expected runs of one shape, got several; see hpr.runs.packs")
@@ -60,10 +67,25 @@ def train_pack(
         raise ValueError(
             f"task: expected {asked[0]} version {asked[1]}, got {given[0]} version {given[1]}"
         )
+    if task.dt not in (None, specs[0].dt):
+        raise ValueError(f"task: expected time steps of {specs[0].dt} ms, got {task.dt} ms")
+    if task.content != specs[0].content:
+        raise ValueError(
+            f"content: expected {task.content!r}, that of {task.name} as it is here, got {specs[0].content!r}; "
+            "hpr.tasks.bind gives a run the content of its task"
+        )
     if task.loss == "mse" and specs[0].stop_accuracy is not None:
         raise ValueError(
             f"stop_accuracy: expected None for a regression, got {specs[0].stop_accuracy}"
         )
+    # What can't be kept is better refused now than after training.
+    for spec in specs:
+        weights = connectivity.drawn(spec.connectivity, spec.N, spec.seed)
+        if weights != spec.drawn:
+            raise ValueError(
+                f"drawn: expected {weights!r}, what {spec.label} draws here, got {spec.drawn!r}; "
+                "hpr.tasks.bind gives a run the digest of its weights"
+            )
     pretrained = _pretrained(specs, task, device, teachers or {})
     started = datetime.now(timezone.utc)
     source = provenance(device)
@@ -306,25 +328,36 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if cuda else f"cpu ({platform.machine()})",
         # Sums over kernels may round otherwise with another number of threads.
         "threads": torch.get_num_threads(),
+        "cores": available_cores(),
         "git": _git_commit(),
     }
 
 
+@cache
 def _git_commit() -> str | None:
+    """The commit of this source tree, `-dirty` where tracked files differ; None where it isn't tracked by git."""
     here = Path(__file__)
-    tracked = ["git", "ls-files", "--error-unmatch", here.name]
-    commit = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        for command in (tracked, commit):
+    # Another repository may be named in the environment. `git describe --dirty` would rewrite the index, whatever
+    # the locks; `git status` asks a monitor of the repository's own, which is a program to be run.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    git = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false"]
+    found = []
+    for command in (
+        ["ls-files", "--error-unmatch", here.name],
+        ["rev-parse", "HEAD"],
+        ["status", "--porcelain", "--untracked-files=no"],
+    ):
+        try:
             done = subprocess.run(
-                command,
+                [*git, *command],
                 cwd=here.parent,
+                env=environment,
+                stdin=subprocess.DEVNULL,
                 capture_output=True,
-                encoding="utf-8",
-                errors="replace",
                 timeout=10,
                 check=True,
             )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return None
+        found.append(done.stdout.decode("utf-8", "replace").strip())
+    return f"{found[1]}-dirty" if found[2] else found[1]

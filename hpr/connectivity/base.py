@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hpr.fields import normalise, positive, shown
 
 Matrix = NDArray[np.float64]
 
@@ -24,7 +26,8 @@ class Connectivity(ABC):
     gain: float = 1.5
 
     def __post_init__(self) -> None:
-        require_numbers(self, "gain", positive=True)
+        normalise(self)
+        positive(self, "gain")
 
     @property
     @abstractmethod
@@ -41,9 +44,23 @@ class Connectivity(ABC):
         """Draw the [N, N] matrix."""
 
     def draw(self, N: int, seed: int) -> Matrix:
-        """The [N, N] matrix that runs of a seed start from: `weights` of the first of the seed's streams."""
+        """The [N, N] matrix that runs of a seed start from: `weights` of the first of the seed's streams.
+
+        Raises:
+            ValueError: the weights are not an [N, N] matrix of finite real numbers.
+        """
         stream = np.random.SeedSequence(seed, spawn_key=(0,))
-        return self.weights(N, np.random.Generator(np.random.Philox(stream)))
+        W = self.weights(N, np.random.Generator(np.random.Philox(stream)))
+        what = f"weights of {self.kind}: expected"
+        if not isinstance(W, np.ndarray) or W.dtype.kind not in "iuf":
+            raise ValueError(f"{what} a NumPy array of real numbers, got {shown(W)}")
+        if W.shape != (N, N):
+            raise ValueError(f"{what} shape [N, N] = [{N}, {N}], got {list(W.shape)}")
+        bad = W.size - int(np.isfinite(W).sum())
+        if bad:
+            raise ValueError(f"{what} finite numbers, got {bad} NaN or infinite in {shown(self)}")
+        # A copy, for it may be another's view, or what the structure keeps.
+        return np.array(W, np.float64, order="C")
 
 
 class Rescaled(Connectivity):
@@ -79,14 +96,3 @@ def nonzero(
             f"for {connectivity}"
         )
     return float(size)
-
-
-def require_numbers(connectivity: Any, *names: str, positive: bool = False) -> None:
-    """Make fields finite floats: 2 and 2.0 are one structure, so they must have one key."""
-    kind = "positive finite" if positive else "finite"
-    for name in names:
-        value = getattr(connectivity, name)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not np.isfinite(value) or (positive and value <= 0):
-            raise ValueError(f"{name}: expected a {kind} number, got {value!r}")
-        object.__setattr__(connectivity, name, float(value))

@@ -7,6 +7,8 @@ was written against caveclient 8.2 and has not been run against the service, for
 from __future__ import annotations
 
 import csv
+import io
+import operator
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hpr.command_line import Parser, path, positive
+from hpr.files import write_atomically
 
 DATASTACK = "minnie65_public"
 VERSION = 1300
@@ -38,7 +41,8 @@ def fetch(folder: Path, *, N: int = CELLS, version: int = VERSION) -> None:
 
     Raises:
         ModuleNotFoundError: caveclient is missing.
-        ValueError: N is no positive integer, or fewer than N such neurons are there.
+        ValueError: N is no positive integer, fewer than N such neurons are there, or an identifier is no whole number.
+        OSError: the folder can't be written; no half of a pair is then taken for a whole one.
     """
     if not isinstance(N, int) or N < 1:
         raise ValueError(f"N: expected an integer of at least 1, got {N!r}")
@@ -50,20 +54,25 @@ def fetch(folder: Path, *, N: int = CELLS, version: int = VERSION) -> None:
     )
     status = service.query_table(PROOFREADING, materialization_version=version)
     chosen = _choose(types, status, N)
-    roots, kinds = (types[name].tolist() for name in ("pt_root_id", "classification_system"))
-    ids = [int(roots[n]) for n in chosen]
-    cells = [(int(roots[n]), kinds[n]) for n in chosen]
+    roots, kinds = _ids(types, "pt_root_id"), types["classification_system"].tolist()
+    ids = [roots[n] for n in chosen]
+    cells = [(roots[n], kinds[n]) for n in chosen]
     synapses = service.synapse_query(pre_ids=ids, post_ids=ids, materialization_version=version)
     columns = ("pre_pt_root_id", "post_pt_root_id", "size")
-    folder.mkdir(parents=True, exist_ok=True)
+    ends = (_ids(synapses, name) for name in columns[:2])
+    rows = zip(*ends, synapses["size"].tolist(), strict=True)
     _write(folder / "cells.csv", ("pt_root_id", "classification_system"), cells)
-    rows = zip(*(synapses[name].tolist() for name in columns), strict=True)
-    _write(folder / "synapses.csv", columns, rows)
+    try:
+        _write(folder / "synapses.csv", columns, rows)
+    except OSError:
+        # An older table of synapses must not pass for that of these cells.
+        (folder / "cells.csv").unlink()
+        raise
 
 
 def _choose(types: Any, status: Any, N: int) -> list[int]:
     """Rows of the type table, nearest first."""
-    roots = [int(root) for root in types["pt_root_id"].tolist()]
+    roots = _ids(types, "pt_root_id")
     clean = _clean(status)
     depth = np.asarray(types["pt_position_y"].tolist(), dtype=float)
     kinds = np.asarray(types["cell_type"].tolist())
@@ -80,17 +89,26 @@ def _clean(status: Any) -> set[int]:
     # The service has given these flags as booleans and as PostgreSQL's letters.
     true = {"true", "t"}
     return {
-        int(root)
-        for root, axon, dendrite in zip(status["pt_root_id"].tolist(), *flags, strict=True)
+        root
+        for root, axon, dendrite in zip(_ids(status, "pt_root_id"), *flags, strict=True)
         if str(axon).lower() in true and str(dendrite).lower() in true
     }
 
 
+def _ids(table: Any, name: str) -> list[int]:
+    """A column of identifiers, which in a float have lost their last digits."""
+    try:
+        return [operator.index(root) for root in table[name].tolist()]
+    except TypeError as error:
+        raise ValueError(f"{name}: expected whole numbers from the service, got {error}") from None
+
+
 def _write(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(head)
-        writer.writerows(rows)
+    content = io.StringIO()
+    writer = csv.writer(content, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    write_atomically(path, content.getvalue().encode())
 
 
 def main() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from .base import Matrix, Rescaled, require_numbers
+from hpr.fields import positive
+
+from .base import Matrix, Rescaled
 
 Connections = Literal["touching", "within"]
 
@@ -29,13 +31,9 @@ class CellTypes(Rescaled):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_numbers(self, "fraction", "hyperexcitable", "rest", positive=True)
+        positive(self, "fraction", "hyperexcitable", "rest")
         if self.fraction >= 1:
             raise ValueError(f"fraction: expected a share in (0, 1), got {self.fraction!r}")
-        if self.connections not in get_args(Connections):
-            raise ValueError(
-                f"connections: expected one of {get_args(Connections)}, got {self.connections!r}"
-            )
 
     @property
     def label(self) -> str:

@@ -1,35 +1,43 @@
 """Connectomes: synapse tables read, checked, kept under the name of their content, and opened again.
 
-A connectome is two tables in the form in which CAVE, the public service of the MICrONS data, exports them, as CSV
-(gzipped where the name ends in .gz):
+A connectome is two tables in the form in which CAVE, the public service of the MICrONS data, exports them, as text
+(gzipped where the name ends in .gz; what else a table may look like is in `tables`):
 
     synapses  pre_pt_root_id, post_pt_root_id, size          one synapse a row
     cells     pt_root_id, classification_system              one cell a row, in the order of the units
 
-Other columns are ignored, and so are synapses with a cell that is not listed. The names of the pinky100 release
+Other columns are ignored, save a column `id` of the synapses, which names each once. The names of the pinky100 release
 (pre_root_id, post_root_id, cleft_vx; cell_type) do as well.
+
+- Sizes of rows of the same pair of cells are summed: a pair has several synapses. Where there is a column `id`, a
+  synapse of the connectome that comes twice under the same one is refused.
+- A cell's synapses with itself (autapses) are kept, on the diagonal.
+- Synapses with a cell that is not listed are left out, however many: a block of ten cells uses 0.2 % of the pinky100
+  table, so their share tells nothing. `Connectome.used` and `Connectome.rows` say how many of how many were used.
+- Identifiers are compared as they stand where the cells have names, and as numbers where those are numbers. Numbers
+  that have lost digits in a float or a spreadsheet are refused (`identifiers`), and so are tables of which over half of
+  the cells are in no synapse.
+- Bounds: 1 GiB a table once unzipped, and 10,000 cells.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
-import gzip
 import hashlib
 import io
 import math
-import os
 import re
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from hpr.cache import cache_folder
+from hpr.files import unusable, write_to_cache
 
 from .base import Matrix
+from .identifiers import LostDigits, are_numbers, number
+from .tables import Table, quoted
 
 CELEGANS = "celegans"
 
@@ -38,6 +46,10 @@ POST = ("post_pt_root_id", "post_root_id")
 SIZE = ("size", "cleft_vx")
 CELL = ("pt_root_id",)
 TYPE = ("classification_system", "cell_type")
+ID = "id"
+
+# Weights of as many fill 0.8 GB.
+MOST_CELLS = 10_000
 
 SIGNS: dict[str, int] = {
     **dict.fromkeys(("aibs_coarse_excitatory", "excitatory_neuron", "excitatory", "e"), 1),
@@ -47,10 +59,21 @@ SIGNS: dict[str, int] = {
 
 @dataclass(frozen=True, eq=False)
 class Connectome:
-    """Signed weights [N, N] (row = postsynaptic) and the N cells' identifiers."""
+    """Signed weights [N, N] (row = postsynaptic) and the N cells' identifiers.
+
+    Attributes:
+        cells: the identifiers, as the table has them.
+        weights: summed sizes, negative where the presynaptic cell is inhibitory.
+        used: how many synapses of the table are between the cells; None where it was opened, not read.
+        rows: how many synapses the table has; None as above.
+        absent: how many of the cells are in no row of the table; None as above.
+    """
 
     cells: tuple[str, ...]
     weights: Matrix
+    used: int | None = None
+    rows: int | None = None
+    absent: int | None = None
 
     @property
     def digest(self) -> str:
@@ -58,37 +81,98 @@ class Connectome:
         content = "\n".join(self.cells).encode() + np.ascontiguousarray(self.weights).tobytes()
         return hashlib.sha256(content).hexdigest()[:12]
 
+    @property
+    def share(self) -> str:
+        """How much of the synapse table was used, in words; empty where it was opened, not read."""
+        if self.used is None:
+            return ""
+        absent = f"; cells without any synapse there: {self.absent:,}" if self.absent else ""
+        return f"{self.used:,} of {self.rows:,} synapses are between them{absent}"
+
 
 def read_connectome(synapses: Path, cells: Path) -> Connectome:
-    """Read a connectome from its two tables (their form is in the module's docstring).
+    """Read a connectome from its two tables.
+
+    Their form, and what becomes of repeated rows, autapses and synapses with other cells, is in the module's docstring.
 
     Raises:
-        ValueError: a table is truncated or garbled, a column is missing, a cell is listed twice or has no known type, a
-        size isn't a positive finite number, or no synapse is left between the cells listed.
+        ValueError: a table is truncated, garbled or too large, a column is missing, a cell is listed twice or has no
+        known type, an identifier has lost digits, a synapse comes twice, a size isn't a positive finite number, no
+        synapse is left between the cells listed, or over half of the cells are in no synapse.
         OSError: a file can't be read.
     """
-    sign: dict[str, int] = {}
-    for line, (cell, kind) in _rows(cells, (CELL, TYPE)):
-        if cell in sign:
-            raise ValueError(f"{cells} line {line}: expected each cell once, got {cell} again")
-        if cell in ("", "0"):
-            raise ValueError(f"{cells} line {line}: expected a cell's identifier, got {cell!r}")
-        if kind not in SIGNS:
-            raise ValueError(
-                f"{cells} line {line}: expected a type among {', '.join(SIGNS)}, got {kind!r}"
-            )
-        sign[cell] = SIGNS[kind]
-    unit = {cell: n for n, cell in enumerate(sign)}
+    listed, signs, numbers = _cells(cells)
+    unit = {key: n for n, key in enumerate(listed)}
     weights = np.zeros((len(unit), len(unit)))
-    for line, (pre, post, size) in _rows(synapses, (PRE, POST, SIZE)):
-        number = _size(synapses, line, size)
-        if pre in unit and post in unit:
-            weights[unit[post], unit[pre]] += sign[pre] * number
-    if not weights.any():
+    table = Table(synapses, (PRE, POST, SIZE), (ID,))
+    lost = LostDigits(key for key in unit if isinstance(key, int))
+    seen: set[str] = set()
+    present = np.zeros(len(unit), bool)
+    rows = used = 0
+
+    # Few cells have many synapses.
+    @functools.lru_cache(maxsize=2**20)
+    def place(text: str) -> int | None:
+        key = number(table.here, text) if numbers else text
+        found = unit.get(key)
+        if found is not None:
+            present[found] = True
+        elif isinstance(key, int):
+            lost.see(table.here, key)
+        return found
+
+    for *ends, size, name in table:
+        rows += 1
+        strength = table.size(size)
+        pre, post = map(place, ends)
+        if pre is None or post is None:
+            continue
+        if name and name in seen:
+            raise ValueError(f"{table.here}: expected each synapse once, got id {name} again")
+        seen.add(name)
+        used += 1
+        total = weights[post, pre].item() + signs[pre] * strength
+        if not math.isfinite(total):
+            raise ValueError(f"{table.here}: expected sizes with a finite sum, got {quoted(size)}")
+        weights[post, pre] = total
+    lost.check(str(cells))
+    if not used:
         raise ValueError(
             f"{synapses}: expected synapses between the {len(unit)} cells of {cells}, got none"
         )
-    return Connectome(tuple(unit), weights)
+    absent = int((~present).sum())
+    if 2 * absent > len(unit):
+        raise ValueError(
+            f"{synapses}: expected at least half of the {len(unit)} cells of {cells}, got {absent} cells without any "
+            "synapse: their identifiers may have been changed"
+        )
+    return Connectome(tuple(listed.values()), weights, used, rows, absent)
+
+
+def _cells(path: Path) -> tuple[dict[int | str, str], list[int], bool]:
+    """The cells as written, by what they are compared by; their signs; and whether they are numbers."""
+    table = Table(path, (CELL, TYPE))
+    rows = []
+    for cell, kind in table:
+        rows.append((table.here, cell, kind))
+        if len(rows) > MOST_CELLS:
+            raise ValueError(f"{table.here}: expected at most {MOST_CELLS:,} cells, got more")
+    numbers = are_numbers(cell for _, cell, _ in rows)
+    listed: dict[int | str, str] = {}
+    signs = []
+    for where, cell, kind in rows:
+        key = number(where, cell) if numbers else cell
+        if key in listed:
+            raise ValueError(f"{where}: expected each cell once, got {quoted(cell)} again")
+        if key in ("", "0", 0):
+            raise ValueError(f"{where}: expected a cell's identifier, got {quoted(cell)}")
+        if kind.casefold() not in SIGNS:
+            raise ValueError(
+                f"{where}: expected a type among {', '.join(SIGNS)}, got {quoted(kind)}"
+            )
+        listed[key] = cell
+        signs.append(SIGNS[kind.casefold()])
+    return listed, signs, numbers
 
 
 def read_folder(folder: Path) -> Connectome:
@@ -104,30 +188,32 @@ def read_folder(folder: Path) -> Connectome:
     return read_connectome(*tables)
 
 
-# Connectomes that this process alone knows.
-_named: dict[str, Connectome] = {}
-
-
 def keep(connectome: Connectome, name: str = "em", *, write: bool = True) -> str:
-    """Store a connectome in the cache; returns its name, `<name>-<digest>`, which `EM(connectome=…)` takes.
+    """Store a connectome in the cache, unless it is there; returns its name, which `EM(connectome=…)` takes.
 
-    Without `write` the name is known in this process alone.
+    The name is `<name>-<digest>`. With `write` off nothing is stored: the name can be opened in this process alone.
+
+    Raises:
+        ValueError: the name isn't made of letters, digits and underscores.
+        OSError: one line, when the cache lacks it and can't be written.
     """
     if not re.fullmatch(r"[A-Za-z0-9_]+", name):
         raise ValueError(f"name: expected letters, digits and underscores, got {name!r}")
     full = f"{name}-{connectome.digest}"
     if not write:
-        _named[full] = connectome
+        _unwritten[full] = _frozen(Connectome(connectome.cells, connectome.weights.copy()))
         return full
     path = _kept(full)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    np.savez_compressed(content, cells=np.array(connectome.cells), weights=connectome.weights)
-    # Another process may read it meanwhile: it sees the whole file or none.
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(content.getvalue())
-    os.replace(part, path)
+    try:
+        _load(path, full)
+    except (ValueError, OSError):
+        content = io.BytesIO()
+        np.savez_compressed(content, cells=np.array(connectome.cells), weights=connectome.weights)
+        write_to_cache(path, content.getvalue())
     return full
+
+
+_unwritten: dict[str, Connectome] = {}
 
 
 @functools.cache
@@ -136,21 +222,45 @@ def open_connectome(name: str) -> Connectome:
 
     Raises:
         ValueError: no such connectome is here, or its content isn't what its name says.
+        OSError: one line, when it is in the cache and can't be read.
     """
     if name == CELEGANS:
         return _frozen(read_folder(Path(__file__).with_name("data") / CELEGANS))
-    if name in _named:
-        return _frozen(_named[name])
+    if name in _unwritten:
+        return _unwritten[name]
     path = _kept(name)
-    if not re.fullmatch(r"\w+-[0-9a-f]{12}", name) or not path.is_file():
-        raise ValueError(
-            f"connectome: expected {CELEGANS!r} or one kept in {path.parent}, got {name!r}"
-        )
-    with np.load(path) as kept:
-        connectome = Connectome(tuple(str(cell) for cell in kept["cells"]), kept["weights"])
+    try:
+        if re.fullmatch(r"\w+-[0-9a-f]{12}", name):
+            return _frozen(_load(path, name))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise unusable(path, "read", error) from error
+    raise ValueError(
+        f"connectome: expected {CELEGANS!r} or one kept in {path.parent}, got {name!r}"
+    )
+
+
+def _load(path: Path, name: str) -> Connectome:
+    """The connectome of a file.
+
+    Raises:
+        ValueError: its content isn't what the name says.
+        OSError: it isn't there or can't be read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a file, got none")
+    content = path.read_bytes()
+    wrong = ValueError(f"connectome: expected the content of {name!r}, got another in {path}")
+    try:
+        with np.load(io.BytesIO(content)) as kept:
+            connectome = Connectome(tuple(str(cell) for cell in kept["cells"]), kept["weights"])
+    except Exception as error:
+        # What a damaged archive raises depends on where it is damaged.
+        raise wrong from error
     if connectome.digest != name.rpartition("-")[2]:
-        raise ValueError(f"connectome: expected the content of {name!r}, got another in {path}")
-    return _frozen(connectome)
+        raise wrong
+    return connectome
 
 
 def _frozen(connectome: Connectome) -> Connectome:
@@ -161,42 +271,3 @@ def _frozen(connectome: Connectome) -> Connectome:
 
 def _kept(name: str) -> Path:
     return cache_folder() / "connectomes" / f"{name}.npz"
-
-
-def _rows(path: Path, columns: Sequence[Sequence[str]]) -> Iterable[tuple[int, list[str]]]:
-    """The wanted columns of each row, with its line; a column is sought under each of its names."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            names = [_column(path, reader.fieldnames or (), column) for column in columns]
-            for row in reader:
-                yield reader.line_num, [_cell(path, reader.line_num, row, name) for name in names]
-    except (EOFError, zlib.error, gzip.BadGzipFile, csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected a whole table, got an error: {error}") from None
-
-
-def _column(path: Path, header: Iterable[str], names: Sequence[str]) -> str:
-    present = [name for name in names if name in header]
-    if not present:
-        raise ValueError(
-            f"{path}: expected a column {' or '.join(names)}, got {', '.join(header) or 'none'}"
-        )
-    return present[0]
-
-
-def _cell(path: Path, line: int, row: Mapping[str, str | None], name: str) -> str:
-    value = row[name]
-    if value is None:
-        raise ValueError(f"{path} line {line}: expected a value of {name}, got none")
-    return value.strip()
-
-
-def _size(path: Path, line: int, text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError(f"{path} line {line}: expected a positive finite size, got {text!r}")
-    return number

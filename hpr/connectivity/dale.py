@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import Matrix, Rescaled, require_numbers
+from .base import Matrix, Rescaled
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,8 @@ class Dale(Rescaled):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_numbers(self, "excitatory")
         if not 0 < self.excitatory < 1:
             raise ValueError(f"excitatory: expected a share in (0, 1), got {self.excitatory!r}")
-        if not isinstance(self.dale_throughout, bool):
-            raise ValueError(f"dale_throughout: expected a bool, got {self.dale_throughout!r}")
 
     @property
     def label(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -18,13 +18,6 @@ class Dense(Connectivity):
 
     kind: ClassVar[str] = "dense"
     distribution: Distribution = "gaussian"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.distribution not in get_args(Distribution):
-            raise ValueError(
-                f"distribution: expected one of {get_args(Distribution)}, got {self.distribution!r}"
-            )
 
     @property
     def label(self) -> str:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .base import Matrix, Rescaled, require_numbers
+from .base import Matrix, Rescaled
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,9 @@ class ChainMotif(Rescaled):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_numbers(self, "tau_chn", "tau_rec")
         for name in ("tau_con", "tau_div"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, abs(self.tau_chn))
-            require_numbers(self, name)
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)!r}")
         con, div = self._shared

@@ -49,7 +49,8 @@ class Settings:
     """What a whole reproduction has in common.
 
     `seeds` and `iterations` are the profile's where they are None. `smnist` names the task that
-    stands where the paper has sMNIST, the real one or the embedded stand-in; `connectome` the
+    stands where the paper has sMNIST, the real one or the embedded stand-in, and `smnist_content` is
+    the content of that task where its pictures are not MNIST's own (`hpr.tasks.Task`); `connectome` the
     one that stands where it has electron microscopy (see `hpr.connectivity.EM`).
     """
 
@@ -60,6 +61,7 @@ class Settings:
     iterations: int | None = None
     smnist: SMNIST = "sDigits"
     connectome: str = CELEGANS
+    smnist_content: str | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -77,6 +79,10 @@ class Settings:
     def version(self, task: str) -> str:
         """The version of a task; the digits have but one."""
         return "1" if task == self.smnist else self.task_version
+
+    def content(self, task: str) -> str | None:
+        """What the runs of a task carry of its content (`hpr.runs.RunSpec`)."""
+        return self.smnist_content if task in ("sMNIST", "MNIST") else None
 
     @property
     def replicates(self) -> range:

@@ -95,6 +95,7 @@ class RankSweep(Figure):
         fields: dict[str, Any] = {
             "variant": settings.variant,
             "task_version": settings.version(sweep.task),
+            "content": settings.content(sweep.task),
             **VARIANTS[settings.variant],
             **self.run,
             **sweep.run,

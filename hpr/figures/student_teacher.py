@@ -205,6 +205,7 @@ class Students(Figure):
         return {
             "task": sweep.task,
             "task_version": "1",
+            "content": settings.content(sweep.task),
             **sweep.run,
             **quick,
             **self._common(settings),

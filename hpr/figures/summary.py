@@ -253,15 +253,16 @@ def _tally(content: dict[str, Any]) -> list[str]:
 
 def _plain(settings: Settings, pictured: bool) -> dict[str, Any]:
     """The settings as they stand in the JSON; where no run sees pictures, nothing stands in sMNIST's place."""
-    smnist = settings.smnist if pictured else None
-    return {**asdict(settings), "seeds": len(settings.replicates), "smnist": smnist}
+    plain = {**asdict(settings), "seeds": len(settings.replicates)}
+    return plain if pictured else {**plain, "smnist": None, "smnist_content": None}
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
     iterations = "" if settings["iterations"] is None else f", {settings['iterations']} iterations"
-    smnist = settings["smnist"]
-    place = "pictures" if smnist == "sMNIST" else "in sMNIST's place"
-    pictures = f"; {place}: {smnist}" if smnist else ""
+    smnist, content = settings["smnist"], settings["smnist_content"]
+    given = f"other pictures (SHA-256 {content})" if content else smnist
+    place = "pictures" if given == "sMNIST" else "in sMNIST's place"
+    pictures = f"; {place}: {given}" if smnist else ""
     return (
         f"Profile `{settings['profile']}`, variant `{settings['variant']}`, NeuroGym "
         f"{settings['task_version']} inputs, {settings['seeds']} seeds a setting{iterations}{pictures}."

@@ -44,6 +44,9 @@ class Task(ABC):
         frozen: whether all trials of a seed are one and the same, so that nothing but its time
             steps can be compared.
         batch_size: the paper's number of trials a training step.
+        dt: time step in ms; None where steps are no time.
+        content: digest of all else that the trials depend on, 16 hexadecimal digits; None where name, version and dt
+            say all.
     """
 
     name: str
@@ -56,6 +59,8 @@ class Task(ABC):
     loss_steps: Literal["all", "last"] = "all"
     frozen: bool = False
     batch_size: int = 32
+    dt: float | None = None
+    content: str | None = None
 
     def draw(self, seed: int, start: int, count: int, batch: int, split: Split = "train") -> Trials:
         """Draw the trials of training steps start … start + count - 1.
@@ -75,18 +80,56 @@ class Task(ABC):
 
         Raises:
             TypeError: an argument is not a whole number.
-            ValueError: an argument is out of range, or a batch exceeds the task's data.
+            ValueError: an argument is out of range, a batch exceeds the task's data, or the task is at fault: inputs or
+                targets that are not finite, or of another shape or type, or classes beyond N_out.
         """
         seed = _whole("seed", seed)
         start, count = _whole("start", start, 0), _whole("count", count, 1)
         batch = _whole("batch", batch, 1)
         if split not in get_args(Split):
             raise ValueError(f"split must be 'train' or 'evaluation', got {split!r}")
-        return self._draw(seed, start, count, batch, split)
+        drawn = self._draw(seed, start, count, batch, split)
+        fault = self._fault(drawn, (count, self.T, batch))
+        if fault is not None:
+            # Such trials would train to a loss that is not finite, which is no finding about the network.
+            raise ValueError(
+                f"{self.name}: expected {fault}, in the {split} trials of seed {seed} from step {start} on"
+            )
+        return drawn
+
+    def _fault(self, drawn: Trials, shape: tuple[int, int, int]) -> str | None:
+        """What was expected of trials [K, T, B] and what came; None where nothing is wrong."""
+        inputs, targets = drawn.inputs, drawn.targets
+        classes = self.loss == "cross_entropy"
+        wanted = {
+            "inputs": (inputs, np.float32, (*shape, self.N_in)),
+            "targets": (targets, np.int64, shape)
+            if classes
+            else (targets, np.float32, (*shape, self.N_out)),
+        }
+        for name, (array, kind, of) in wanted.items():
+            if (array.dtype, array.shape) != (kind, of):
+                return (
+                    f"{name} of {np.dtype(kind)} {list(of)}, got {array.dtype} {list(array.shape)}"
+                )
+            if kind is np.float32 and not finite(array):
+                bad = array.size - int(np.isfinite(array).sum())
+                return f"finite {name}, got {bad} NaN or infinite"
+        # A negative number is beyond every class when its bits are read without a sign.
+        if classes and targets.view(np.uint64).max() >= self.N_out:
+            wrong = targets[(targets < 0) | (targets >= self.N_out)]
+            return f"targets from 0 to N_out - 1 = {self.N_out - 1}, got {wrong[0]}"
+        return None
 
     @abstractmethod
     def _draw(self, seed: int, start: int, count: int, batch: int, split: Split) -> Trials:
         """Draw with checked arguments."""
+
+
+def finite(array: np.ndarray) -> bool:
+    """Whether all numbers are finite; one pass where they are, for so is their sum."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
 
 
 def _whole(name: str, value: int, least: int | None = None) -> int:

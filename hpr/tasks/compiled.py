@@ -9,7 +9,9 @@ import numpy as np
 
 from .base import Split, Task, Trials
 from .conditions import Bank
+from .content import digest
 from .counter import random_words, standard_normal, uniform
+from .environment import fault
 
 # Steps that share a generator: starting one costs as much as a batch, so many share it; a single
 # step costs its whole block once, so not too many do.
@@ -29,17 +31,28 @@ class CompiledTask(Task):
     """A task whose trials are one of finitely many conditions, plus Gaussian noise.
 
     Attributes:
-        bank: the conditions.
+        bank: the conditions, whose digest is the task's content.
     """
+
+    dt: float
 
     def __init__(
         self, name: str, version: str, label: str, dt: float, bank: Bank, classes: int
     ) -> None:
-        """Take the conditions of a task of so many classes; `dt`, in ms, keys the streams."""
+        """Take the conditions of a task of so many classes; `dt`, in ms, keys the streams.
+
+        Raises:
+            ValueError: a condition's inputs or noise are not finite, or a target is none of the classes.
+        """
         self.name, self.version, self.label, self.bank = name, version, label, bank
         C, self.T, self.N_in = bank.inputs.shape
         self.N_out = classes
-        self._dt = float(dt)
+        self.dt = float(dt)
+        self.content = digest(classes, *bank.parts())
+        for values in (bank.inputs, bank.noise):
+            wrong = fault(values.reshape(-1, self.N_in), bank.targets.ravel(), classes)
+            if wrong is not None:
+                raise ValueError(f"NeuroGym's {name} cannot be a task: it {wrong}")
         self._cumulative = np.cumsum(bank.probability)
         self._cumulative[-1] = 1.0
         # Rows are time-major, so that a trial's row number is t * C + its condition.
@@ -48,6 +61,10 @@ class CompiledTask(Task):
         self._targets = bank.targets.T.ravel()
         self._noise = tuple(_noise(bank.noise))
         self._block = functools.lru_cache(maxsize=16)(self._new_block)
+
+    def _fault(self, drawn: Trials, shape: tuple[int, int, int]) -> str | None:
+        # The conditions were looked at when they were taken, and noise is added to them.
+        return None
 
     def _draw(self, seed: int, start: int, count: int, batch: int, split: Split) -> Trials:
         trials = self._empty(count, batch)
@@ -80,7 +97,7 @@ class CompiledTask(Task):
         """Draw one block's trials into arrays of `_BLOCK` steps."""
         K, _, B, _ = trials.inputs.shape
         noisy = sum(noise.steps.stop - noise.steps.start for noise in self._noise)
-        key = (self.name, self.version, self._dt, seed, split, B)
+        key = (self.name, self.version, self.dt, seed, split, B)
         words = random_words(K * B + K * B * noisy // 2, block, *key)
         chance = uniform(words[: K * B]).reshape(K, 1, B)
         rows = self._first_row + np.searchsorted(self._cumulative, chance, side="right")

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from .counter import random_words, uniform
-from .environment import state
-from .script import MOST_CONDITIONS, NotFinite, Script
+from .environment import fault, state
+from .script import MOST_CONDITIONS, NotEnumerable, Script
 
 Periods = dict[str, tuple[int, int]]
 
@@ -46,6 +46,17 @@ class Bank:
             for part in fields(self)
         )
 
+    def parts(self, decimals: int | None = None) -> list[object]:
+        """All that the trials depend on, to be hashed; to so many decimals, in which all processors agree."""
+        arrays = [self.inputs, self.noise, self.probability]
+        if decimals is not None:
+            # Adding zero makes -0.0 the same as 0.0.
+            arrays = [np.round(array.astype(np.float64), decimals) + 0.0 for array in arrays]
+        periods = [
+            {name: tuple(map(int, ends)) for name, ends in of.items()} for of in self.periods
+        ]
+        return [*arrays, self.targets, periods]
+
 
 def compile_environment(environment: Any) -> Bank:
     """Enumerate an environment's conditions.
@@ -54,12 +65,12 @@ def compile_environment(environment: Any) -> Bank:
         environment: a NeuroGym TrialEnv that nothing else uses.
 
     Raises:
-        NotFinite: it draws a continuous number that is not added noise, its trials differ in
+        NotEnumerable: it draws a continuous number that is not added noise, its trials differ in
             length, they depend on earlier ones, or there are over 4,096 sequences of draws.
     """
     trials = list(_enumerate(environment))
     if len({len(trial.inputs) for trial in trials}) > 1:
-        raise NotFinite("its trials differ in length")
+        raise NotEnumerable("its trials differ in length")
     # In the reverse order each trial has another history, which must not show.
     for trial in reversed(trials):
         again = _replay(environment, trial.path)
@@ -68,7 +79,7 @@ def compile_environment(environment: Any) -> Bank:
             or not again.happens_as(trial)
             or not np.array_equal(again.inputs, trial.inputs)
         ):
-            raise NotFinite("its trials depend on earlier ones")
+            raise NotEnumerable("its trials depend on earlier ones")
     return _merge(trials, [_deviation(environment, trial) for trial in trials])
 
 
@@ -109,7 +120,7 @@ def _enumerate(environment: Any) -> Iterator[_Trial]:
             return
         deepest = open_draws[-1]
         path = [*trial.path[:deepest], trial.path[deepest] + 1]
-    raise NotFinite(f"it has over {MOST_CONDITIONS} conditions")
+    raise NotEnumerable(f"it has over {MOST_CONDITIONS} conditions")
 
 
 def _replay(environment: Any, path: Sequence[int], noise: np.ndarray | None = None) -> _Trial:
@@ -122,14 +133,15 @@ def _replay(environment: Any, path: Sequence[int], noise: np.ndarray | None = No
                 setattr(owner, name, script)
     try:
         environment.new_trial()
-        inputs, targets = np.array(environment.ob, float), np.array(environment.gt)
-    except NotFinite:
+        inputs, targets = np.array(environment.ob, float), np.array(environment.gt, float)
+    except NotEnumerable:
         raise
     # An environment can fail in any way on answers that it did not expect.
     except Exception as error:
-        raise NotFinite(f"a scripted trial fails ({error})") from error
-    if targets.shape != inputs.shape[:1] or inputs.ndim != 2:
-        raise NotFinite(f"its trial has inputs {inputs.shape} and targets {targets.shape}")
+        raise NotEnumerable(f"a scripted trial fails ({error})") from error
+    wrong = fault(inputs, targets, int(environment.action_space.n))
+    if wrong is not None:
+        raise NotEnumerable(f"it {wrong}")
     return _Trial(
         script.path,
         script.arities,
@@ -160,7 +172,7 @@ def _deviation(environment: Any, trial: _Trial) -> np.ndarray:
     mixed = _replay(environment, trial.path, different)
     seen.dtype = narrow
     if not all(replayed.happens_as(trial) for replayed in (quiet, ones, mixed)):
-        raise NotFinite("its noise changes more than the inputs")
+        raise NotEnumerable("its noise changes more than the inputs")
     deviation = ones.inputs - quiet.inputs
     noisy = deviation != 0
     arrived = (mixed.inputs - quiet.inputs)[noisy] / deviation[noisy]
@@ -170,7 +182,7 @@ def _deviation(environment: Any, trial: _Trial) -> np.ndarray:
         or np.any(np.abs(arrived - different[source]) > 1e-6)
         or len(np.unique(source)) < len(source)
     ):
-        raise NotFinite("its noise is not independent and added")
+        raise NotEnumerable("its noise is not independent and added")
     return np.abs(deviation).astype(np.float32)
 
 

@@ -38,6 +38,7 @@ class RowDigits(Task):
         batch_size: int,
         brightest: int,
         pictures: Pictures,
+        content: str | None = None,
     ) -> None:
         """Take the pictures.
 
@@ -47,8 +48,10 @@ class RowDigits(Task):
             batch_size: the default number of trials a step.
             brightest: the grey value that becomes an input of 1.
             pictures: of each split, images uint8 [n, T, N_in] and labels uint8 [n].
+            content: a digest of the pictures where the name alone doesn't say which they are.
         """
         self.name, self.label, self.batch_size = name, label, batch_size
+        self.content = content
         _, self.T, self.N_in = pictures["train"][0].shape
         self._rows = {
             split: images.reshape(-1, self.N_in) for split, (images, _) in pictures.items()

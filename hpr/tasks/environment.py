@@ -77,6 +77,19 @@ def open_environment(name: str, dt: float, **arguments: Any) -> Any:
     return wrapped
 
 
+def fault(inputs: np.ndarray, targets: np.ndarray, classes: int) -> str | None:
+    """Say what makes trials no data of a classification: inputs [T, N_in], targets [T]; None where nothing does."""
+    if inputs.ndim != 2 or targets.shape != inputs.shape[:1]:
+        return f"has trials with inputs {list(inputs.shape)} and targets {list(targets.shape)}"
+    # What overflows in float32, in which networks see it, is no number either.
+    if not (np.abs(inputs) <= np.finfo(np.float32).max).all():
+        return "has inputs that are NaN, infinite or beyond float32"
+    wrong = targets[~((targets >= 0) & (targets < classes) & (targets == np.floor(targets)))]
+    if wrong.size:
+        return f"has the target {wrong[0]:g}, which is none of its {classes} classes, 0 to {classes - 1}"
+    return None
+
+
 def state(environment: Any) -> dict[str, str]:
     """Return what an environment keeps from one trial to the next, to be compared.
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import textwrap
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from hpr.cache import cache_folder
+from hpr.files import unusable, write_to_cache
 
 from .base import Split
 from .digits import Pictures, RowDigits, whole
@@ -49,8 +52,10 @@ def find_mnist(
     """Find the folder of MNIST's four IDX files.
 
     Args:
-        mnist_dir: a folder that must hold them, plain or gzipped; None looks in the cache,
-            `$HPR_CACHE/mnist` or else `mnist` in the user's cache folder for `hpr`.
+        mnist_dir: a folder that must hold them, plain or gzipped, with a hyphen or a point before
+            `idx`, each perhaps in a folder of its own name, and all perhaps in `raw` or
+            `MNIST/raw`; None looks in the cache, `$HPR_CACHE/mnist` or else `mnist` in the user's
+            cache folder for `hpr`.
         download: fill the cache from a public mirror if it lacks them.
 
     Returns:
@@ -59,12 +64,10 @@ def find_mnist(
     Raises:
         MnistUnavailable: `mnist_dir` lacks a file, or the download fails.
         ValueError: a file of the cache has the wrong SHA-256.
+        OSError: a file or the cache can't be read or written.
     """
     if mnist_dir is not None:
-        folder = Path(mnist_dir)
-        for name in _SHA256:
-            _file(folder, name)
-        return folder
+        return _folder(Path(mnist_dir))
     folder = cache_folder() / "mnist"
     present = [name for name in _SHA256 if (folder / name).is_file()]
     for name in present:
@@ -80,22 +83,57 @@ def mnist(mnist_dir: str | os.PathLike[str] | None = None, *, rows: bool = True)
     """Return MNIST, pixels in [0, 1], downloading it if it is not here.
 
     sMNIST shows a picture as 28 rows of 28 pixels; with `rows` off MNIST shows it as one of 784.
+    Other pictures of the same form (Fashion-MNIST, KMNIST) in `mnist_dir` are taken, too: the task's
+    label and `content` then say that they aren't MNIST's own.
 
     Raises:
         MnistUnavailable: the files are neither in `mnist_dir` or the cache nor can be downloaded.
         ValueError: a file is not what its name says.
+        OSError: a file or the cache can't be read or written.
     """
     folder = find_mnist(mnist_dir, download=True)
     assert folder is not None
-    pictures: Pictures = {split: _pictures(folder, stem) for split, stem in _STEMS.items()}
+    pictures = _read(folder)
+    content = _content(pictures)
+    name = "sMNIST" if rows else "MNIST"
+    return RowDigits(
+        name,
+        name if content is None else f"{name} on {other_pictures(content)}",
+        batch_size=200,
+        brightest=255,
+        pictures=pictures if rows else whole(pictures),
+        content=content,
+    )
+
+
+def pictures_content(mnist_dir: str | os.PathLike[str]) -> str | None:
+    """Return the `content` of the task of a folder's pictures: None where they are MNIST's own.
+
+    Raises:
+        MnistUnavailable: a file is missing.
+        ValueError: a file is not what its name says.
+        OSError: a file can't be read.
+    """
+    return _content(_read(_folder(Path(mnist_dir))))
+
+
+def other_pictures(content: str) -> str:
+    """Name pictures that are not MNIST's own."""
+    return f"other pictures than MNIST's own (SHA-256 {content})"
+
+
+def _content(pictures: Pictures) -> str | None:
+    """The first 16 hexadecimal digits of the pictures' SHA-256; None for MNIST's own."""
     digest = hashlib.sha256()
     for images, labels in pictures.values():
-        digest.update(images.tobytes())
-        digest.update(labels.tobytes())
-    _check_pictures(folder, digest.hexdigest())
-    name = "sMNIST" if rows else "MNIST"
-    pictures = pictures if rows else whole(pictures)
-    return RowDigits(name, name, batch_size=200, brightest=255, pictures=pictures)
+        digest.update(images.data)
+        digest.update(labels.data)
+    found = digest.hexdigest()
+    return None if found == _PICTURES else found[:16]
+
+
+def _read(folder: Path) -> Pictures:
+    return {split: _pictures(folder, stem) for split, stem in _STEMS.items()}
 
 
 def _pictures(folder: Path, stem: str) -> tuple[np.ndarray, np.ndarray]:
@@ -113,26 +151,40 @@ def _pictures(folder: Path, stem: str) -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
+def _folder(given: Path) -> Path:
+    """Return the folder of the four files, the given one or a folder in it as torchvision makes."""
+    folders = [given / inner for inner in ("", "raw", "MNIST/raw")]
+    lacks = {folder: [name for name in _SHA256 if not _spelt(folder, name)] for folder in folders}
+    folder = min(folders, key=lambda folder: len(lacks[folder]))
+    if lacks[folder]:
+        raise MnistUnavailable(
+            f"mnist_dir must hold {lacks[folder][0]} or the same unzipped, got {folder}"
+        )
+    return folder
+
+
 def _file(folder: Path, name: str) -> Path:
-    """Return the path of a file that is there gzipped or, under the name less .gz, plain."""
-    for path in (folder / name, folder / name.removesuffix(".gz")):
-        if path.is_file():
-            return path
-    raise MnistUnavailable(f"mnist_dir must hold {name} or the same unzipped, got {folder}")
+    """Return the path of a file that is there."""
+    return _spelt(folder, name)[0]
+
+
+def _spelt(folder: Path, name: str) -> list[Path]:
+    """The files that a folder has under a file's names: as published, as archives name it, in a folder of its own."""
+    plain = name.removesuffix(".gz")
+    spellings = (plain, plain.replace("-idx", ".idx"))
+    paths = [folder / f"{spelling}{end}" for spelling in spellings for end in (".gz", "")]
+    paths += [folder / spelling / spelling for spelling in spellings]
+    return [path for path in paths if path.is_file()]
 
 
 def _check(path: Path) -> None:
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise unusable(path, "read", error) from error
     if found != _SHA256[path.name]:
         raise ValueError(
             f"{path} must have the SHA-256 {_SHA256[path.name]}, got {found}: delete it"
-        )
-
-
-def _check_pictures(folder: Path, found: str) -> None:
-    if found != _PICTURES:
-        raise ValueError(
-            f"{folder} must hold MNIST's own pictures and labels, of SHA-256 {_PICTURES}, got {found}"
         )
 
 
@@ -148,10 +200,17 @@ def _download(folder: Path) -> None:
         failures = []
         for mirror in _MIRRORS:
             try:
-                pooch.retrieve(mirror + name, f"sha256:{sha256}", fname=name, path=folder)
+                content = _retrieve(pooch, mirror + name, sha256)
                 break
             # A mirror that cannot be reached, or that sends another file.
             except (OSError, ValueError) as error:
                 failures.append(f"{mirror}: {textwrap.shorten(str(error), 100)}")
         else:
             raise MnistUnavailable(f"MNIST is not in {folder}: {remedy} ({'; '.join(failures)})")
+        write_to_cache(folder / name, content)
+
+
+def _retrieve(pooch: ModuleType, url: str, sha256: str) -> bytes:
+    """Fetch a file's content. What pooch itself leaves in a folder can be read by its owner alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(pooch.retrieve(url, f"sha256:{sha256}", path=folder)).read_bytes()

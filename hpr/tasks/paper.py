@@ -7,7 +7,8 @@ from typing import Any
 
 from .compiled import CompiledTask
 from .conditions import Bank, compile_environment
-from .environment import NEUROGYM_VERSION, open_environment
+from .content import digest
+from .environment import NEUROGYM_VERSION, neurogym, open_environment
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,24 @@ PAPER_TASKS = {
     ),
 }
 
+# The NeuroGym whose trials the paper's runs have, and the digests of its banks, to six decimals, by name, version and
+# dt of the figures: there the name says all, and the runs' keys need no content.
+PINNED_VERSION = "2.3.1"
+PINNED: dict[tuple[str, str, float], str] = {
+    ("2AF", "0.0.2", 100.0): "3f3e8c7972d0119d",
+    ("2AF", "0.0.2", 20.0): "d78b5a6c1eb0cfbd",
+    ("2AF", "2.3", 100.0): "5f0e768694d0ee94",
+    ("2AF", "2.3", 20.0): "e0af2616e990af35",
+    ("DMS", "0.0.2", 100.0): "3d44a01362a702a1",
+    ("DMS", "0.0.2", 20.0): "8a7ad73e5c1895ff",
+    ("DMS", "2.3", 100.0): "3d44a01362a702a1",
+    ("DMS", "2.3", 20.0): "8a7ad73e5c1895ff",
+    ("CXT", "0.0.2", 100.0): "ec161bf0118174b5",
+    ("CXT", "0.0.2", 20.0): "23df328e4327f3b6",
+    ("CXT", "2.3", 100.0): "bebd91578a8908e5",
+    ("CXT", "2.3", 20.0): "f673eeb3e39f936b",
+}
+
 _FIXATION = 0  # the fixation input's channel in all three
 
 
@@ -60,7 +79,8 @@ def paper_task(name: str, version: str, dt: float) -> CompiledTask:
         dt: time step in ms.
 
     Raises:
-        ValueError: `dt` does not divide every period.
+        ValueError: `dt` does not divide every period, or the installed NeuroGym's trials are not those that the paper's
+            runs have.
     """
     task = PAPER_TASKS[name]
     if any(length % dt for length in task.timing.values()):
@@ -72,7 +92,17 @@ def paper_task(name: str, version: str, dt: float) -> CompiledTask:
     bank = compile_environment(environment)
     if old:
         bank = _as_before(bank, task)
-    return CompiledTask(name, version, name, dt, bank, int(environment.action_space.n))
+    compiled = CompiledTask(name, version, name, dt, bank, int(environment.action_space.n))
+    pinned = PINNED.get((name, version, compiled.dt))
+    if pinned is not None:
+        # Under the paper's name no figure shall be made of other trials, whatever the key.
+        if digest(compiled.N_out, *bank.parts(decimals=6)) != pinned:
+            raise ValueError(
+                f"{name}: expected the trials of NeuroGym {PINNED_VERSION}, got others of {neurogym().__version__}: "
+                f"pip install neurogym=={PINNED_VERSION}"
+            )
+        compiled.content = None
+    return compiled
 
 
 def _as_before(bank: Bank, task: PaperTask) -> Bank:

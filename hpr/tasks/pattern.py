@@ -27,23 +27,24 @@ class PatternGeneration(Task):
     N_in = _INPUTS
     N_out = 1
     batch_size = 1
+    dt: float
 
     def __init__(self, dt: float) -> None:
         """Take the time step in ms."""
         if DURATION % dt or dt >= DURATION:
             raise ValueError(f"dt must divide {self.name}'s {DURATION:g} ms, got {dt}")
-        self._dt = float(dt)
+        self.dt = float(dt)
         self.T = int(DURATION / dt)
 
     def _draw(self, seed: int, start: int, count: int, batch: int, split: Split) -> Trials:
-        key = (self.name, self.version, self._dt, seed)
+        key = (self.name, self.version, self.dt, seed)
         inputs = np.empty((count, self.T, batch, _INPUTS), np.float32)
         targets = np.empty((count, self.T, batch, 1), np.float32)
         noise = standard_normal(random_words(self.T * _INPUTS // 2, 0, "noise", *key))
         inputs[:] = noise.reshape(self.T, 1, _INPUTS)
         # The pattern is a function of time: a finer time step shows the same one.
         amplitude, phase = uniform(random_words(8, 0, self.name, self.version, seed)).reshape(2, 4)
-        time = np.arange(self.T) * self._dt / 1000  # s
+        time = np.arange(self.T) * self.dt / 1000  # s
         angles = 2 * np.pi * (np.outer(time, _FREQUENCIES) + phase)
         pattern = np.sin(angles) @ (0.5 + 1.5 * amplitude)
         pattern -= pattern[0]

@@ -14,7 +14,7 @@ from .environment import NEUROGYM_VERSION, open_environment
 from .mnist import mnist
 from .paper import PAPER_TASKS, paper_task
 from .pattern import PatternGeneration
-from .script import NotFinite
+from .script import NotEnumerable
 from .streamed import StreamedTask
 from .student_teacher import student_teacher
 
@@ -67,8 +67,8 @@ def make_task(
     try:
         bank = compile_environment(environment)
         if not bank.equals(compile_environment(other)):
-            raise NotFinite("it differs each time that it is made")
-    except NotFinite as reason:
+            raise NotEnumerable("it differs each time that it is made")
+    except NotEnumerable as reason:
         return StreamedTask(name, version, dt, str(reason))
     return CompiledTask(name, version, name, dt, bank, int(environment.action_space.n))
 

@@ -14,7 +14,7 @@ MOST_CONDITIONS = 4096
 _MOST_DRAWS = 1024
 
 
-class NotFinite(Exception):
+class NotEnumerable(Exception):
     """The environment is not a fixed number of steps, finitely many conditions and added noise."""
 
 
@@ -35,7 +35,7 @@ class Script:
         self._script, self._noise = path, noise
 
     def __getattr__(self, name: str) -> Any:
-        raise NotFinite(f"it draws from the generator's {name}")
+        raise NotEnumerable(f"it draws from the generator's {name}")
 
     def choice(
         self, a: Any, size: Size = None, replace: bool = True, p: Sequence[float] | None = None
@@ -56,7 +56,7 @@ class Script:
         """Branch over low … high - 1, or over range(low)."""
         first, stop = (0, low) if high is None else (low, high)
         if stop - first > MOST_CONDITIONS:
-            raise NotFinite(f"it draws one of {stop - first} whole numbers")
+            raise NotEnumerable(f"it draws one of {stop - first} whole numbers")
         drawn = self.choice(np.arange(first, stop), size)
         return int(drawn) if size is None else drawn
 
@@ -89,10 +89,10 @@ class Script:
         possible = np.flatnonzero(weights)
         depth = len(self.path)
         if depth == _MOST_DRAWS:
-            raise NotFinite(f"a trial takes over {_MOST_DRAWS} draws")
+            raise NotEnumerable(f"a trial takes over {_MOST_DRAWS} draws")
         taken = self._script[depth] if depth < len(self._script) else 0
         if taken >= len(possible):
-            raise NotFinite("its trials depend on earlier ones")
+            raise NotEnumerable("its trials depend on earlier ones")
         self.path.append(taken)
         self.arities.append(len(possible))
         self.probability *= float(weights[possible[taken]])

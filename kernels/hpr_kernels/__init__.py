@@ -4,6 +4,8 @@ from hpr_kernels.gram import FactoredJacobian
 from hpr_kernels.leaky_rnn import leaky_rnn, leaky_rnn_adjoints
 from hpr_kernels.ntk import leaky_rnn_kernel_alignment, leaky_rnn_ntk, ntk, two_layer_ntk
 
+__version__ = "0.2.0.dev0"
+
 __all__ = [
     "FactoredJacobian",
     "leaky_rnn",

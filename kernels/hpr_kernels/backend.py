@@ -2,8 +2,9 @@
 
 The environment variable HPR_KERNELS_BACKEND names the implementation:
 
-- `auto` (default): Triton kernels for tensors on CUDA, torch for all others;
-- `torch`: torch everywhere, as where Triton is not installed;
+- `auto` (default): Triton kernels for tensors on CUDA, torch for all others. Where the kernels cannot run (Triton is
+  missing or too old, or the card is), torch serves CUDA as well, and a warning says so once;
+- `torch`: torch everywhere;
 - `interpret`: Triton kernels for every tensor, run by Triton's interpreter on the CPU. Set it before Python starts:
   Triton settles when it is first imported whether its kernels are to be compiled or interpreted.
 
@@ -13,7 +14,10 @@ Triton is imported when a kernel is first needed, never by `import hpr_kernels`.
 from __future__ import annotations
 
 import os
+import re
 import sys
+import warnings
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -27,6 +31,12 @@ BACKENDS = ("auto", "torch", "interpret")
 # last bits of fp32) or one (10-bit mantissas).
 PRECISIONS = ("ieee", "tf32x3", "tf32")
 DEFAULT_PRECISION = "tf32x3"
+
+# The oldest Triton that has what the kernels use, and the newest that they were tested with.
+OLDEST_TRITON = (3, 6)
+NEWEST_TRITON = (3, 9)
+# The oldest compute capability that the kernels were compiled for: its tensor cores are the first with TF32.
+OLDEST_CAPABILITY = (8, 0)
 
 
 def backend() -> str:
@@ -52,7 +62,40 @@ def uses_triton(tensor: Tensor) -> bool:
     if name == "interpret":
         _set_up_interpreter()
         return True
-    return tensor.is_cuda
+    return tensor.is_cuda and _triton_runs(tensor.device.index or 0)
+
+
+@cache
+def _triton_runs(device: int) -> bool:
+    """Whether the kernels run on a CUDA device. Where torch takes their place, one warning a device says why."""
+    obstacle = _obstacle(device)
+    if obstacle:
+        warnings.warn(f"hpr_kernels: torch serves CUDA: {obstacle}", RuntimeWarning, stacklevel=3)
+    return not obstacle
+
+
+def _obstacle(device: int) -> str:
+    """What keeps the kernels from running on a CUDA device; empty where nothing does."""
+    oldest, newest = (".".join(map(str, release)) for release in (OLDEST_TRITON, NEWEST_TRITON))
+    try:
+        import triton
+    except ImportError as error:
+        return f"expected Triton {oldest} or later, got {error}"
+    release = tuple(int(number) for number in re.findall(r"\d+", triton.__version__)[:2])
+    if release < OLDEST_TRITON:
+        return f"expected Triton {oldest} or later, got {triton.__version__}"
+    if release > NEWEST_TRITON:
+        warnings.warn(
+            f"hpr_kernels: expected Triton {oldest} to {newest}, which the kernels were tested with, "
+            f"got {triton.__version__}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    capability = torch.cuda.get_device_capability(device)
+    if capability < OLDEST_CAPABILITY:
+        expected, got = ("{}.{}".format(*numbers) for numbers in (OLDEST_CAPABILITY, capability))
+        return f"expected a card of compute capability {expected} or later, got {got}"
+    return ""
 
 
 def check_precision(precision: str) -> None:

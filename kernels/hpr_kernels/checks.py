@@ -13,6 +13,10 @@ from torch import Tensor
 Outputs = Literal["all", "last"] | Sequence[int]
 
 
+class NonFinite(ValueError):
+    """A tensor holds a NaN or an infinity."""
+
+
 def tensor(name: str, value: Tensor, dims: tuple[int, ...], like: Tensor | None = None) -> None:
     """A tensor of fp32 or fp64 with one of `dims` axes, of the dtype and on the device of `like`.
 
@@ -60,7 +64,7 @@ def finite(name: str, value: Tensor) -> None:
     least, most = torch.aminmax(value)
     if not bool(least.isfinite() & most.isfinite()):
         bad = int((~torch.isfinite(value)).sum())
-        raise ValueError(f"{name}: expected finite numbers, got {bad} NaN or infinite")
+        raise NonFinite(f"{name}: expected finite numbers, got {bad} NaN or infinite")
 
 
 def steps(outputs: Outputs, T: int) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import os
 import pkgutil
 import sys
@@ -95,6 +96,10 @@ def rows(listed: list[Specimen]) -> Iterator[tuple[str, ...]]:
 
 def main() -> int:
     """Print the table; 0, 1 with one line where kernels cannot be compiled, or 141 where the reader has gone."""
+    for stream in (sys.stdout, sys.stderr):
+        # A stream that is not UTF-8 shows a letter that it lacks by its number.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         import triton
 

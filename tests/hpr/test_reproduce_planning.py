@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -40,27 +43,55 @@ def test_only_the_paper_profile_downloads(
         return Path("/cache") if download else None
 
     monkeypatch.setattr("hpr.tasks.find_mnist", find_mnist)
-    chosen, line = choose_smnist(None, profile, download=download)
-    assert chosen == task
+    chosen, line, content = choose_smnist(None, profile, download=download)
+    assert (chosen, content) == (task, None)
     assert sum(asked) == downloads
     assert ("--mnist-dir" in line) == (task == "sDigits")
 
 
-def test_a_failed_download_falls_back_to_the_labelled_stand_in(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_failed_download_stops_unless_the_stand_in_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from hpr.tasks import MnistUnavailable
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    argv = [
+        "--figure",
+        "1",
+        "--profile",
+        "paper",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    with pytest.raises(SystemExit) as caught:
+        main(argv, train=unreachable)
+    assert caught.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "--mnist-dir" in line
+    assert "--stand-in" in line
+    assert not (tmp_path / "out").exists()
+    assert main([*argv, "--stand-in", "--dry-run"], train=unreachable) == 0
+    said = capsys.readouterr().out
+    assert "sMNIST: replaced by the stand-in sDigits (8 x 8 digits), as asked for" in said
+    assert "x sDigits, " in said
+    with pytest.raises(SystemExit):
+        main([*argv, "--stand-in", "--mnist-dir", str(tmp_path)], train=unreachable)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"--stand-in: expected without --mnist-dir, got --mnist-dir {tmp_path}")
 
-    def find_mnist(mnist_dir: Path | None = None, *, download: bool = False) -> Path | None:
-        if download:
-            raise MnistUnavailable("no network; give --mnist-dir")
-        return None
 
-    monkeypatch.setattr("hpr.tasks.find_mnist", find_mnist)
-    chosen, line = choose_smnist(None, "paper", download=True)
-    assert chosen == "sDigits"
-    assert "stand-in" in line
-    assert "no network" in line
+def test_other_pictures_of_mnists_form_are_never_called_mnist(tmp_path: Path) -> None:
+    for stem, size in (("train", 30), ("t10k", 20)):
+        for name, shape in (("images-idx3", (size, 28, 28)), ("labels-idx1", (size,))):
+            head = struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape)
+            (tmp_path / f"{stem}-{name}-ubyte").write_bytes(head + bytes(math.prod(shape)))
+    chosen, line, content = choose_smnist(tmp_path, "paper", download=True)
+    assert chosen == "sMNIST"
+    # SHA-256 of the zeros that all pictures and labels are.
+    assert content == hashlib.sha256(bytes(50 * 785)).hexdigest()[:16]
+    assert line == (
+        f"sMNIST: replaced by other pictures than MNIST's own (SHA-256 {content}) in {tmp_path}"
+    )
 
 
 def test_a_synapse_table_stands_where_the_paper_has_electron_microscopy(
@@ -68,12 +99,14 @@ def test_a_synapse_table_stands_where_the_paper_has_electron_microscopy(
 ) -> None:
     (tmp_path / "cells.csv").write_text("pt_root_id,classification_system\n7,e\n8,i\n9,e\n")
     (tmp_path / "synapses.csv").write_text(
-        "pre_pt_root_id,post_pt_root_id,size\n7,8,1\n8,9,2\n9,7,3\n"
+        "pre_pt_root_id,post_pt_root_id,size\n7,8,1\n8,9,2\n9,7,3\n9,10,5\n"
     )
     argv = ["--figure", "19", "--device", "cpu", "--dry-run", "--out", str(tmp_path / "out")]
     assert main([*argv, "--em-dir", str(tmp_path)], train=unreachable) == 0
     said = capsys.readouterr().out
-    assert f"EM: the 3 cells in {tmp_path}" in said
+    assert f"EM: the 3 cells in {tmp_path}; 3 of 4 synapses are between them\n" in said
+    # A dry run writes nothing, into the cache neither.
+    assert not (tmp_path / "cache").exists()
     assert "18 x 2AF, N = 3, " in said
     assert main(argv, train=unreachable) == 0
     said = capsys.readouterr().out

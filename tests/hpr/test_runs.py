@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import pickle
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -44,6 +46,10 @@ def test_younger_fields_are_written_where_they_say_something() -> None:
     assert set(changed) <= set(plain)
     assert RunSpec.from_dict(plain) == student
     assert len({replace(SPEC, **{name: value}).key for name, value in changed.items()}) == 6
+    bound = replace(SPEC, content="0123456789abcdef")
+    assert bound.key != SPEC.key
+    assert bound.shape != SPEC.shape
+    assert RunSpec.from_dict(json.loads(json.dumps(bound.to_dict()))) == bound
     assert replace(SPEC, model="two_layer").key != SPEC.key
     one, other = (replace(student, teacher=t, aligned=None) for t in (changed["teacher"], None))
     assert one.shape == other.shape == student.shape
@@ -120,15 +126,15 @@ def last_step(task: SimpleNamespace) -> SimpleNamespace:
     ("change", "message"),
     [
         ({"N": 20}, "rank: expected at most N = 20, got 30"),
-        ({"N": 0}, "N: expected at least 1 unit, got 0"),
+        ({"N": 0}, "N: expected an integer of at least 1, got 0"),
         ({"iterations": 0}, "iterations: expected an integer of at least 1, got 0"),
         ({"batch": 1.5}, "batch: expected an integer"),
         ({"seed": -1}, "seed: expected an integer of at least 0, got -1"),
         ({"variant": "draft"}, "variant: expected one of .* got 'draft'"),
         ({"leak": "euler"}, "leak: expected 'exponential' in the variant 'paper', got 'euler'"),
         ({"variant": "released"}, "leak: expected 'euler' in the variant 'released'"),
-        ({"tau": float("inf")}, "dt: expected 0 < dt <= tau"),
-        ({"learning_rate": float("inf")}, "learning_rate: expected a positive"),
+        ({"tau": float("inf")}, "tau: expected a finite number, got inf"),
+        ({"learning_rate": float("inf")}, "learning_rate: expected a finite number, got inf"),
         ({"dt": 101}, "dt: expected 0 < dt <= tau"),
         ({"learning_rate": 0}, "learning_rate: expected a positive"),
         ({"momentum": 1}, "momentum: expected 0 <= momentum < 1"),
@@ -139,15 +145,41 @@ def last_step(task: SimpleNamespace) -> SimpleNamespace:
         ({"activation": "tanh"}, "activation: expected one of .* got 'tanh'"),
         ({"aligned": "all"}, "aligned: expected one of .* got 'all'"),
         ({"model": "two_layer", "connectivity": Dale()}, "connectivity: expected a dense or low-"),
-        ({"readout_deviation": 0}, "readout_deviation: expected a positive number, got 0"),
+        ({"readout_deviation": 0}, "readout_deviation: expected a positive finite number, got 0"),
         ({"checkpoints": -1}, "checkpoints: expected an integer of at least 0, got -1"),
         ({"teacher": SPEC}, "teacher: expected a leaky RNN of .* that keeps its weights"),
+        (
+            {"teacher": replace(SPEC, keep_weights=True), "content": "0" * 16},
+            "teacher: expected a leaky RNN of .*'0000000000000000'",
+        ),
+        ({"content": "0123"}, "content: expected None or 16 hexadecimal digits, got '0123'"),
+        ({"content": "0123456789ABCDEF"}, "content: expected None or 16 hexadecimal digits"),
+        ({"seed": True}, "seed: expected an integer, got True"),
+        ({"keep_weights": 1}, "keep_weights: expected a bool, got 1"),
+        ({"task": None}, "task: expected a line of at most 200 characters, got None"),
+        ({"task": "2AF\0"}, r"task: expected a line of at most 200 characters, got '2AF\\x00'"),
+        ({"N": 10**30}, "N: expected an integer of at most 1000000000, got 1000000"),
+        ({"seed": 2**63}, "seed: expected an integer of at most 9223372036854775807"),
+        ({"dt": 1e-300}, "dt: expected a step in which something leaks at tau = 100.0 ms, got"),
+        ({"connectivity": "svd"}, "connectivity: expected a Connectivity, got 'svd'"),
+        ({"teacher": {}}, "teacher: expected a RunSpec or None, got {}"),
     ],
     ids=str,
 )
 def test_bad_input_is_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SPEC, **change)
+
+
+def test_a_key_is_computed_once_and_is_no_part_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = RunSpec("2AF", SVD(rank=30), seed=3)
+    key = spec.key
+    monkeypatch.setattr(RunSpec, "to_dict", lambda self: {"another": "form"})
+    assert spec.key == key
+    # What is pickled, copied or changed is a run without a key: it computes its own.
+    others = [pickle.loads(pickle.dumps(spec)), copy.copy(spec), replace(spec)]
+    assert all((other == spec, hash(other)) == (True, hash(spec)) for other in others)
+    assert all(other.key != key for other in others)
 
 
 def test_unknown_fields_are_refused() -> None:

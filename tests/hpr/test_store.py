@@ -7,15 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hpr.connectivity import SVD
+from hpr.executors import plan, tasks
 from hpr.runs import RunSpec
-from hpr.store import Store, identity
+from hpr.store import Store, checksum, identity
 
 SPEC = RunSpec(task="2AF", connectivity=SVD(rank=30), seed=3)
 
@@ -83,25 +87,99 @@ def test_identity_leaves_out_the_timings_alone() -> None:
 OTHER = RunSpec(task="2AF", connectivity=SVD(rank=1), seed=3)
 
 
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def link_to_itself(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def later_schema(path: Path) -> None:
+    path.write_text(json.dumps({"schema": 2, "format": "binary", "checksum": "?"}))
+
+
+def sealed(record: dict[str, Any]) -> str:
+    return json.dumps({**record, "checksum": checksum(record)})
+
+
+def unknown_kind(path: Path) -> None:
+    spec = {**SPEC.to_dict(), "connectivity": {"kind": "ring", "gain": 1.5}}
+    path.write_text(sealed(record_of(SPEC, spec=spec)))
+
+
+def unknown_field(path: Path) -> None:
+    path.write_text(sealed(record_of(SPEC, spec={**SPEC.to_dict(), "colour": "red"})))
+
+
+UNREADABLE = {
+    folder: "Is a directory; move it away",
+    pipe: "it is no regular file",
+    device: "it is no regular file",
+    link_to_itself: "(Too many levels of symbolic links|Symbolic link loop)",
+    later_schema: "schema: expected 1, got 2; update hpr",
+    unknown_kind: "connectivity kind: expected one of .* got 'ring'; .*register",
+    unknown_field: "run specification: expected the fields .*; update hpr",
+}
+
+
 @pytest.mark.parametrize(
-    "error", [IsADirectoryError(21, "Is a directory"), PermissionError(13, "no")]
+    ("make", "reason"), UNREADABLE.items(), ids=[make.__name__ for make in UNREADABLE]
 )
-def test_what_cannot_be_read_is_named_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+def test_what_is_not_to_be_read_is_refused_in_one_line_and_stays(
+    tmp_path: Path, make: Callable[[Path], None], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """It is no run to be trained, for a plan either: another version may know what it says."""
     store = Store(tmp_path)
-    path = store.save(record_of(SPEC))
+    path = store.path(SPEC)
+    path.parent.mkdir()
+    make(path)
+    before = path.lstat()
+    for ask in (store.load, store.__contains__):
+        with pytest.raises(OSError, match=f"{path.name} can't be read.*{reason}") as caught:
+            ask(SPEC)
+        assert "\n" not in str(caught.value)
+    assert (path.lstat(), caplog.messages) == (before, [])
+    assert list(path.parent.iterdir()) == [path]
+    left = plan([SPEC, OTHER], store.__contains__, tasks(), torch.device("cpu"))
+    assert (left.stored, left.packs) == (0, [[OTHER]])
+    assert list(left.unreadable) == [SPEC]
 
-    def fail(_: Path) -> bytes:
-        raise error
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
-    assert SPEC not in store
-    with pytest.raises(
-        OSError, match=f"{path.name} can't be read: {error.strerror}; move"
-    ) as caught:
-        store.load(SPEC)
-    assert "\n" not in str(caught.value)
+@pytest.mark.skipif(not hasattr(os, "setuid"), reason="this system has no users to become")
+def test_a_record_that_may_not_be_read_is_named_in_one_line() -> None:
+    """By a child without root's rights, in a folder that every user can reach."""
+    with tempfile.TemporaryDirectory() as out:
+        Path(out).chmod(0o755)
+        path = Store(out).save(record_of(SPEC))
+        path.chmod(0)
+        program = (
+            "import os, sys\n"
+            f"sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}\n"
+            "from test_store import SPEC, Store\n"
+            "if os.getuid() == 0:\n    os.setgid(65534); os.setuid(65534)\n"
+            "try:\n"
+            f"    Store({out!r}).load(SPEC)\n"
+            "except OSError as error:\n    print(error)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        )
+    assert done.stdout == f"{path} can't be read: Permission denied; move it away\n"
+
+
+def sealed_text(value: str) -> bytes:
+    """A record with a measure of that text, and a checksum in the right form."""
+    whole = sealed(record_of(SPEC, measures={"final_loss": 12345.5}))
+    return whole.replace("12345.5", value).encode()
 
 
 BAD_FILES = {
@@ -111,7 +189,15 @@ BAD_FILES = {
     "not an object": b"[]",
     "a NaN token": json.dumps(record_of(SPEC, measures={"final_loss": float("nan")})).encode(),
     "an overflowing number": json.dumps(record_of(SPEC)).replace("0.25", "1e999").encode(),
-    "another schema": json.dumps(record_of(SPEC, schema=2)).encode(),
+    "no schema of anyone's": json.dumps(record_of(SPEC, schema=0)).encode(),
+    "a schema in words": json.dumps(record_of(SPEC, schema="2")).encode(),
+    "deeply nested, for the parser": b"[" * 100_000,
+    "deeply nested, for the checksum": sealed_text(f"{'[' * 993}{']' * 993}"),
+    "a number of 400 digits": sealed(
+        record_of(SPEC, measures={"final_loss": int("1" * 400)})
+    ).encode(),
+    "a number of 5,000 digits": sealed_text("1" * 5000),
+    "a measure that is true": sealed(record_of(SPEC, measures={"final_loss": True})).encode(),
     "another run under this name": json.dumps(record_of(OTHER)).encode(),
     "an edited specification": json.dumps(
         record_of(SPEC, spec={**SPEC.to_dict(), "learning_rate": 1.0})

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
+from hpr_kernels import backend
 from hpr_kernels.backend import VARIABLE, check_precision, uses_triton
 
 
@@ -50,3 +54,72 @@ def test_interpreter_is_set_up_by_the_import(monkeypatch: pytest.MonkeyPatch) ->
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True", "False"]
+
+
+@pytest.fixture
+def on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.Tensor]:
+    """A tensor that says it is on a card; nothing is asked of a card but what a test sets."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    backend._triton_runs.cache_clear()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    with FakeTensorMode():
+        yield torch.empty(1, device="cuda")
+    backend._triton_runs.cache_clear()
+
+
+def triton_of(version: str) -> SimpleNamespace:
+    return SimpleNamespace(__version__=version)
+
+
+@pytest.mark.parametrize("version", ["3.6.0", "3.7.1", "3.9.0+git1234"])
+def test_triton_serves_cuda(
+    monkeypatch: pytest.MonkeyPatch, on_cuda: torch.Tensor, version: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "triton", triton_of(version))
+    assert uses_triton(on_cuda)
+    assert not uses_triton(on_cuda.double())
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (None, "expected Triton 3.6 or later, got .*triton"),
+        (triton_of("3.5.1"), "expected Triton 3.6 or later, got 3.5.1"),
+        (triton_of("2.10"), "expected Triton 3.6 or later, got 2.10"),
+    ],
+    ids=["missing", "old", "very old"],
+)
+def test_torch_serves_cuda_without_a_triton_that_runs_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, on_cuda: torch.Tensor, module: object, reason: str
+) -> None:
+    """As on Windows, where torch brings no Triton."""
+    monkeypatch.setitem(sys.modules, "triton", module)
+    with pytest.warns(RuntimeWarning, match=f"hpr_kernels: torch serves CUDA: {reason}") as said:
+        assert not uses_triton(on_cuda)
+    assert len(said) == 1
+    assert "\n" not in str(said[0].message)
+    assert not uses_triton(on_cuda)
+
+
+def test_torch_serves_an_older_card(monkeypatch: pytest.MonkeyPatch, on_cuda: torch.Tensor) -> None:
+    monkeypatch.setitem(sys.modules, "triton", triton_of("3.7.1"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    with pytest.warns(RuntimeWarning, match=r"capability 8.0 or later, got 7.5"):
+        assert not uses_triton(on_cuda)
+
+
+def test_a_triton_too_new_to_be_known_is_used_and_named(
+    monkeypatch: pytest.MonkeyPatch, on_cuda: torch.Tensor
+) -> None:
+    monkeypatch.setitem(sys.modules, "triton", triton_of("4.0.0"))
+    with pytest.warns(RuntimeWarning, match=r"expected Triton 3.6 to 3.9, .*, got 4.0.0"):
+        assert uses_triton(on_cuda)
+    assert uses_triton(on_cuda)
+
+
+def test_the_asked_for_torch_asks_nothing_of_triton(
+    monkeypatch: pytest.MonkeyPatch, on_cuda: torch.Tensor
+) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.setenv(VARIABLE, "torch")
+    assert not uses_triton(on_cuda)

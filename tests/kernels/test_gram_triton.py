@@ -339,7 +339,9 @@ def test_compiled_budget(specimen: Specimen, capability: int) -> None:
     tile, precision = specimen.arguments["TILE"], specimen.arguments["PRECISION"]
     # The tile's place in the table and its reach; where K is added to, an entry at a time, for K lies as is asked for.
     added = tile * tile // (32 * specimen.num_warps) if specimen.arguments.get("ADD") else 0
-    assert_budget(compiled, narrow_loads=4 + added)
+    # On 10.0 Triton 3.7 gives up three registers of the ordinary units' kernel, to have more warps at a time.
+    spills = 3 if (precision, capability) == ("ieee", 100) else 0
+    assert_budget(compiled, narrow_loads=4 + added, spills=spills)
     assert (compiled.tensor_core > 0) == (precision != "ieee")
     if precision != "ieee":
         wide = {80: "HMMA", 90: "HGMMA", 100: r"UTC\w*MMA"}

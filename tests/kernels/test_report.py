@@ -100,3 +100,19 @@ def test_a_reader_that_has_gone_ends_the_process_without_a_word() -> None:
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_stream_that_is_not_utf_8_gets_the_table() -> None:
+    """The header holds a µ, which ASCII lacks."""
+    pytest.importorskip("triton")
+    run = (
+        "import sys, hpr_kernels.report as r; r.specimens = lambda: r.importlib.import_module("
+        "'hpr_kernels.trials.triton').specimens()[:1]; sys.exit(r.main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", run],
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"},
+        capture_output=True,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"floor on H100, \\xb5s" in done.stdout

@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from hpr_kernels import FactoredJacobian
+from hpr_kernels.gram import workers
 from hpr_kernels.gram.workers import each
 
 
 @pytest.fixture(params=[2, 3], ids=["two threads", "three threads"])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     before = torch.get_num_threads()
+    monkeypatch.setattr(workers, "_cores", lambda: 8)
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
@@ -62,3 +64,14 @@ def test_inference_mode_reaches_no_task(rng: torch.Generator, threads: int) -> N
     with torch.inference_mode():
         K = J.gram(order="propagate")
     assert torch.equal(K, J.gram(order="propagate"))
+
+
+@pytest.mark.parametrize(("torch_has", "cores", "used"), [(8, 2, 2), (2, 8, 2), (1, 8, 1)])
+def test_no_more_tasks_than_cores_for_this_process(
+    monkeypatch: pytest.MonkeyPatch, torch_has: int, cores: int, used: int
+) -> None:
+    """As where a control group has a quota of two cores and torch a thread for each of the machine's."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: torch_has)
+    monkeypatch.setattr(workers, "_cores", lambda: cores)
+    assert workers.threads(torch.device("cpu")) == used
+    assert workers.threads(torch.device("cuda")) == 1

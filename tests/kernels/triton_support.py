@@ -49,9 +49,11 @@ class Guarded:
         return self.tensor.view(torch.int32) == CANARY
 
 
-def assert_budget(compiled: Compiled, *, narrow_loads: int = 0) -> None:
-    """No stack, spill or local memory; shared memory that exists; loads of 16 bytes but for `narrow_loads`."""
-    assert (compiled.stack, compiled.local, compiled.spills) == (0, 0, 0)
+def assert_budget(compiled: Compiled, *, narrow_loads: int = 0, spills: int = 0) -> None:
+    """No local memory; shared memory that exists; no stack, and loads of 16 bytes, but for the exceptions named."""
+    assert compiled.local == 0
+    assert compiled.spills <= spills
+    assert compiled.stack <= 8 * spills
     assert compiled.shared <= SHARED_LIMIT[compiled.capability]
     loads = compiled.global_loads()
     assert loads.get(128, 0) > 0

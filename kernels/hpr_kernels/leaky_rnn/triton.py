@@ -44,7 +44,7 @@ class Tile:
         return self.blocks | launch_options(self.num_warps, self.num_stages)
 
 
-FORWARD = Tile(B=16, N=64, K=64, num_warps=8, num_stages=3)
+FORWARD = Tile(B=16, N=64, K=32, num_warps=4, num_stages=2)
 SWEEP = Tile(B=16, N=64, K=64, num_warps=8, num_stages=4)
 ADJOINTS = Tile(B=32, N=64, K=32, num_warps=4, num_stages=3)
 

@@ -80,8 +80,8 @@ def test_a_draw_is_the_first_of_the_seeds_streams() -> None:
 
 BAD: dict[str, tuple[Any, str]] = {
     "gain": (lambda: Dense(gain=0), "gain: expected a positive finite number, got 0"),
-    "gain NaN": (lambda: Dale(gain=float("nan")), "gain: expected a positive finite number"),
-    "gain in words": (lambda: EM(gain="high"), "gain: expected a positive finite number"),  # type: ignore[arg-type]
+    "gain NaN": (lambda: Dale(gain=float("nan")), "gain: expected a finite number, got nan"),
+    "gain in words": (lambda: EM(gain="high"), "gain: expected a finite number, got 'high'"),  # type: ignore[arg-type]
     "N": (lambda: Dense().check(0), "N: expected at least 1 unit, got 0"),
     "kind": (lambda: connectivity.from_dict({"kind": "ring"}), "connectivity kind: expected one"),
     "k": (lambda: SoftRank(k=-1), "k: expected an exponent of at least 0, got -1.0"),

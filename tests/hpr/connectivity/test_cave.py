@@ -88,6 +88,28 @@ def test_too_few_cells_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("asked")
+@pytest.mark.parametrize("table", [TYPES, STATUS, SYNAPSES], ids=["types", "status", "synapses"])
+def test_identifiers_that_came_as_floats_are_refused(
+    tmp_path: Path, table: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = next(iter(table))
+    monkeypatch.setitem(table, name, table[name].astype(float))
+    with pytest.raises(ValueError, match=f"{name}: expected whole numbers from the service"):
+        fetch(tmp_path, N=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("asked")
+def test_no_cells_are_left_beside_synapses_of_others(tmp_path: Path) -> None:
+    fetch(tmp_path, N=3)
+    (tmp_path / "synapses.csv").unlink()
+    (tmp_path / "synapses.csv").mkdir()
+    with pytest.raises(IsADirectoryError):
+        fetch(tmp_path, N=2)
+    assert not (tmp_path / "cells.csv").exists()
+
+
 def test_without_caveclient_the_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

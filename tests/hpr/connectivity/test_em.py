@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from hpr.connectivity import EM, Dense, effective_rank
+from hpr.connectivity import EM, Dense, connectome, effective_rank
 from hpr.connectivity.connectome import CELEGANS, open_connectome
 
 
@@ -19,6 +22,18 @@ def test_the_embedded_connectome_is_the_published_one() -> None:
     assert worm.weights[unit["ADAL"], unit["ADAL"]] == 6
     assert worm.weights[:, unit["DD01"]].max() <= 0 > worm.weights[:, unit["DD01"]].min()
     assert (worm.weights < 0).sum() == 244
+
+
+def test_the_embedded_tables_are_those_of_every_stored_run() -> None:
+    folder = Path(connectome.__file__).with_name("data") / CELEGANS
+    digests = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()
+    }
+    assert digests == {
+        "cells.csv.gz": "d9340260577ff7062b45e63cb5de720b82227ab1133f1f23e29658568e137ad1",
+        "synapses.csv.gz": "ab1c72f2dcfa8e66b2e09a1efbc692b580c153c54bc176480af2e2a6c344ffa7",
+    }
+    assert open_connectome(CELEGANS).digest == "4aef99ff5ce7"
 
 
 def test_each_presynaptic_cell_has_one_sign() -> None:

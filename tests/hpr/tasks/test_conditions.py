@@ -10,7 +10,7 @@ import pytest
 
 from hpr.tasks.compiled import CompiledTask
 from hpr.tasks.conditions import Bank, compile_environment
-from hpr.tasks.script import NotFinite
+from hpr.tasks.script import NotEnumerable
 
 pytest.importorskip("neurogym")
 
@@ -243,19 +243,19 @@ def draws_from_many(environment: Any) -> None:
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_what_is_not_finite_is_refused(make: Callable[[Any], None], reason: str) -> None:
-    with pytest.raises(NotFinite, match=reason):
+    with pytest.raises(NotEnumerable, match=reason):
         compile_environment(Toy(make))
 
 
 def test_trials_of_several_lengths_are_refused() -> None:
-    with pytest.raises(NotFinite, match="differ in length"):
+    with pytest.raises(NotEnumerable, match="differ in length"):
         compile_environment(Toy(lambda environment: None, stimulus=[100, 200]))
 
 
 def test_a_periods_own_generator_is_not_missed() -> None:
     from neurogym.utils.ngym_random import TruncExp
 
-    with pytest.raises(NotFinite, match="exponential"):
+    with pytest.raises(NotEnumerable, match="exponential"):
         compile_environment(Toy(lambda environment: None, stimulus=TruncExp(300, 100, 900)))
 
 

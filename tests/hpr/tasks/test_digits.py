@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from hpr.tasks import Split, make_task
+from hpr.tasks import Split, digits, make_task
 from hpr.tasks.digits import RowDigits
 
 
@@ -67,6 +70,15 @@ def test_rows_are_time_steps() -> None:
     for trial in range(2):
         image = images[drawn.targets[0, 0, trial] - 4]
         np.testing.assert_array_equal(drawn.inputs[0, :, trial], image / 4)
+
+
+def test_the_stand_in_is_the_published_one() -> None:
+    content = Path(digits.__file__).with_name("data").joinpath("digits.npz").read_bytes()
+    digest = "b2dab7b501728c22e9119ad76740b2e17c77a231e42d1e592380d90886f1a05e"
+    assert hashlib.sha256(content).hexdigest() == digest
+    task = make_task("sDigits")
+    assert isinstance(task, RowDigits)
+    assert task.content is None
 
 
 def test_the_stand_in_is_labelled_as_one() -> None:

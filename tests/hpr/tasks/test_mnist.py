@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
+import os
+import re
+import stat
 import struct
 import sys
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import ExitStack
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from hpr.tasks import MnistUnavailable, Split, find_mnist, make_task, mnist
+from hpr.tasks.digits import RowDigits
 from hpr.tasks.idx import read_idx
 
 SIZES = {"train": 500, "t10k": 300}
@@ -45,13 +54,15 @@ def write(folder: Path, zipped: bool, **replaced: bytes) -> Path:
     return folder
 
 
-CHECK_PICTURES = mnist._check_pictures
+OWN = mnist._PICTURES
 
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """The files that these tests write stand for MNIST's own."""
-    monkeypatch.setattr(mnist, "_check_pictures", lambda folder, found: None)
+    # A head of images has 16 bytes, one of labels 8.
+    pixels = [file[8 if "labels" in name else 16 :] for name, file in contents().items()]
+    monkeypatch.setattr(mnist, "_PICTURES", hashlib.sha256(b"".join(pixels)).hexdigest())
 
 
 @pytest.fixture
@@ -96,6 +107,39 @@ def test_whole_pictures_are_the_rows_in_one_step(tmp_path: Path) -> None:
     assert np.array_equal(np.unique(whole, axis=0), np.unique(shown, axis=0))
 
 
+LAYOUTS = {
+    "dotted": "{stem}.{end}",
+    "dotted, gzipped": "{stem}.{end}.gz",
+    "a folder a file": "{stem}-{end}/{stem}-{end}",
+    "a folder a dotted file": "{stem}.{end}/{stem}.{end}",
+    "torchvision's": "MNIST/raw/{stem}-{end}",
+    "torchvision's other sets": "raw/{stem}-{end}.gz",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_other_names_and_layouts_are_found(tmp_path: Path, layout: str) -> None:
+    for name, content in contents().items():
+        stem, _, end = name.rpartition("-idx")
+        path = tmp_path / layout.format(stem=stem, end=f"idx{end}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    task = make_task("sMNIST", mnist_dir=tmp_path)
+    assert isinstance(task, RowDigits)
+    assert (task.label, task.content) == ("sMNIST", None)
+    assert (task.size("train"), task.size("evaluation")) == tuple(SIZES.values())
+
+
+def test_files_of_two_folders_are_no_set(tmp_path: Path) -> None:
+    write(tmp_path, True)
+    inner = tmp_path / "MNIST" / "raw"
+    inner.mkdir(parents=True)
+    for name in NAMES[1:]:
+        (tmp_path / f"{name}.gz").rename(inner / f"{name}.gz")
+    with pytest.raises(MnistUnavailable, match=rf"must hold {NAMES[0]}\.gz .*, got {inner}$"):
+        find_mnist(tmp_path)
+
+
 def test_a_folder_given_as_text_is_a_folder(tmp_path: Path) -> None:
     assert find_mnist(str(write(tmp_path, True))) == tmp_path
 
@@ -119,7 +163,7 @@ IMAGES = contents()["train-images-idx3-ubyte"]
         ({"train_labels_idx1_ubyte": b""}, "magic number 00000801, got $"),
         ({"train_labels_idx1_ubyte": LABELS[:6]}, "a head of 8 bytes, got 6"),
         ({"train_images_idx3_ubyte": IMAGES[:-1]}, "must have 392016 bytes .* got 392015"),
-        ({"train_images_idx3_ubyte": IMAGES + b"0"}, "must have 392016 bytes .* got 392017"),
+        ({"train_images_idx3_ubyte": IMAGES + b"0"}, "must have 392016 bytes .* got more"),
         (
             {"train_labels_idx1_ubyte": idx(np.zeros(499, np.uint8))},
             "must hold 500 labels, one an image, got 499",
@@ -179,7 +223,7 @@ def test_the_users_cache_is_the_default(cache: Path, monkeypatch: pytest.MonkeyP
     write(cache.parent / "hpr" / "mnist", True)
     assert find_mnist() == cache.parent / "hpr" / "mnist"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", lambda: cache)
+    monkeypatch.setenv("HOME", str(cache))
     write(cache / ".cache" / "hpr" / "mnist", True)
     assert find_mnist() == cache / ".cache" / "hpr" / "mnist"
 
@@ -192,15 +236,67 @@ def test_a_wrong_checksum_is_named(cache: Path, download: bool) -> None:
         find_mnist(download=download)
 
 
-def test_other_pictures_than_mnists_are_refused(tmp_path: Path) -> None:
-    """The files are whole and of the right form, but their content has another checksum."""
+@pytest.mark.parametrize("name", ["sMNIST", "MNIST"])
+def test_other_pictures_than_mnists_are_named_by_their_content(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mnist, "_PICTURES", OWN)
     folder = write(tmp_path, True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mnist, "_check_pictures", CHECK_PICTURES)
-        with pytest.raises(
-            ValueError, match="must hold MNIST's own pictures and labels, of SHA-256"
-        ):
-            make_task("sMNIST", mnist_dir=folder)
+    task = make_task(name, mnist_dir=folder)
+    assert isinstance(task, RowDigits)
+    content = task.content
+    assert content is not None
+    assert re.fullmatch("[0-9a-f]{16}", content)
+    assert task.label == f"{name} on other pictures than MNIST's own (SHA-256 {content})"
+    assert (task.name, task.version) == (name, "1")
+    assert mnist.pictures_content(folder) == content
+    # Whatever the packing; and with one other pixel another.
+    assert mnist.pictures_content(write(tmp_path / "plain", False)) == content
+    changed = IMAGES[:-1] + bytes([IMAGES[-1] ^ 1])
+    other = write(tmp_path / "other", False, train_images_idx3_ubyte=changed)
+    assert mnist.pictures_content(other) not in (content, None)
+
+
+BOMB = gzip.compress(bytes(60_000_000))
+FLOATS = idx(np.zeros((2, 28, 28), np.uint8)).replace(b"\x08", b"\x0d", 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(idx(np.zeros((9, 28, 28), np.uint8))) + BOMB, "7072 bytes .* got more"),
+        (gzip.compress(struct.pack(">BBBB3I", 0, 0, 8, 3, 9_000_000, 28, 28)) + BOMB, "at most"),
+        (gzip.compress(struct.pack(">BBBB3I", 0, 0, 8, 3, *[2**32 - 1] * 3)) + BOMB, "at most"),
+        (gzip.compress(struct.pack(">BBBB3I", 0, 0, 8, 3, 1_000_000, 28, 28)), "got 16$"),
+        (gzip.compress(FLOATS), "magic number 00000803, got 00000d03"),
+    ],
+    ids=["more than its head says", "a large head", "a huge head", "an empty promise", "floats"],
+)
+def test_no_more_is_unzipped_than_the_head_says(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "images.gz"
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=message) as caught:
+            read_idx(path, 3)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_file_is_refused_and_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(ValueError, match="expected a file, got a folder, a pipe or a device"):
+            read_idx(path, 3)
+    folder = write(tmp_path / "mnist", False)
+    (folder / NAMES[0]).unlink()
+    os.mkfifo(folder / NAMES[0])
+    with pytest.raises(MnistUnavailable, match=f"must hold {NAMES[0]}"):
+        make_task("sMNIST", mnist_dir=folder)
 
 
 def assert_names_both_ways(error: Exception) -> None:
@@ -216,36 +312,59 @@ def test_without_pooch_both_ways_are_named(cache: Path, monkeypatch: pytest.Monk
     assert_names_both_ways(raised.value)
 
 
-def test_a_download_goes_to_the_next_mirror(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
 
-    def retrieve(url: str, known_hash: str, fname: str, path: Path) -> None:
-        asked.append(url)
-        if url.startswith(mnist._MIRRORS[0]):
-            raise OSError("no route")
-        assert known_hash == f"sha256:{mnist._SHA256[fname]}"
-        write(path, True)
 
-    monkeypatch.setitem(sys.modules, "pooch", SimpleNamespace(retrieve=retrieve))
+@pytest.fixture
+def mirrors(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Path, Path]]:
+    """The folders that two mirrors serve; the first lacks all, the second nothing."""
+    folders = (tmp_path / "lacking", write(tmp_path / "serving", True))
+    folders[0].mkdir()
+    with ExitStack() as stack:
+        urls = []
+        for folder in folders:
+            handler = functools.partial(Quiet, directory=str(folder))
+            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.shutdown)
+            urls.append(f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setattr(mnist, "_MIRRORS", tuple(urls))
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield folders
+
+
+@pytest.mark.usefixtures("mirrors")
+def test_a_download_goes_to_the_next_mirror_and_can_be_read_as_the_umask_says(cache: Path) -> None:
     assert find_mnist() is None
-    assert asked == []
-    assert make_task("sMNIST").N_in == 28
-    assert len(asked) == 8
+    before = os.umask(0o022)
+    try:
+        assert make_task("sMNIST").N_in == 28
+    finally:
+        os.umask(before)
     assert find_mnist() == cache
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in cache.iterdir()}
+    assert modes == {f"{name}.gz": 0o644 for name in NAMES}
 
 
-@pytest.mark.parametrize(
-    "error", [OSError("no\nroute"), ValueError("hash of file differs")], ids=str
-)
-def test_a_failed_download_names_both_ways(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def retrieve(*arguments: Any, **named: Any) -> None:
-        raise error
-
-    monkeypatch.setitem(sys.modules, "pooch", SimpleNamespace(retrieve=retrieve))
+def test_a_failed_download_names_both_ways(mirrors: tuple[Path, Path], cache: Path) -> None:
+    # The one has none, the other sends another file.
+    (mirrors[1] / f"{NAMES[0]}.gz").write_bytes(b"another")
     with pytest.raises(MnistUnavailable) as raised:
         find_mnist(download=True)
     assert_names_both_ways(raised.value)
     for mirror in mnist._MIRRORS:
         assert mirror in str(raised.value)
+    assert not cache.exists()
+
+
+@pytest.mark.usefixtures("mirrors")
+def test_a_download_that_cannot_be_kept_names_the_cache(cache: Path) -> None:
+    cache.parent.mkdir()
+    cache.write_text("a file where the folder is to be")
+    with pytest.raises(OSError, match=r"can't be written: .*; HPR_CACHE names another") as raised:
+        find_mnist(download=True)
+    assert "\n" not in str(raised.value)

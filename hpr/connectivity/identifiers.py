@@ -1,0 +1,123 @@
+"""Identifiers of cells: compared as numbers where they are numbers, and watched for digits lost on the way.
+
+Identifiers of 64 bits pass a float or a spreadsheet with their last digits gone: `7.2e17`, `…380000.0`, `…380000`.
+Such a synapse would count as one of a cell that isn't listed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+from .tables import quoted
+
+# From here on, where CAVE's are, a double holds one whole number in 128 or fewer.
+LONG = 2**59
+
+_WHOLE = re.compile(r"-?\d{1,20}", re.ASCII)
+_LIKE_A_NUMBER = re.compile(r"['’]?[-+]?\d[\d.,'’\s_]*(e[-+]?\d+)?", re.IGNORECASE | re.ASCII)
+
+
+def are_numbers(identifiers: Iterable[str]) -> bool:
+    """Whether identifiers are numbers, not names: at least half of them look like one, however spoilt."""
+    like = [_LIKE_A_NUMBER.fullmatch(text) is not None for text in identifiers]
+    return bool(like) and 2 * sum(like) >= len(like)
+
+
+def number(where: str, text: str) -> int:
+    """The number that an identifier is; leading zeros don't count.
+
+    Raises:
+        ValueError: it is no whole number of at most 20 digits; `where` is named.
+    """
+    if not _WHOLE.fullmatch(text):
+        raise ValueError(
+            f"{where}: expected a whole number as identifier, as the cells have, got {quoted(text)}: "
+            "a float or a spreadsheet loses digits, so export identifiers as text"
+        )
+    return int(text)
+
+
+class LostDigits:
+    """Finds whether identifiers of synapses that aren't listed are listed ones that have lost digits, or have theirs.
+
+    Rounding leaves a double's whole number, or 15 digits and zeros: a round number. Of those identifiers, listed or
+    not, that differ from one of the other kind by a rounding at most, chance makes one in 128 or fewer round. Where
+    over ten times as many are, and at least three, digits were lost; and where one that isn't listed has 6 digits and
+    zeros, and the digits of a listed one, or has all of its digits and other zeros.
+    """
+
+    def __init__(self, listed: Iterable[int]) -> None:
+        self._listed = [number for number in listed if number >= LONG]
+        self._bare = {_without_zeros(number) for number in self._listed}
+        self._shown = {_to_digits(number, 6) for number in self._listed}
+        self._groups = {rounded: set(map(rounded, self._listed)) for rounded in _CHANCE}
+        self._near: dict[_Rounding, dict[int, str]] = {rounded: {} for rounded in _CHANCE}
+
+    def see(self, where: str, other: int) -> None:
+        """Take note of an identifier that isn't listed, and of its place; raises as `check` does."""
+        if other < LONG // 1000:
+            return
+        shown = _to_digits(other, 6)
+        if _without_zeros(other) in self._bare or (shown == other and shown in self._shown):
+            raise ValueError(_message(where, 1, other))
+        for rounded, groups in self._groups.items():
+            if rounded(other) in groups:
+                self._near[rounded].setdefault(other, where)
+
+    def check(self, cells: str) -> None:
+        """Raise ValueError where digits were lost, naming the first place; `cells` names the list's."""
+        for rounded, near in self._near.items():
+            groups = set(map(rounded, near))
+            listed = [number for number in self._listed if rounded(number) in groups]
+            lost = [number for number in (*near, *listed) if rounded(number) == number]
+            fluke = 10 * _CHANCE[rounded] * (len(near) + len(listed))
+            if len(lost) > max(fluke, 2):
+                raise ValueError(_message(near.get(lost[0], cells), len(lost), lost[0]))
+
+
+def _message(where: str, count: int, example: int) -> str:
+    more = f" and {count - 1} more" if count > 1 else ""
+    return (
+        f"{where}: expected identifiers with all their digits, got {example}{more} as a float or a spreadsheet "
+        f"leaves them: export identifiers as text"
+    )
+
+
+def _as_double(number: int) -> int:
+    return int(float(number))
+
+
+def _without_zeros(number: int) -> str:
+    return str(number).rstrip("0")
+
+
+def _cut(number: int) -> int:
+    return number - number % _unit(number, 15)
+
+
+def _to_15_digits(number: int) -> int:
+    return _to_digits(number, 15)
+
+
+def _to_15_digits_as_double(number: int) -> int:
+    return int(float(_to_digits(number, 15)))
+
+
+def _to_digits(number: int, digits: int) -> int:
+    unit = _unit(number, digits)
+    return (number + unit // 2) // unit * unit
+
+
+def _unit(number: int, digits: int) -> int:
+    return 10 ** max(len(str(number)) - digits, 0)
+
+
+_Rounding = Callable[[int], int]
+# How often a number is its own rounding by chance. A spreadsheet keeps 15 digits, and shows 6.
+_CHANCE: dict[_Rounding, float] = {
+    _as_double: 1 / 128,
+    _cut: 1e-3,
+    _to_15_digits: 1e-3,
+    _to_15_digits_as_double: 1e-3,
+}

@@ -1,0 +1,205 @@
+"""Fields of frozen dataclasses: checked by their annotations and brought into one form, so that equals have one key.
+
+A field is an int, a float, a bool, a str, a Literal, a class, a tuple of these, or one of these or None. NumPy's
+scalars become Python's, a whole number that stands for a float becomes one, and -0.0 becomes 0.0. A bool is no number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+# Characters of a text: enough for every name, and few enough for a file's.
+LONGEST = 200
+
+
+def normalise(instance: Any) -> None:
+    """Check every field of a frozen dataclass and bring it into its one form; for `__post_init__`.
+
+    Raises:
+        ValueError: one line that begins with the field's name.
+    """
+    cls: Any = type(instance)
+    for name, normal in _normals(cls):
+        value = getattr(instance, name)
+        try:
+            of_one_form = normal(value)
+        except _Mismatch:
+            expected = _described(hints(cls)[name])
+            raise ValueError(f"{name}: expected {expected}, got {shown(value)}") from None
+        if of_one_form is not value:
+            object.__setattr__(instance, name, of_one_form)
+
+
+@functools.cache
+def hints(cls: type) -> dict[str, Any]:
+    """The annotation of every field of a dataclass.
+
+    Raises:
+        ValueError: an annotation names something that is not known where the class is defined.
+    """
+    try:
+        resolved = get_type_hints(cls)
+    except (NameError, TypeError, SyntaxError) as error:
+        raise ValueError(
+            f"{cls.__name__}: expected annotations that can be resolved, got {error}"
+        ) from None
+    return {field.name: resolved[field.name] for field in dataclasses.fields(cls)}
+
+
+def plain(hint: Any) -> bool:
+    """Whether values of an annotation survive JSON: those of scalars and of tuples of them."""
+    if get_origin(hint) in (Union, UnionType):
+        [*others] = (option for option in get_args(hint) if option is not NoneType)
+        # Of a bool or a number 1 and True are equal, and would be two runs.
+        return len(others) == 1 and plain(others[0])
+    if get_origin(hint) is tuple:
+        return all(plain(item) for item in get_args(hint) if item is not Ellipsis)
+    if get_origin(hint) is Literal:
+        return all(type(choice) is str for choice in get_args(hint))
+    return hint in (int, float, bool, str)
+
+
+def whole(name: str, value: int, least: int, most: int) -> None:
+    """Refuse an integer that is out of range."""
+    if value < least:
+        raise ValueError(f"{name}: expected an integer of at least {least}, got {shown(value)}")
+    if value > most:
+        raise ValueError(f"{name}: expected an integer of at most {most}, got {shown(value)}")
+
+
+def positive(instance: Any, *names: str) -> None:
+    """Refuse numbers that are not positive."""
+    for name in names:
+        if not getattr(instance, name) > 0:
+            raise ValueError(
+                f"{name}: expected a positive finite number, got {getattr(instance, name)!r}"
+            )
+
+
+def shown(value: Any) -> str:
+    """What came, in a message: one short line, whatever it is."""
+    try:
+        text = " ".join(repr(value).split())
+    # Anything may fail in any way; so do integers of over 4,300 digits.
+    except Exception:
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+class _Mismatch(Exception):
+    """A value is not of its field's type."""
+
+
+@functools.cache
+def _normals(cls: type) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    return tuple((name, _normal(hint)) for name, hint in hints(cls).items())
+
+
+def _normal(hint: Any) -> Callable[[Any], Any]:
+    """From a value to its one form in a field of that annotation; raises `_Mismatch`."""
+    of_type = _of_type(hint)
+
+    def normal(value: Any) -> Any:
+        return of_type(value.item() if isinstance(value, np.generic) else value)
+
+    return normal
+
+
+def _of_type(hint: Any) -> Callable[[Any], Any]:
+    origin, items = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        [*others] = (_normal(item) for item in items if item is not NoneType)
+        if len(others) == 1:
+            return lambda value: None if value is None else others[0](value)
+        return lambda value: value
+    if origin is Literal:
+        return functools.partial(_choice, items)
+    if origin is tuple:
+        repeated = items[1:] == (Ellipsis,)
+        each = tuple(_normal(item) for item in (items[:1] if repeated else items))
+        return functools.partial(_tuple, each, repeated)
+    if hint in _SCALARS:
+        return _SCALARS[hint]
+    if isinstance(hint, type) and origin is None:
+        return functools.partial(_instance, hint)
+    return lambda value: value
+
+
+def _choice(choices: tuple[Any, ...], value: Any) -> Any:
+    for choice in choices:
+        if isinstance(value, type(choice)) and value == choice:
+            return choice
+    raise _Mismatch
+
+
+def _tuple(each: tuple[Callable[[Any], Any], ...], repeated: bool, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple) or (not repeated and len(value) != len(each)):
+        raise _Mismatch
+    return tuple(normal(item) for normal, item in zip(itertools.cycle(each), value, strict=False))
+
+
+def _instance(cls: type, value: Any) -> Any:
+    if not isinstance(value, cls):
+        raise _Mismatch
+    return value
+
+
+def _integer(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _Mismatch
+    return int(value)
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise _Mismatch
+    try:
+        number = float(value)
+    except OverflowError:
+        raise _Mismatch from None
+    if not math.isfinite(number):
+        raise _Mismatch
+    # 0.0 and -0.0 are equal.
+    return number + 0.0
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= LONGEST:
+        raise _Mismatch
+    # The text itself, of an enumeration's members too.
+    return str.__str__(value)
+
+
+_SCALARS: dict[Any, Callable[[Any], Any]] = {
+    bool: functools.partial(_instance, bool),
+    int: _integer,
+    float: _number,
+    str: _text,
+}
+
+
+def _described(hint: Any) -> str:
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(_described(option) for option in get_args(hint))
+    if origin is Literal:
+        return f"one of {get_args(hint)}"
+    if origin is tuple:
+        items = [_described(item) for item in get_args(hint) if item is not Ellipsis]
+        return f"a tuple of {', '.join(items)}"
+    names = {
+        float: "a finite number",
+        int: "an integer",
+        bool: "a bool",
+        str: f"a line of at most {LONGEST} characters",
+        NoneType: "None",
+    }
+    return names.get(hint) or f"a {getattr(hint, '__name__', hint)}"
