@@ -21,7 +21,7 @@ from typing import Any
 
 from asv.results import Results
 
-from hpr.command_line import Parser
+from hpr.command_line import Parser, path
 
 ROOT = Path(__file__).parents[1]
 FLOORS = Path(__file__).with_name("floors.json")
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("old", nargs="?", help="the result that it is held against")
     parser.add_argument("--factor", type=float, help="how many times as slow is too slow (1.2)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="asv's results_dir")
+    parser.add_argument("--results", type=path, default=RESULTS, help="asv's results_dir")
     arguments = parser.parse_args(argv)
     factor = 1.2 if arguments.factor is None else arguments.factor
     if arguments.factor is not None and arguments.old is None:

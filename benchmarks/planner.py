@@ -11,7 +11,6 @@ the best is not run. Exits with 1 if a choice is more than 15 % slower than the 
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sys
@@ -20,6 +19,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from hpr.command_line import Parser, path
 from hpr_kernels.ntk.rows import GROUPS, Network
 
 TOLERANCE = 1.15
@@ -88,11 +88,11 @@ def measure(case: Case, seconds: float) -> dict[str, float] | None:
 
 def main() -> int:
     """Draw, measure, print a row a shape and the misses."""
-    parser = argparse.ArgumentParser(description="The planner's choice against the best order.")
+    parser = Parser(prog="planner", description="The planner's choice against the best order.")
     parser.add_argument("--shapes", type=int, default=20)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--seconds", type=float, default=5.0, help="longest order worth a shape")
-    parser.add_argument("--json", help="append each shape's times here")
+    parser.add_argument("--json", type=path, help="append each shape's times here")
     arguments = parser.parse_args()
     seed = random.randrange(2**32) if arguments.seed is None else arguments.seed
     rng = random.Random(seed)

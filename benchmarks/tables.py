@@ -30,7 +30,7 @@ from asv.results import Results, iter_results
 from benchmarks.gate import FLOORS, RESULTS, ROOT, values
 from benchmarks.markdown import heading, row
 from benchmarks.peers.ntk import CASES, NEEDS
-from hpr.command_line import Parser
+from hpr.command_line import Parser, path
 
 PACKAGES = ("torch", "triton", "numpy", "neurogym")
 # What asv files of a machine; its name may be chosen, and its kernel is updated.
@@ -85,8 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--seconds", type=_positive, default=1.0, help="longest order of the planner's shapes"
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks.md")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="asv's results_dir")
+    parser.add_argument("--out", type=path, default=ROOT / "docs" / "benchmarks.md")
+    parser.add_argument("--results", type=path, default=RESULTS, help="asv's results_dir")
     arguments = parser.parse_args(argv)
     if not arguments.out.parent.is_dir():
         parser.error(f"--out: expected a file in a folder that exists, got {arguments.out}")

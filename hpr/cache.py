@@ -3,12 +3,50 @@
 from __future__ import annotations
 
 import os
+import stat
+import tempfile
 from pathlib import Path
+
+from hpr.paths import expanded
 
 
 def cache_folder() -> Path:
-    """`$HPR_CACHE`, or else `hpr` in the user's cache folder."""
+    """`$HPR_CACHE`, or else `hpr` in the user's cache folder, `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Without a home, as in a container whose user is in no passwd file, it is a folder of the user's own among the
+    temporary ones.
+
+    Raises:
+        ValueError: one line, when HPR_CACHE is no path.
+        OSError: one line, when there is no home and the temporary folder is not the user's.
+    """
     named = os.environ.get("HPR_CACHE")
     if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hpr"
+        try:
+            return expanded(named)
+        except ValueError as error:
+            raise ValueError(f"HPR_CACHE: {error}") from None
+    for base in (os.environ.get("XDG_CACHE_HOME") or "~/.cache", "~/.cache"):
+        try:
+            folder = expanded(base)
+        except ValueError:
+            continue
+        # By the XDG specification a relative path is to be ignored.
+        if folder.is_absolute():
+            return folder / "hpr"
+    return _temporary()
+
+
+def _temporary() -> Path:
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    folder = Path(tempfile.gettempdir()) / f"hpr-{user}"
+    try:
+        found = os.lstat(folder)
+    except FileNotFoundError:
+        return folder
+    # Everyone may write beside it: what another has put in its place is not to be written to.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != user:
+        raise OSError(
+            f"the cache folder {folder} belongs to another user: set HPR_CACHE to one of yours"
+        )
+    return folder

@@ -9,10 +9,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from hpr.devices import Device
 from hpr.runs import Cost, RunSpec, cost, distinct, packs
 from hpr.store import Record, Store
+from hpr.tasks.shapes import shape_of
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +33,6 @@ PROGRAM_TRIALS = 16
 PROGRAMS = 4
 # Share of the card's memory that a pack may take.
 MEMORY = 0.8
-# Share of the bare matrix product's rate that training reaches; for estimates only.
-EFFICIENCY = 0.6
 
 
 @dataclass(frozen=True)
@@ -100,31 +100,19 @@ def tasks(mnist_dir: Any = None) -> TaskOf:
     return lambda spec: made(spec.task, spec.task_version, spec.dt)
 
 
-@dataclass
-class Pictures:
-    """The shape of a task of pictures, known without its files, which a dry run must not download."""
-
-    N_in: int
-    T: int
-    N_out: int = 10
-    loss_steps: Literal["all", "last"] = "last"
-
-
-MNIST = {"sMNIST": Pictures(N_in=28, T=28), "MNIST": Pictures(N_in=784, T=1)}
-
-
 def pack_cost(pack: Sequence[RunSpec], task_of: TaskOf) -> Cost:
-    """The cost of a pack, by its task's dimensions."""
-    return cost(pack, MNIST.get(pack[0].task) or task_of(pack[0]))
+    """The cost of a pack, by its task's dimensions; only a task whose shape is not known beforehand is made."""
+    spec = pack[0]
+    return cost(pack, shape_of(spec.task, spec.task_version, spec.dt) or task_of(spec))
 
 
-def pack_size(spec: RunSpec, task_of: TaskOf, device: torch.device) -> int:
+def pack_size(spec: RunSpec, task_of: TaskOf, device: torch.device | Device) -> int:
     """Networks like `spec` that are trained together: on a card as many as give every multiprocessor its programs."""
     if device.type != "cuda":
         return PACK
     import torch
 
-    card = torch.cuda.get_device_properties(device)
+    card = torch.cuda.get_device_properties(str(device))
     programs = math.ceil(spec.batch / PROGRAM_TRIALS)
     fill = math.ceil(PROGRAMS * card.multi_processor_count / programs)
     fit = int(MEMORY * card.total_memory / pack_cost([spec], task_of).memory)
@@ -135,7 +123,7 @@ def plan(
     specs: Iterable[RunSpec],
     done: Callable[[RunSpec], bool],
     task_of: TaskOf,
-    device: torch.device,
+    device: torch.device | Device,
 ) -> Plan:
     """Sort runs into those that are done and packs of those that are not, sized for `device`.
 
@@ -257,27 +245,3 @@ def _ending(pack: Sequence[RunSpec], outcome: Outcome) -> str:
         for spec in pack
     ]
     return ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
-
-
-def matmul_rate(device: torch.device) -> float:
-    """FLOP/s of batched fp32 products near the shape of training, measured in 0.2 s."""
-    import torch
-
-    a = torch.ones(8, 300, 300, device=device)
-    b = torch.ones(8, 300, 64, device=device)
-    flops = 2.0 * 8 * 300 * 300 * 64
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    count, seconds = 1, 0.0
-    while seconds < 0.1:
-        count *= 2
-        wait()
-        started = time.perf_counter()
-        for _ in range(count):
-            torch.bmm(a, b)
-        wait()
-        seconds = time.perf_counter() - started
-    return flops * count / seconds

@@ -6,38 +6,27 @@ import argparse
 import importlib
 import json
 import logging
-import os
-import re
 import sys
+import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
-from hpr.command_line import Parser, positive
+from hpr.command_line import Parser, UsageError, path, positive, whole
 from hpr.connectivity.connectome import CELEGANS, keep, read_folder
-from hpr.executors import (
-    EFFICIENCY,
-    Failure,
-    Train,
-    matmul_rate,
-    plan,
-    run_local,
-    tasks,
-)
+from hpr.devices import Device, choose_device, training_rate
+from hpr.executors import Failure, Outcome, Train, plan, run_local, tasks
 from hpr.figures import Figure, Settings, discover
+from hpr.figures.claims import FEWEST
 from hpr.figures.figure import SMNIST, Profile
 from hpr.runs import VARIANTS, RunSpec, distinct
 from hpr.store import Store
 
-if TYPE_CHECKING:
-    import torch
-
 EXTRA = "pip install 'hpr-richlazy[repro]'"
-
-
-class UsageError(Exception):
-    """What was asked for can't be done; the message is one line."""
+# The most seeds a setting that are planned: a hundred times the paper's, 190,000 runs in `--all`.
+SEEDS = 1000
 
 
 def main(argv: Sequence[str] | None = None, *, train: Train | None = None) -> int:
@@ -54,16 +43,10 @@ def main(argv: Sequence[str] | None = None, *, train: Train | None = None) -> in
     parser = build_parser()
     arguments = parser.parse_args(argv)
     logging.basicConfig(format=f"{parser.prog}: %(message)s")
+    # Of the user's settings, which the pictures do not follow, and of its cache of fonts.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
-        status = _main(arguments, train)
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:
-        # As after `| head`. What is still to be written, at exit too, goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except UsageError as error:
-        parser.error(str(error))
+        return parser.run(lambda: _main(arguments, train))
     except ModuleNotFoundError as error:
         parser.error(f"{error}; install what reproducing needs: {EXTRA}")
     except ImportError as error:
@@ -83,8 +66,8 @@ def build_parser() -> Parser:
         prog="hpr.reproduce",
         description="Reproduce the figures of Liu et al. (ICLR 2024). Finished runs are kept under "
         "--out and not run again.",
-        epilog="Exit status: 0 all ran, 1 some run failed (each is named), 2 bad usage, 130 "
-        "interrupted, 141 the output's reader has gone.",
+        epilog="Exit status: 0 all ran, 1 some run failed (each is named) or the output can't be written, "
+        "2 bad usage, 130 interrupted, 141 the output's reader has gone.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--all", action="store_true", help="every figure")
@@ -92,7 +75,7 @@ def build_parser() -> Parser:
         "--figure", nargs="+", metavar="NAME", help="these figures, as --list names them"
     )
     what.add_argument(
-        "--list", action="store_true", help="list figures, their runs and cost, and how many claims"
+        "--list", action="store_true", help="list figures, their runs, time and claims"
     )
     parser.add_argument("--json", action="store_true", help="with --list: as JSON, with the claims")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
@@ -102,20 +85,25 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--variant", choices=tuple(VARIANTS), default="paper", help="default: paper"
     )
-    parser.add_argument("--seeds", type=positive, metavar="N", help="seeds of each setting")
+    parser.add_argument(
+        "--seeds",
+        type=whole(1, SEEDS),
+        metavar="N",
+        help=f"seeds of each setting, up to {SEEDS}; a verdict needs at least {FEWEST}",
+    )
     parser.add_argument("--iterations", type=positive, metavar="N", help="training iterations")
     parser.add_argument(
         "--task-version", choices=("0.0.2", "2.3"), default="0.0.2", help="whose NeuroGym inputs"
     )
     parser.add_argument(
-        "--out", type=_folder, default=Path("results"), metavar="DIR", help="default: results"
+        "--out", type=path, default=Path("results"), metavar="DIR", help="default: results"
     )
     parser.add_argument(
-        "--mnist-dir", type=Path, metavar="DIR", help="folder of MNIST's four IDX files"
+        "--mnist-dir", type=path, metavar="DIR", help="folder of MNIST's four IDX files"
     )
     parser.add_argument(
         "--em-dir",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="folder of a synapse table and its cells, as hpr.connectivity.cave fetches them",
     )
@@ -126,30 +114,6 @@ def build_parser() -> Parser:
         "--dry-run", action="store_true", help="say what would run and what it costs; write nothing"
     )
     return parser
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that `--device` names; `auto` is CUDA where there is one.
-
-    Raises:
-        UsageError: it isn't a device's name, or isn't here.
-    """
-    import torch
-
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise UsageError(f"--device: expected auto, cpu, cuda or cuda:N, got {name!r}")
-    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        name = "cuda" if present else "cpu"
-    if name.startswith("cuda") and not present:
-        raise UsageError(
-            f"--device {name}: PyTorch {torch.__version__} sees no CUDA device; "
-            "install a CUDA build and check that nvidia-smi lists the card, or use --device cpu"
-        )
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= present:
-        raise UsageError(f"--device {name}: expected cuda:0 to cuda:{present - 1}")
-    return device
 
 
 def choose_smnist(
@@ -218,7 +182,12 @@ def choose_connectome(em_dir: Path | None, *, write: bool = True) -> tuple[str, 
 def _main(arguments: argparse.Namespace, train: Train | None) -> int:
     figures = discover()
     chosen = _chosen(arguments, figures)
-    device = choose_device(arguments.device)
+    try:
+        device = choose_device(arguments.device)
+    except ValueError as error:
+        raise UsageError(f"--device: {error}") from None
+    # A listing and a dry run write nothing and load nothing down.
+    acts = not (arguments.list or arguments.dry_run)
     profile: Profile = arguments.profile or ("paper" if device.type == "cuda" else "quick")
     settings = Settings(
         profile=profile,
@@ -229,16 +198,15 @@ def _main(arguments: argparse.Namespace, train: Train | None) -> int:
         smnist="sMNIST",
     )
     notes = []
-    acts = not (arguments.list or arguments.dry_run)
     if any(figure.shows_connectome for figure in chosen):
         connectome, note = choose_connectome(arguments.em_dir, write=acts)
         settings = replace(settings, connectome=connectome)
         notes.append(note)
     if any(spec.task in ("sMNIST", "MNIST") for figure in chosen for spec in figure.runs(settings)):
-        smnist, note, _content = choose_smnist(
+        smnist, note, content = choose_smnist(
             arguments.mnist_dir, profile, download=acts, stand_in=arguments.stand_in
         )
-        settings = replace(settings, smnist=smnist)
+        settings = replace(settings, smnist=smnist, smnist_content=content)
         notes.append(note)
     if arguments.list:
         return _list(chosen, settings, device, as_json=arguments.json)
@@ -266,12 +234,15 @@ def _reproduce(
     figures: Sequence[Figure],
     settings: Settings,
     arguments: argparse.Namespace,
-    device: torch.device,
+    device: Device,
     train: Train | None,
 ) -> int:
-    # What is missing is better missed now than after training.
-    for name in ("matplotlib", "scipy", "tqdm"):
+    started = time.monotonic()
+    # What is missing is better missed now than after training. Drawing comes first: others import matplotlib, too.
+    for name in ("hpr.figures.draw", "scipy", "tqdm", "torch"):
         importlib.import_module(name)
+    import torch
+
     from hpr.figures.summary import write_figure, write_summary
 
     if train is None:
@@ -287,7 +258,7 @@ def _reproduce(
             task_of(shape)
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(str(error)) from None
-    outcome = run_local(specs, store, task_of, train, device, _say)
+    outcome = run_local(specs, store, task_of, train, torch.device(str(device)), _say)
     reasons = {key: failure.reason for key, failure in outcome.failures.items()}
     failures = list(outcome.failures.values())
     written = []
@@ -302,24 +273,31 @@ def _reproduce(
         write_summary(settings, written, [asdict(failure) for failure in failures], store.out)
     except OSError as error:
         failures.append(Failure.of("summary", error))
-    else:
-        _say(f"summary: {store.out / 'summary.md'}")
-    for spec in specs:
-        record = outcome.records.get(spec.key, {})
-        if record.get("status") == "diverged":
-            # A result like any other, and no reason to call the command failed.
-            after = f"diverged after {record['iterations']} iterations"
-            print(f"hpr.reproduce: {spec}: {after}", file=sys.stderr)
     for failure in failures:
         print(f"hpr.reproduce: failed: {failure.what}: {failure.reason}", file=sys.stderr)
+    done = "NOT DONE" if failures else "done"
+    _say(
+        f"{done} after {_duration(time.monotonic() - started)}: {_ending(specs, outcome, failures)}"
+    )
+    _say(f"read {store.out / 'summary.md'}; it lists the runs that diverged or failed")
     return 1 if failures else 0
 
 
-def _dry_run(
-    figures: Sequence[Figure], settings: Settings, store: Store, device: torch.device
-) -> int:
-    task_of = tasks()
-    left = plan(_runs(figures, settings), store.__contains__, task_of, device)
+def _ending(specs: Sequence[RunSpec], outcome: Outcome, failures: Sequence[Failure]) -> str:
+    """How many runs ended how; a diverged one is a result like any other, and no failure."""
+    endings = Counter(record["status"] for record in outcome.records.values())
+    unfinished = len(specs) - endings.total()
+    others = len(failures) - len(outcome.failures)
+    counts = [
+        *(f"{number} {status}" for status, number in sorted(endings.items())),
+        f"{unfinished} failed",
+        *([f"{others} of the figures and the summary failed"] if others else []),
+    ]
+    return f"{len(specs)} runs: {', '.join(counts)}"
+
+
+def _dry_run(figures: Sequence[Figure], settings: Settings, store: Store, device: Device) -> int:
+    left = plan(_runs(figures, settings), store.__contains__, tasks(), device)
     shapes: dict[RunSpec, list[tuple[int, float]]] = {}
     for pack, price in zip(left.packs, left.costs, strict=True):
         shapes.setdefault(pack[0].shape, []).append((len(pack), price.flops))
@@ -334,7 +312,7 @@ def _dry_run(
             print(f"{figure.name}: not counted")
     asked = sum(len(figure.runs(settings)) for figure in figures)
     print(f"{asked} runs in the figures, {left.stored + left.runs} of them distinct")
-    rate = EFFICIENCY * matmul_rate(device)
+    rate = training_rate(device)
     print(
         f"{left.stored} runs already in {store.runs}, {left.runs} to train in {len(left.packs)} "
         f"packs: at most {left.flops:.2g} FLOP, about {_duration(left.flops / rate)} at "
@@ -343,10 +321,8 @@ def _dry_run(
     return 0
 
 
-def _list(
-    figures: Sequence[Figure], settings: Settings, device: torch.device, *, as_json: bool
-) -> int:
-    task_of = tasks()
+def _list(figures: Sequence[Figure], settings: Settings, device: Device, *, as_json: bool) -> int:
+    task_of, rate = tasks(), training_rate(device)
     entries: list[dict[str, Any]] = []
     for figure in figures:
         whole = plan(figure.runs(settings), lambda _: False, task_of, device)
@@ -356,6 +332,7 @@ def _list(
                 "title": figure.title,
                 "runs": whole.runs,
                 "flops": whole.flops,
+                "seconds": whole.flops / rate,
                 "claims": [claim.to_dict() for claim in figure.claims(settings)],
             }
         )
@@ -363,10 +340,12 @@ def _list(
         print(json.dumps({"settings": asdict(settings), "figures": entries}, indent=1))
         return 0
     for entry in entries:
+        runs = f"{entry['runs']} runs, about {_duration(entry['seconds'])}"
         print(
-            f"{entry['name']:>6}  {entry['title']}: {entry['runs']} runs, "
-            f"{entry['flops']:.2g} FLOP ({settings.profile}), {len(entry['claims'])} claims"
+            f"{entry['name']:>6}  {entry['title']}: {runs if entry['runs'] else 'no runs'}, "
+            f"{len(entry['claims'])} claims"
         )
+    print(f"profile {settings.profile}; times are for {device} at {rate:.2g} FLOP/s")
     return 0
 
 
@@ -376,8 +355,8 @@ def _runs(figures: Sequence[Figure], settings: Settings) -> list[RunSpec]:
 
 def _verdicts(figure: dict[str, Any], out: Path) -> str:
     counts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(figure["verdicts"].items()))
-    path = out / f"figure_{figure['figure']}"
-    return f"figure {figure['figure']}: {counts}: {path}.md, .json, .png, .pdf"
+    stem = out / f"figure_{figure['figure']}"
+    return f"figure {figure['figure']}: {counts}: {stem}.md, .json, .png, .pdf"
 
 
 def _duration(seconds: float) -> str:
@@ -385,12 +364,6 @@ def _duration(seconds: float) -> str:
         if seconds >= length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _folder(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("expected a folder's name, got ''")
-    return Path(text)
 
 
 def _say(line: str) -> None:

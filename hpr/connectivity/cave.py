@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hpr.command_line import Parser, positive
+from hpr.command_line import Parser, path, positive
 from hpr.files import write_atomically
 
 DATASTACK = "minnie65_public"
@@ -114,7 +114,7 @@ def _write(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> No
 def main() -> None:
     """The command line; whatever fails is told in one line, with exit status 2."""
     parser = Parser(prog="hpr.connectivity.cave", description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=path)
     parser.add_argument("--cells", type=positive, default=CELLS, help=f"default: {CELLS}")
     parser.add_argument("--version", type=positive, default=VERSION, help=f"default: {VERSION}")
     arguments = parser.parse_args()

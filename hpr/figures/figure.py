@@ -193,13 +193,21 @@ class Figure(ABC):
 
     @abstractmethod
     def plot(self, settings: Settings, records: Mapping[str, Record]) -> matplotlib.figure.Figure:
-        """Draw it; the same records give the same file."""
+        """Draw it with matplotlib's parameters as they are; `hpr.figures.draw.save` calls it in the house's style.
+
+        The same records give the same picture. What draws, matplotlib too, is imported in here.
+        """
 
 
 def discover() -> dict[str, Figure]:
-    """Every figure by name, numbers first: those in the FIGURES of this package's modules."""
+    """Every figure by name, numbers first: those in the FIGURES of this package's modules.
+
+    Its subpackages are not imported: drawing is not needed before a picture is drawn.
+    """
     found: dict[str, Figure] = {}
     for module in pkgutil.iter_modules(hpr.figures.__path__):
+        if module.ispkg:
+            continue
         members = importlib.import_module(f"hpr.figures.{module.name}")
         for figure in getattr(members, "FIGURES", ()):
             if figure.name in found:

@@ -77,7 +77,7 @@ class RankSweep(Figure):
 
     def plot(self, settings: Settings, records: Mapping[str, Record]) -> matplotlib.figure.Figure:
         """Dots, a column a panel and a row a measure."""
-        from hpr.figures.plotting import describe, sweep_grid
+        from hpr.figures.draw.plotting import describe, sweep_grid
 
         panels = self.panels(settings)
         measures = [measure for measure, _, _ in TRENDS]

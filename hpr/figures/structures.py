@@ -121,8 +121,8 @@ class Structures(Figure):
 
     def plot(self, settings: Settings, records: Mapping[str, Record]) -> matplotlib.figure.Figure:
         """A row a comparison: its spectra, then box plots of the three measures."""
-        from hpr.figures.plotting import describe
-        from hpr.figures.spectra import structure_grid
+        from hpr.figures.draw.plotting import describe
+        from hpr.figures.draw.spectra import structure_grid
 
         panels = self.panels(settings)
         measures = [measure for measure, _, _ in RICHER]
@@ -214,7 +214,7 @@ class SingularSpectra(Structures):
 
     def plot(self, settings: Settings, records: Mapping[str, Record]) -> matplotlib.figure.Figure:
         """A column a comparison: its spectra above its effective ranks."""
-        from hpr.figures.spectra import spectra_grid
+        from hpr.figures.draw.spectra import spectra_grid
 
         panels = super().panels(settings)
         small_print = (

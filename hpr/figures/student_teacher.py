@@ -143,14 +143,14 @@ class Students(Figure):
 
     def plot(self, settings: Settings, records: Mapping[str, Record]) -> matplotlib.figure.Figure:
         """B: kernel alignment by kappa, a colour a kind of weights, a column a d; C: by kind of weights."""
-        from hpr.figures.alignment import draw
+        from hpr.figures.draw.alignment import alignment
 
         panels = {panel.name: panel for panel in self.panels(settings)}
         linear = {
             d: [panels[_name(d, kappa)] for kappa in kappas] for d, kappas in self.kappas.items()
         }
         recurrent = [panels[_recurrent_name(kind, settings)] for kind in ("features", "directions")]
-        return draw(settings, linear, recurrent, records)
+        return alignment(settings, linear, recurrent, records)
 
     def _linear(self, d: int, kappa: float, settings: Settings) -> Panel:
         # Both layers have one norm, as in Proposition 1: entries of W_1 are N(0, σ²/d).

@@ -50,7 +50,7 @@ def write_figure(
     Returns:
         What the JSON holds.
     """
-    from hpr.figures.plotting import save
+    from hpr.figures.draw import save
 
     runs = figure.runs(settings)
     present = [records[spec.key] for spec in runs if spec.key in records]
@@ -87,10 +87,10 @@ def write_figure(
         "provenance": _provenance(present),
     }
     path = out / f"figure_{figure.name}"
-    save(figure.plot(settings, records), path)
+    save(lambda: figure.plot(settings, records), path)
     write_json(path.with_suffix(".json"), content)
     text = _figure_markdown(content, findings, panels)
-    write_atomically(path.with_suffix(".md"), text.encode())
+    write_utf8(path.with_suffix(".md"), text)
     return content
 
 
@@ -129,17 +129,27 @@ def write_summary(
         [f"[{f['figure']}](figure_{f['figure']}.md)", f["title"], *_tally(f), str(len(f["failed"]))]
         for f in figures
     ]
-    head = ["figure", "what", "agrees", "disagrees", "inconclusive", "failed runs"]
+    head = ["figure", "what", "agrees", "disagrees", "inconclusive", "diverged or failed"]
     lines += _table(head, rows)
     if failures:
         lines += ["", "## Failures", "", *(f"- {f['what']}: {f['reason']}" for f in failures)]
-    write_atomically(out / "summary.md", ("\n".join(lines) + "\n").encode())
+    without = {run["run"]: run["reason"] for figure in figures for run in figure["failed"]}
+    diverged = [run for run in without if run not in {failure["what"] for failure in failures}]
+    if diverged:
+        lines += ["", "## Diverged runs", "", "Results like any other, without measures.", ""]
+        lines += [f"- {run}: {without[run]}" for run in diverged]
+    write_utf8(out / "summary.md", "\n".join(lines) + "\n")
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write strict JSON: a NaN is an error, not a token."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, text.encode() + b"\n")
+    write_utf8(path, text + "\n")
+
+
+def write_utf8(path: Path, text: str) -> None:
+    """Write a text as UTF-8; a byte of a path that is none is written as an escape, which JSON reads, too."""
+    write_atomically(path, text.encode(errors="backslashreplace"))
 
 
 def _figure_markdown(
@@ -170,7 +180,7 @@ def _figure_markdown(
         ]
         lines += _table([panel.axis, *MEASURES.values()], rows)
     if content["failed"]:
-        lines += ["", "## Failed runs", ""]
+        lines += ["", "## Diverged or failed runs", ""]
         lines += [f"- {failed['run']}: {failed['reason']}" for failed in content["failed"]]
     if content["flagged"]:
         lines += ["", "## Flags", ""]
@@ -243,13 +253,16 @@ def _tally(content: dict[str, Any]) -> list[str]:
 
 def _plain(settings: Settings, pictured: bool) -> dict[str, Any]:
     """The settings as they stand in the JSON; where no run sees pictures, nothing stands in sMNIST's place."""
-    smnist = settings.smnist if pictured else None
-    return {**asdict(settings), "seeds": len(settings.replicates), "smnist": smnist}
+    plain = {**asdict(settings), "seeds": len(settings.replicates)}
+    return plain if pictured else {**plain, "smnist": None, "smnist_content": None}
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
     iterations = "" if settings["iterations"] is None else f", {settings['iterations']} iterations"
-    pictures = f"; in sMNIST's place: {settings['smnist']}" if settings["smnist"] else ""
+    smnist, content = settings["smnist"], settings["smnist_content"]
+    given = f"other pictures (SHA-256 {content})" if content else smnist
+    place = "pictures" if given == "sMNIST" else "in sMNIST's place"
+    pictures = f"; {place}: {given}" if smnist else ""
     return (
         f"Profile `{settings['profile']}`, variant `{settings['variant']}`, NeuroGym "
         f"{settings['task_version']} inputs, {settings['seeds']} seeds a setting{iterations}{pictures}."

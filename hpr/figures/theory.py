@@ -7,33 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
 from hpr.figures.claims import Claim, Finding, Group
 from hpr.figures.figure import Figure, Record, Settings
-from hpr.theory import (
-    PAPER,
-    QUICK,
-    RULE,
-    Check,
-    Results,
-    Size,
-    equations,
-    recurrent,
-    run,
-    two_layer,
-)
-from hpr.theory.networks import isotropic_spectrum
+from hpr.theory import PAPER, QUICK, RULE, Check, Size
 from hpr.theory.statements import STATEMENTS, Statement
 
 if TYPE_CHECKING:
-    import matplotlib.axes
     import matplotlib.figure
-
-# Okabe and Ito's blue, vermilion and green, and black.
-BLUE, RED, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "black"
-DIMENSIONS = {2: BLUE, 5: RED, 20: GREEN}
 
 
 def size(settings: Settings) -> Size:
@@ -80,194 +60,17 @@ class Theory(Figure):
 
     def judge(self, settings: Settings, records: Mapping[str, Record]) -> list[Finding]:
         """Compute and compare; no run is needed."""
+        from hpr.theory.results import run
+
         return [finding(check) for check in run(size(settings)).checks]
 
     def plot(self, settings: Settings, records: Mapping[str, Record]) -> matplotlib.figure.Figure:
         """Six panels, in the paper's order."""
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure as Canvas
+        from hpr.figures.draw.theory import checks
+        from hpr.theory.results import run
 
-        from hpr.figures.plotting import STYLE, WIDTH
-
-        results = run(size(settings))
-        panels = (_final_kernel, _constant, _expectation, _maximiser, _alignment, _frozen)
-        with rc_context({**STYLE, "legend.fontsize": 6, "legend.frameon": False}):
-            figure = Canvas(figsize=(WIDTH, 4.6), layout="constrained")
-            for axes, letter, panel in zip(
-                figure.subplots(2, 3).flat, "ABCDEF", panels, strict=True
-            ):
-                panel(axes, results)
-                axes.set_title(f"{letter}  {axes.get_title()}", loc="left")
-                axes.set_title("")
-            n = size(settings)
-            figure.supxlabel(
-                f"profile {settings.profile}: {n.tasks:,} Monte Carlo tasks, {n.trained:,} tasks "
-                f"trained a setting, {n.starts} starts, {n.networks} recurrent networks a rank; "
-                f"bars: stated errors; F: medians",
-                fontsize=5.5,
-                color="0.35",
-            )  # fmt: skip
-        return figure
-
-
-def _final_kernel(axes: matplotlib.axes.Axes, results: Results) -> None:
-    """Distance of trained kernels from Eq. 8 over σ: mean, and largest, beside the bound."""
-    for d, rank in two_layer.SWEPT:
-        runs = [run for run in results.swept if (run.d, run.rank) == (d, rank)]
-        sigma = np.array([run.sigma for run in runs])
-        # The leading term of the bound; the rest of it depends on the task.
-        unit = (1 + math.sqrt(d - 1) / 2) * sigma**2
-        K = [(run.end.kernel(run.X), equations.final_kernel(run.X, run.beta)) for run in runs]
-        filled = DIMENSIONS[d] if rank == d else "white"
-        axes.plot(
-            sigma,
-            [float((trained - formula).norm(dim=(-2, -1)).max()) for trained, formula in K],
-            "o",
-            markersize=4,
-            color=DIMENSIONS[d],
-            markerfacecolor=filled,
-            markeredgewidth=0.8,
-            label=f"d = {d}, rank {rank}",
-        )
-        if rank == 1:
-            axes.plot(sigma, unit, "-", linewidth=0.8, color=DIMENSIONS[d])
-    axes.set(xscale="log", yscale="log", xlabel="initial norm σ", title="Eq. 8: what it leaves out")
-    axes.set_ylabel("largest ‖$K^{(f)}$ − Eq. 8‖")
-    axes.legend(
-        loc="upper left",
-        title="lines: bound, leading term",
-        title_fontsize=6,
-        handlelength=0.8,
-        borderpad=0,
-        labelspacing=0.2,
-    )
-
-
-def _constant(axes: matplotlib.axes.Axes, results: Results) -> None:
-    cases = results.constant.cases
-    d = np.array([float(case.label.split("=")[1]) for case in cases])
-    axes.errorbar(
-        d,
-        d * [case.measured for case in cases],
-        yerr=d * [case.error for case in cases],
-        fmt="o",
-        color=BLUE,
-        markersize=3.5,
-        capsize=2,
-        linewidth=0.8,
-    )
-    smooth = np.linspace(2, 20, 100)
-    axes.axhline(1, color=BLACK, linewidth=0.8)
-    axes.plot(smooth, smooth / (smooth + 1), ":", color="0.4", linewidth=0.8)
-    axes.plot(smooth, 2 ** (-smooth / 2), "--", color=RED, linewidth=0.8)
-    for text, place, colour in (
-        ("c = 1/d", (12, 1.03), BLACK),
-        ("1/(d + 1)", (12, 0.83), "0.4"),
-        ("Eq. 15 as printed", (5.5, 0.24), RED),
-    ):
-        axes.annotate(text, place, fontsize=6.5, color=colour)
-    axes.set(xlabel="input dimension d", ylabel=r"$d \cdot E[\hat\beta_1^2]$", ylim=(0, 1.2))
-    axes.set_title("Lemma 2: the constant c")
-
-
-def _expectation(axes: matplotlib.axes.Axes, results: Results) -> None:
-    for d, colour in DIMENSIONS.items():
-        ranks = np.arange(1, d + 1)
-        c = equations.mean_square_direction(d)
-        line = [
-            float(
-                equations.expected_alignment_of_spectrum(isotropic_spectrum(d, int(rank), 1.0), c)
-            )
-            for rank in ranks
-        ]
-        axes.plot(ranks / d, line, "-", color=colour, linewidth=0.8, label=f"d = {d}")
-    for check, marker, filled in ((results.expected, "o", True), (results.trained, "s", False)):
-        for (d, rank), case in zip(two_layer.SETTINGS, check.cases, strict=True):
-            axes.errorbar(
-                rank / d + (0 if filled else 0.025),
-                case.measured,
-                yerr=case.error,
-                fmt=marker,
-                color=DIMENSIONS[d],
-                markerfacecolor=DIMENSIONS[d] if filled else "white",
-                markersize=3.5 if filled else 4,
-                markeredgewidth=0.8,
-                linewidth=0.8,
-                capsize=2,
-            )
-    axes.plot([], [], "ok", markersize=3.5, label="Monte Carlo")
-    axes.plot(
-        [], [], "sk", markersize=4, markerfacecolor="white", markeredgewidth=0.8, label="trained"
-    )
-    axes.set(xlabel="rank / d", ylabel="mean KA over tasks", xlim=(0, 1.08))
-    axes.set_title("Eq. 21 (lines)")
-    axes.legend(loc="center", bbox_to_anchor=(0.58, 0.74), ncols=2)
-
-
-def _maximiser(axes: matplotlib.axes.Axes, results: Results) -> None:
-    d = results.optimum.starts.shape[1]
-    place = np.arange(1, d + 1)
-    for spectra, colour, width in (
-        (results.optimum.starts, "0.75", 0.6),
-        (results.optimum.ends, BLUE, 1.2),
-    ):
-        axes.plot(
-            place, -np.sort(-spectra[:12]).T, "-o", color=colour, markersize=2.5, linewidth=width
-        )
-    axes.axhline(1 / d, color=BLACK, linestyle="--", linewidth=0.8)
-    axes.annotate("starts", (1.15, 0.9), color="0.5", fontsize=6.5)
-    axes.annotate("ends, all at 1/d", (3.1, 1 / d + 0.05), color=BLUE, fontsize=6.5)
-    axes.set(
-        xlabel="$j$, largest first",
-        ylabel=r"$s_j^2 / \sigma^2$",
-        title=f"Theorem 1: SLSQP, d = {d}",
-    )
-    axes.set_xticks(place)
-
-
-def _alignment(axes: matplotlib.axes.Axes, results: Results) -> None:
-    rotated = results.rotated
-    M_0 = equations.second_moment(rotated.start.W_1, rotated.start.W_2)
-    direction = rotated.start.W_1[:, 0] / rotated.sigma
-    cosine = torch.nn.functional.cosine_similarity(direction, rotated.beta, dim=-1).square()
-    axes.plot(cosine, equations.task_alignment(M_0, rotated.beta), "-", color=BLACK, linewidth=0.8)
-    axes.plot(cosine, rotated.alignment, "o", color=BLUE, markersize=3, markeredgewidth=0)
-    full = equations.largest_expected_alignment(rotated.d)
-    axes.axhline(full, color=GREEN, linestyle="--", linewidth=0.8)
-    axes.annotate("full rank, any task", (0.02, full + 0.004), color=GREEN, fontsize=6.5)
-    axes.annotate("Eq. 14", (0.42, 0.905), fontsize=6.5)
-    axes.annotate(
-        "Prop. 1", (1, 1), (0.72, 0.993), fontsize=6.5, arrowprops={"arrowstyle": "-", "lw": 0.5}
-    )
-    axes.set(xlabel=r"$\cos^2$ of the angle of $W_1$ to $\beta$", ylabel="KA of one trained task")
-    axes.set_title(f"Eq. 14, Prop. 1: rank 1, d = {rotated.d}")
-
-
-def _frozen(axes: matplotlib.axes.Axes, results: Results) -> None:
-    place = np.arange(len(recurrent.RANKS))
-    ways = (
-        (results.losses.frozen, "o-", BLUE, "frozen"),
-        (results.losses.reachable, "^-", GREEN, "frozen, reachable Y"),
-        (results.losses.leaky, "s-", RED, "frozen, leaky (Eq. 1)"),
-        (results.losses.trained, "v-", "0.45", "trained"),
-    )
-    for (losses, style, colour, label), shift in zip(ways, (0, -0.12, 0, 0.12), strict=True):
-        # Below 1e-32 the rounding of the squares is all there is.
-        median = [max(float(losses[rank].median()), 1e-32) for rank in recurrent.RANKS]
-        axes.plot(
-            place + shift, median, style, color=colour, markersize=3.5, linewidth=0.8, label=label
-        )
-    for value, text in ((recurrent.N_OUT, "$N_{out}$"), (recurrent.POINTS, "data points")):
-        at = float(np.interp(value, recurrent.RANKS, place))
-        axes.axvline(at, color="0.6", linestyle=":", linewidth=0.8)
-        axes.annotate(text, (at + 0.08, 1e3), color="0.35", fontsize=6.5)
-    axes.set(
-        yscale="log", ylim=(1e-34, 1e6), xlabel="rank of $W_h$", ylabel="relative squared error"
-    )
-    axes.set_yticks([1, 1e-10, 1e-20, 1e-30])
-    axes.set_xticks(place, [str(rank) for rank in recurrent.RANKS])
-    axes.set_title("Prop. 2: linear RNN")
-    axes.legend(loc="center left", bbox_to_anchor=(0, 0.52))
+        n = size(settings)
+        return checks(run(n), n, settings.profile)
 
 
 FIGURES = (Theory(),)

@@ -74,7 +74,7 @@ class Trajectories(TwoLayer):
 
     def plot(self, settings: Settings, records: Mapping[str, Record]) -> matplotlib.figure.Figure:
         """A plot a curve; a thin line a run, the means bold."""
-        from hpr.figures.curves import curve_grid
+        from hpr.figures.draw.curves import curve_grid
 
         return curve_grid(self.curves, self.panels(settings), settings, records)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from hpr.theory.statements import Statement
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Chance that a true equation fails its Monte Carlo check, over all the cases of the check together.
 FALSE_ALARM = 0.01

@@ -9,25 +9,7 @@ import torch
 
 from hpr.theory import expectation, printed, recurrent, two_layer
 from hpr.theory.check import Check
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is computed: Monte Carlo tasks, tasks trained a setting, optimiser starts, RNNs a rank."""
-
-    tasks: int
-    trained: int
-    starts: int
-    networks: int
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not isinstance(value, int) or value < 2:
-                raise ValueError(f"{name}: expected an integer of at least 2, got {value!r}")
-
-
-QUICK = Size(tasks=200_000, trained=300, starts=8, networks=6)
-PAPER = Size(tasks=4_000_000, trained=4000, starts=64, networks=40)
+from hpr.theory.size import Size
 
 
 @dataclass(frozen=True)

@@ -169,12 +169,23 @@ def test_a_diverged_run_is_named_and_the_rest_is_shown(
     train = Trainer(diverging=diverging)
     assert main(argv, train=train) == 0
     [diverged] = filter(diverging, train.trained)
-    line = f"hpr.reproduce: {diverged}: diverged after 3 iterations\n"
-    assert capsys.readouterr().err == line
-    assert str(diverged) in (tmp_path / "figure_1.md").read_text()
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert ": 30 runs: 1 diverged, 29 finished, 0 failed\n" in said.out
+    assert said.out.endswith(
+        f"read {tmp_path / 'summary.md'}; it lists the runs that diverged or failed\n"
+    )
+    summary = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert (
+        f"\n## Diverged runs\n\nResults like any other, without measures.\n\n- {diverged}: "
+        in summary
+    )
+    assert "## Failures" not in summary
+    assert str(diverged) in (tmp_path / "figure_1.md").read_text(encoding="utf-8")
     # It isn't run again, since it would diverge again, and it is still named.
     assert main(argv, train=unreachable) == 0
-    assert capsys.readouterr().err == line
+    assert "30 runs: 1 diverged, 29 finished, 0 failed" in capsys.readouterr().out
+    assert (tmp_path / "summary.md").read_text(encoding="utf-8") == summary
 
 
 def test_a_pack_that_raises_fails_by_name_and_the_others_go_on(
@@ -185,7 +196,10 @@ def test_a_pack_that_raises_fails_by_name_and_the_others_go_on(
     train = Trainer(broken=lambda calls, spec: error if spec.task == "DMS" else None)
     assert main(argv, train=train) == 1
     assert len(train.trained) == 22
-    lines = capsys.readouterr().err.splitlines()
+    said = capsys.readouterr()
+    assert "\nNOT DONE after " in said.out
+    assert ": 30 runs: 22 finished, 8 failed\n" in said.out
+    lines = said.err.splitlines()
     assert len(lines) == 8
     for line in lines:
         assert line.startswith("hpr.reproduce: failed: DMS N=300 rank ")
@@ -246,9 +260,9 @@ def test_a_figure_that_raises_fails_by_name(
 
     monkeypatch.setattr(RankSweep, "plot", fail)
     assert main([*ONE, "--out", str(tmp_path)], train=Trainer()) == 1
-    assert capsys.readouterr().err == (
-        "hpr.reproduce: failed: figure 1: ZeroDivisionError: no axes\n"
-    )
+    said = capsys.readouterr()
+    assert said.err == "hpr.reproduce: failed: figure 1: ZeroDivisionError: no axes\n"
+    assert "0 failed, 1 of the figures and the summary failed\n" in said.out
     assert (tmp_path / "summary.md").exists()
 
 
@@ -281,9 +295,13 @@ BAD_USAGE = {
     "device": (["--all", "--device", "tpu"], "--device: expected auto, cpu, cuda or cuda:N"),
     "no seeds": (
         ["--all", "--seeds", "0"],
-        "--seeds: expected an integer from 1 to 9999999, got '0'",
+        "--seeds: expected an integer from 1 to 1000, got '0'",
     ),
-    "seeds in words": (["--all", "--seeds", "two"], "from 1 to 9999999, got 'two'"),
+    "seeds in words": (["--all", "--seeds", "two"], "from 1 to 1000, got 'two'"),
+    "more seeds than can be planned": (
+        ["--all", "--seeds", "9999999", "--dry-run"],
+        "--seeds: expected an integer from 1 to 1000, got '9999999'",
+    ),
     "iterations": (["--all", "--iterations", "-5"], "--iterations: expected "),
     "json": (["--all", "--json"], "--json: expected together with --list"),
     "mnist": (["--all", "--mnist-dir", "/no/such/folder"], "--mnist-dir: "),
@@ -303,32 +321,15 @@ def test_bad_usage_is_one_line_and_exit_2(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:3"])
-def test_cuda_without_cuda_says_so_and_what_to_do(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    line = refuse(["--all", "--device", name], capsys)
-    assert f"--device {name}: PyTorch {torch.__version__} sees no CUDA device" in line
-    assert "or use --device cpu" in line
-
-
-def test_a_cuda_device_that_is_not_there_is_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    line = refuse(["--all", "--device", "cuda:2"], capsys)
-    assert line.endswith("--device cuda:2: expected cuda:0 to cuda:1")
-
-
 def test_cuda_runs_the_paper_profile_unless_told_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("hpr.devices.may_have_card", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     card = SimpleNamespace(multi_processor_count=132, total_memory=80 << 30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr("hpr.devices._card_rate", lambda device: 1e13)
     for profile, seeds in (([], 10), (["--profile", "quick"], 6)):
         main(["--list", "--json", *profile])
         listed = json.loads(capsys.readouterr().out)

@@ -16,7 +16,7 @@ import pytest
 import hpr.figures
 from hpr.connectivity import SVD
 from hpr.figures import Figure, Settings, discover
-from hpr.figures.plotting import describe, sweep_dots
+from hpr.figures.draw.plotting import describe, sweep_dots
 from hpr.figures.summary import write_figure, write_summary
 from hpr.runs import RunSpec
 
@@ -220,7 +220,8 @@ def test_the_stand_in_is_labelled_and_the_real_task_is_not(figure: Figure, tmp_p
         write_figure(figure, settings, records(figure, settings), {}, folder)
         text = (folder / "figure_1.md").read_text()
         assert ("stand-in" in text) == (settings.smnist == "sDigits")
-        assert f"in sMNIST's place: {settings.smnist}." in text
+        place = "pictures" if settings.smnist == "sMNIST" else "in sMNIST's place"
+        assert f"; {place}: {settings.smnist}." in text
         panel = "sMNIST" if settings.smnist == "sMNIST" else "sMNIST stand-in"
         assert f"## {panel}: mean" in text
     assert titles["sMNIST"] == ["2AF", "DMS", "CXT", "sMNIST"]

@@ -14,8 +14,8 @@ import pytest
 from hpr.connectivity import EM, SVD, CellTypes, ChainMotif, Dale
 from hpr.connectivity.connectome import keep, read_folder
 from hpr.figures import Figure, Settings, discover
+from hpr.figures.draw.spectra import draw_boxes, ranks
 from hpr.figures.figure import Panel
-from hpr.figures.spectra import draw_boxes, ranks
 from hpr.figures.summary import write_figure
 from hpr.runs import RunSpec
 

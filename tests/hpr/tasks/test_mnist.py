@@ -223,7 +223,7 @@ def test_the_users_cache_is_the_default(cache: Path, monkeypatch: pytest.MonkeyP
     write(cache.parent / "hpr" / "mnist", True)
     assert find_mnist() == cache.parent / "hpr" / "mnist"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", lambda: cache)
+    monkeypatch.setenv("HOME", str(cache))
     write(cache / ".cache" / "hpr" / "mnist", True)
     assert find_mnist() == cache / ".cache" / "hpr" / "mnist"
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import matplotlib
 import matplotlib.axes
 import numpy as np
 from matplotlib.figure import Figure
 
+from hpr.figures.draw import WIDTH
+from hpr.figures.draw.plotting import describe, write_small_print
 from hpr.figures.figure import Panel, Record, Settings
-from hpr.figures.plotting import STYLE, WIDTH, describe, write_small_print
 from hpr.runs import RunSpec
 
 if TYPE_CHECKING:
@@ -28,24 +28,23 @@ def curve_grid(
     records: Mapping[str, Record],
 ) -> Figure:
     """Draw each curve, two in a row: thin lines are runs that end in dots, bold lines are means."""
-    with matplotlib.rc_context(STYLE):
-        rows = len(curves) // 2
-        figure = Figure(figsize=(WIDTH, 0.4 + 2.0 * rows), layout="constrained")
-        grid = figure.subplots(rows, 2, squeeze=False)
-        for axes, curve in zip(grid.flat, curves, strict=True):
-            panel = panels[curve.sweep]
-            for colour, rank, level in zip(COLOURS, panel.levels, panel.runs, strict=True):
-                _level(axes, level, records, curve.measure, colour, f"rank {rank}")
-            axes.set_xscale("symlog", linthresh=1)
-            axes.set_xlim(left=0)
-            title = panel.title.replace("\n", " ")
-            axes.set_title(f"{curve.letter}  {title}")
-            axes.set_ylabel(curve.label)
-            axes.legend(frameon=False, fontsize=6)
-        for axes in grid[-1]:
-            axes.set_xlabel("iterations")
-        small_print = f"{describe(settings, panels)}; thin lines are runs, bold ones means"
-        write_small_print(figure, small_print)
+    rows = len(curves) // 2
+    figure = Figure(figsize=(WIDTH, 0.4 + 2.0 * rows), layout="constrained")
+    grid = figure.subplots(rows, 2, squeeze=False)
+    for axes, curve in zip(grid.flat, curves, strict=True):
+        panel = panels[curve.sweep]
+        for colour, rank, level in zip(COLOURS, panel.levels, panel.runs, strict=True):
+            _level(axes, level, records, curve.measure, colour, f"rank {rank}")
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlim(left=0)
+        title = panel.title.replace("\n", " ")
+        axes.set_title(f"{curve.letter}  {title}")
+        axes.set_ylabel(curve.label)
+        axes.legend(frameon=False, fontsize=6)
+    for axes in grid[-1]:
+        axes.set_xlabel("iterations")
+    small_print = f"{describe(settings, panels)}; thin lines are runs, bold ones means"
+    write_small_print(figure, small_print)
     return figure
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import matplotlib.axes
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hpr.connectivity import spectrum_rank
+from hpr.figures.draw import WIDTH
+from hpr.figures.draw.plotting import offsets, write_gaps, write_small_print
 from hpr.figures.figure import MEASURES, Panel, Record
-from hpr.figures.plotting import STYLE, WIDTH, offsets, write_gaps, write_small_print
 from hpr.figures.spectrum import spectrum
 
 # Grey for the null, then Okabe and Ito's blue and vermilion; the dashes tell them apart in grey.
@@ -31,38 +31,36 @@ def structure_grid(
     small_print: str,
 ) -> Figure:
     """Draw a row a panel: the eigenvalue spectra, then each measure."""
-    with matplotlib.rc_context(STYLE):
-        height = 0.5 + 1.75 * len(panels)
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        grid = figure.subplots(
-            len(panels),
-            1 + len(measures),
-            squeeze=False,
-            width_ratios=[1.5, *[1.0] * len(measures)],
-        )
-        for row, panel in zip(grid, panels, strict=True):
-            draw_spectra(row[0], panel, singular=False)
-            row[0].set_ylabel("eigval magnitude\n/ largest")
-            for axes, measure in zip(row[1:], measures, strict=True):
-                values, gaps = panel.values(records, measure), panel.gaps(records, measure)
-                draw_boxes(axes, values, panel.levels, gaps, unbounded=measure in UNBOUNDED)
-        for axes, measure in zip(grid[0, 1:], measures, strict=True):
-            axes.set_title(MEASURES[measure].replace(" ", "\n", 1))
-        write_small_print(figure, small_print)
+    height = 0.5 + 1.75 * len(panels)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    grid = figure.subplots(
+        len(panels),
+        1 + len(measures),
+        squeeze=False,
+        width_ratios=[1.5, *[1.0] * len(measures)],
+    )
+    for row, panel in zip(grid, panels, strict=True):
+        draw_spectra(row[0], panel, singular=False)
+        row[0].set_ylabel("eigval magnitude\n/ largest")
+        for axes, measure in zip(row[1:], measures, strict=True):
+            values, gaps = panel.values(records, measure), panel.gaps(records, measure)
+            draw_boxes(axes, values, panel.levels, gaps, unbounded=measure in UNBOUNDED)
+    for axes, measure in zip(grid[0, 1:], measures, strict=True):
+        axes.set_title(MEASURES[measure].replace(" ", "\n", 1))
+    write_small_print(figure, small_print)
     return figure
 
 
 def spectra_grid(panels: Sequence[Panel], small_print: str) -> Figure:
     """Draw a column a panel: the singular spectra above the effective ranks."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
-        grid = figure.subplots(2, len(panels), squeeze=False)
-        for (above, below), panel in zip(grid.T, panels, strict=True):
-            draw_spectra(above, panel, singular=True)
-            draw_boxes(below, ranks(panel, singular=True), panel.levels, [[] for _ in panel.levels])
-        grid[0, 0].set_ylabel("singular value\n/ largest")
-        grid[1, 0].set_ylabel("effective rank")
-        write_small_print(figure, small_print)
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    grid = figure.subplots(2, len(panels), squeeze=False)
+    for (above, below), panel in zip(grid.T, panels, strict=True):
+        draw_spectra(above, panel, singular=True)
+        draw_boxes(below, ranks(panel, singular=True), panel.levels, [[] for _ in panel.levels])
+    grid[0, 0].set_ylabel("singular value\n/ largest")
+    grid[1, 0].set_ylabel("effective rank")
+    write_small_print(figure, small_print)
     return figure
 
 

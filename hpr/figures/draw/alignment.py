@@ -5,56 +5,47 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import matplotlib
 import matplotlib.axes
 import numpy as np
 from matplotlib.figure import Figure
 
+from hpr.figures.draw import WIDTH
+from hpr.figures.draw.plotting import describe, offsets, sweep_dots, write_gaps, write_small_print
 from hpr.figures.figure import Panel, Record, Settings
-from hpr.figures.plotting import (
-    STYLE,
-    WIDTH,
-    describe,
-    offsets,
-    sweep_dots,
-    write_gaps,
-    write_small_print,
-)
 
 KA = "kernel_alignment"
 # Okabe and Ito's colours; the paper has aligned weights in green and partly aligned ones in blue.
 COLOURS = ("0.25", "#E69F00", "#0072B2", "#009E73")
 
 
-def draw(
+def alignment(
     settings: Settings,
     linear: Mapping[int, Sequence[Panel]],
     recurrent: Sequence[Panel],
     records: Mapping[str, Record],
 ) -> Figure:
     """Draw B, a column a number of inputs d and its panels by kappa, above C, a column a reading."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
-        above, below = figure.subfigures(2, 1)
-        row = above.subplots(1, len(linear), squeeze=False)[0]
-        for axes, (d, panels) in zip(row, linear.items(), strict=True):
-            _series(axes, panels, records)
-            axes.set_title(f"B  two-layer linear, d = {d}")
-            axes.set_xlabel("condition number κ")
-        row[0].set_ylabel("kernel alignment")
-        handles, labels = row[0].get_legend_handles_labels()
-        above.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
-        row = below.subplots(1, len(recurrent), squeeze=False)[0]
-        for axes, panel in zip(row, recurrent, strict=True):
-            levels = [level.replace(" ", "\n", 1) for level in panel.levels]
-            sweep_dots(axes, panel.values(records, KA), levels, panel.gaps(records, KA))
-            axes.set_title(f"C  {panel.title}")
-        row[0].set_ylabel("kernel alignment")
-        # Panels of one d, and those of C, differ in no number that the small print gives.
-        alike = [replace(panels[0], name=f"B d = {d}") for d, panels in linear.items()]
-        alike.append(replace(recurrent[0], name="C"))
-        small_print = f"{describe(settings, alike)}; bars and lines are means"
-        write_small_print(below, small_print)
+    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    above, below = figure.subfigures(2, 1)
+    row = above.subplots(1, len(linear), squeeze=False)[0]
+    for axes, (d, panels) in zip(row, linear.items(), strict=True):
+        _series(axes, panels, records)
+        axes.set_title(f"B  two-layer linear, d = {d}")
+        axes.set_xlabel("condition number κ")
+    row[0].set_ylabel("kernel alignment")
+    handles, labels = row[0].get_legend_handles_labels()
+    above.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    row = below.subplots(1, len(recurrent), squeeze=False)[0]
+    for axes, panel in zip(row, recurrent, strict=True):
+        levels = [level.replace(" ", "\n", 1) for level in panel.levels]
+        sweep_dots(axes, panel.values(records, KA), levels, panel.gaps(records, KA))
+        axes.set_title(f"C  {panel.title}")
+    row[0].set_ylabel("kernel alignment")
+    # Panels of one d, and those of C, differ in no number that the small print gives.
+    alike = [replace(panels[0], name=f"B d = {d}") for d, panels in linear.items()]
+    alike.append(replace(recurrent[0], name="C"))
+    small_print = f"{describe(settings, alike)}; bars and lines are means"
+    write_small_print(below, small_print)
     return figure
 
 

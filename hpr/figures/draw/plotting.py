@@ -1,40 +1,21 @@
-"""Drawing that figures share; the files depend on the records alone and hold no dates."""
+"""Drawing that figures share: sweeps, missing runs, and the small print."""
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
-import matplotlib
 import matplotlib.axes
 import numpy as np
 from matplotlib.figure import Figure, FigureBase
 from numpy.typing import NDArray
 
+from hpr.figures.draw import WIDTH
 from hpr.figures.figure import MEASURES, Panel, Record, Settings
-from hpr.store import write_atomically
 
 # Okabe and Ito's blue: distinct from the black means for every kind of colour vision, and in grey.
 DOTS = "#0072B2"
-WIDTH = 7.0  # inches, a page's two columns
-STYLE: dict[str, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    # Letters stay text in the PDF.
-    "pdf.fonttype": 42,
-}
 
 
 def sweep_dots(
@@ -105,21 +86,20 @@ def sweep_grid(
     small_print: str,
 ) -> Figure:
     """Draw sweeps: a column a panel, a row a measure, `small_print` below."""
-    with matplotlib.rc_context(STYLE):
-        height = 0.55 + 1.45 * len(measures)
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        grid = figure.subplots(len(measures), len(panels), squeeze=False, sharex="col")
-        for row, measure in zip(grid, measures, strict=True):
-            for axes, panel in zip(row, panels, strict=True):
-                values = panel.values(records, measure)
-                sweep_dots(axes, values, panel.levels, panel.gaps(records, measure))
-            row[0].set_ylabel(MEASURES[measure].replace(" ", "\n", 1))
-        for axes, panel in zip(grid[0], panels, strict=True):
-            axes.set_title(panel.title)
-        for axes, panel in zip(grid[-1], panels, strict=True):
-            axes.set_xlabel(panel.axis)
-        figure.align_ylabels(grid[:, 0])
-        write_small_print(figure, small_print)
+    height = 0.55 + 1.45 * len(measures)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    grid = figure.subplots(len(measures), len(panels), squeeze=False, sharex="col")
+    for row, measure in zip(grid, measures, strict=True):
+        for axes, panel in zip(row, panels, strict=True):
+            values = panel.values(records, measure)
+            sweep_dots(axes, values, panel.levels, panel.gaps(records, measure))
+        row[0].set_ylabel(MEASURES[measure].replace(" ", "\n", 1))
+    for axes, panel in zip(grid[0], panels, strict=True):
+        axes.set_title(panel.title)
+    for axes, panel in zip(grid[-1], panels, strict=True):
+        axes.set_xlabel(panel.axis)
+    figure.align_ylabels(grid[:, 0])
+    write_small_print(figure, small_print)
     return figure
 
 
@@ -152,13 +132,3 @@ def _by_panel(panels: Sequence[Panel], name: str) -> str:
         f"{number:,}" + (f" ({', '.join(names)})" if len(found) > 1 else "")
         for number, names in found.items()
     )
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write `path` with the endings .png (200 dpi) and .pdf."""
-    dateless = {"CreationDate": None, "Producer": None, "Creator": None}
-    for ending, metadata in ((".png", {"Software": None}), (".pdf", dateless)):
-        content = io.BytesIO()
-        with matplotlib.rc_context(STYLE):
-            figure.savefig(content, format=ending[1:], dpi=200, metadata=metadata)
-        write_atomically(path.with_suffix(ending), content.getvalue())

@@ -1,0 +1,87 @@
+"""The pictures, and the one place where matplotlib is imported.
+
+A picture depends on the records alone: neither the user's settings of matplotlib nor the date reach it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpr.store import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH = 7.0  # inches, a page's two columns
+STYLE: dict[str, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    # Letters stay text in the PDF.
+    "pdf.fonttype": 42,
+}
+
+
+def _homeless() -> bool:
+    """Whether a folder that matplotlib keeps files in can't be made or written, where it would warn or fail."""
+    named = os.environ.get("MPLCONFIGDIR")
+    try:
+        if named:
+            folders = [Path(named)]
+        elif sys.platform.startswith(("linux", "freebsd")):
+            bases = (("XDG_CONFIG_HOME", ".config"), ("XDG_CACHE_HOME", ".cache"))
+            folders = [
+                Path(os.environ.get(name) or Path.home() / usual, "matplotlib")
+                for name, usual in bases
+            ]
+        else:
+            folders = [Path.home() / ".matplotlib"]
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return True
+    return not all(os.access(folder, os.W_OK) for folder in folders)
+
+
+if "matplotlib" not in sys.modules and _homeless():
+    os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="matplotlib-")
+    atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)
+
+try:
+    import matplotlib
+except ValueError as error:
+    # A garbled matplotlibrc, or MPLBACKEND.
+    raise ImportError(f"matplotlib can't be imported with this user's settings: {error}") from None
+
+
+def save(plot: Callable[[], Figure], path: Path) -> None:
+    """Draw a picture and write it to `path` with the endings .png (200 dpi) and .pdf.
+
+    Both are done with matplotlib's parameters as they come with it and `STYLE`, whatever the user's are.
+    """
+    # A backend is for windows, and is chosen once in a process: it is left alone.
+    defaults = {
+        name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"
+    }
+    dateless = {"CreationDate": None, "Producer": None, "Creator": None}
+    with matplotlib.rc_context({**defaults, **STYLE}):
+        figure = plot()
+        for ending, metadata in ((".png", {"Software": None}), (".pdf", dateless)):
+            content = io.BytesIO()
+            figure.savefig(content, format=ending[1:], dpi=200, metadata=metadata)
+            write_atomically(path.with_suffix(ending), content.getvalue())

@@ -1,0 +1,73 @@
+"""The shapes that plans are made of, against the tasks as they are made."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpr.executors import tasks
+from hpr.figures import Settings, discover
+from hpr.tasks import TASKS, make_task
+from hpr.tasks.shapes import Shape, shape_of
+
+STUDENTS = (
+    "student-teacher(d=2)",
+    "student-teacher(d=33,whitened)",
+    "student-teacher(d=20,kappa=2.5,whitened)",
+)
+STEPS = (100.0, 20.0, 70.0, 12.5, 1000.0, 33.3, 0.0, -20.0, math.nan)
+VERSIONS = ("0.0.2", "2.3", "1", "0.1")
+
+
+@pytest.fixture(scope="module")
+def mnist_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of MNIST's form and of its size, but for the number of pictures."""
+    folder = tmp_path_factory.mktemp("mnist")
+    for part in ("train", "t10k"):
+        images, labels = np.zeros((3, 28, 28), np.uint8), np.zeros(3, np.uint8)
+        for kind, content in (("images-idx3", images), ("labels-idx1", labels)):
+            head = np.array([0x0800 + content.ndim, *content.shape], ">i4").tobytes()
+            (folder / f"{part}-{kind}-ubyte").write_bytes(head + content.tobytes())
+    return folder
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", [*TASKS, *STUDENTS])
+def test_a_shape_is_that_of_the_task_made_and_none_where_it_cannot_be_made(
+    name: str, version: str, mnist_dir: Path
+) -> None:
+    for dt in STEPS:
+        try:
+            task = make_task(name, version=version, dt=dt, mnist_dir=mnist_dir)
+        except ValueError:
+            assert shape_of(name, version, dt) is None, dt
+        else:
+            made = Shape(task.N_in, task.N_out, task.T, task.loss_steps)
+            assert shape_of(name, version, dt) == made, dt
+
+
+def test_every_run_of_the_paper_is_planned_without_making_a_task() -> None:
+    for profile in ("quick", "paper"):
+        for smnist in ("sMNIST", "sDigits"):
+            settings = Settings(profile=profile, smnist=smnist, seeds=1)
+            for figure in discover().values():
+                for spec in figure.runs(settings):
+                    assert shape_of(spec.task, spec.task_version, spec.dt), spec
+
+
+@pytest.mark.parametrize("name", ["student-teacher(d=1)", "student-teacher(d=2,kappa=0)", "none"])
+def test_what_is_no_task_of_the_projects_has_no_shape(name: str) -> None:
+    assert shape_of(name, "1", 100.0) is None
+
+
+def test_a_neurogym_id_is_made_to_know_its_shape() -> None:
+    assert shape_of("GoNogo-v0", "2.3", 100.0) is None
+    from hpr.connectivity import Dense
+    from hpr.executors import pack_cost
+    from hpr.runs import RunSpec, cost
+
+    spec = RunSpec("GoNogo-v0", Dense(), seed=0, task_version="2.3")
+    assert pack_cost([spec], tasks()) == cost([spec], make_task("GoNogo-v0", version="2.3"))
