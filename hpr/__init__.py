@@ -1,3 +1,18 @@
 """Rich and lazy learning in recurrent networks (Liu et al., ICLR 2024), at the speed of the machine."""
 
+import sys
+from importlib.util import find_spec
+
+from hpr.extras import install
+
 __version__ = "0.2.0.dev0"
+
+if find_spec("numpy") is None:
+    # With torch alone the kernels are installed, and not this package's requirements.
+    _missing = (
+        f"hpr: expected numpy, which is not installed; install what hpr needs: {install('repro')}"
+    )
+    # `python -m` imports this package before the command line can catch anything.
+    if sys.argv[:1] == ["-m"]:
+        sys.exit(_missing)
+    raise ModuleNotFoundError(_missing, name="numpy")

@@ -18,13 +18,13 @@ from hpr.command_line import Parser, UsageError, path, positive, whole
 from hpr.connectivity.connectome import CELEGANS, keep, read_folder
 from hpr.devices import Device, choose_device, training_rate
 from hpr.executors import Failure, Outcome, Train, plan, run_local, tasks
+from hpr.extras import install
 from hpr.figures import Figure, Settings, discover
 from hpr.figures.claims import FEWEST
 from hpr.figures.figure import SMNIST, Profile
 from hpr.runs import VARIANTS, RunSpec, distinct
 from hpr.store import Store
 
-EXTRA = "pip install 'hpr-richlazy[repro]'"
 # The most seeds a setting that are planned: a hundred times the paper's, 190,000 runs in `--all`.
 SEEDS = 1000
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None, *, train: Train | None = None) -> in
     try:
         return parser.run(lambda: _main(arguments, train))
     except ModuleNotFoundError as error:
-        parser.error(f"{error}; install what reproducing needs: {EXTRA}")
+        parser.error(f"{error}; install what it needs: {install('repro')}")
     except ImportError as error:
         parser.error(str(error))
     except KeyboardInterrupt:
@@ -244,6 +244,10 @@ def _reproduce(
     import torch
 
     from hpr.figures.summary import write_figure, write_summary
+    from hpr_kernels.cores import available_cores
+
+    # Torch counts the cores that the scheduler gives, and not a container's quota of them.
+    torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
 
     if train is None:
         from hpr.training import train_pack
@@ -311,10 +315,15 @@ def _dry_run(figures: Sequence[Figure], settings: Settings, store: Store, device
         if not figure.runs(settings):
             print(f"{figure.name}: not counted")
     asked = sum(len(figure.runs(settings)) for figure in figures)
-    print(f"{asked} runs in the figures, {left.stored + left.runs} of them distinct")
-    rate = training_rate(device)
     print(
-        f"{left.stored} runs already in {store.runs}, {left.runs} to train in {len(left.packs)} "
+        f"{asked} runs in the figures, {left.stored + left.runs + len(left.unreadable)} of them distinct"
+    )
+    rate = training_rate(device)
+    for spec, error in left.unreadable.items():
+        print(f"{spec}: {error}")
+    unreadable = f", {len(left.unreadable)} unreadable there" if left.unreadable else ""
+    print(
+        f"{left.stored} runs already in {store.runs}{unreadable}, {left.runs} to train in {len(left.packs)} "
         f"packs: at most {left.flops:.2g} FLOP, about {_duration(left.flops / rate)} at "
         f"{rate:.2g} FLOP/s on {device}, {left.memory / 1e6:.0f} MB"
     )

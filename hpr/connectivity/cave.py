@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hpr.command_line import Parser, path, positive
+from hpr.extras import install
 from hpr.files import write_atomically
 
 DATASTACK = "minnie65_public"
@@ -121,7 +122,7 @@ def main() -> None:
     try:
         fetch(arguments.folder, N=arguments.cells, version=arguments.version)
     except ModuleNotFoundError as error:
-        parser.error(f"{error}; install it: pip install 'hpr-richlazy[em]'")
+        parser.error(f"{error}; install what it needs: {install('em')}")
     except Exception as error:
         # The service's client raises errors of many libraries: of access, of the network, of the tables.
         parser.error(f"{type(error).__name__}: {error}")

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from hpr.extras import install
+
 NEUROGYM_VERSION = "2.3"
 
 # What TrialEnv itself counts, and its periods, of which it keeps those of earlier trials.
@@ -20,7 +22,7 @@ def neurogym() -> ModuleType:
     Raises:
         ImportError: it is missing, or of a version with other behaviour.
     """
-    remedy = "pip install 'hpr-richlazy[repro]'"
+    remedy = install("repro")
     try:
         import neurogym as module
     except ImportError as error:

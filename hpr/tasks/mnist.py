@@ -12,6 +12,7 @@ from types import ModuleType
 import numpy as np
 
 from hpr.cache import cache_folder
+from hpr.extras import install
 from hpr.files import unusable, write_to_cache
 
 from .base import Split
@@ -194,7 +195,7 @@ def _download(folder: Path) -> None:
         import pooch
     except ImportError as error:
         raise MnistUnavailable(
-            f"MNIST is not in {folder}: {remedy} (pip install 'hpr-richlazy[repro]')"
+            f"MNIST is not in {folder}: {remedy} ({install('repro')})"
         ) from error
     for name, sha256 in _SHA256.items():
         failures = []
