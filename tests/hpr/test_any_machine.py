@@ -119,6 +119,19 @@ def test_what_only_lists_imports_numpy_alone(arguments: list[str], tmp_path: Pat
     assert files(tmp_path) == []
 
 
+@pytest.mark.parametrize("module", ["hpr.reproduce", "hpr.connectivity.cave"])
+def test_a_command_line_with_torch_alone_names_what_is_missing(module: str) -> None:
+    """As after an install of the kernels: NumPy, which torch can do without, isn't there."""
+    run = f"import runpy, sys; sys.modules['numpy'] = None; sys.argv = ['-m']; runpy.run_module('{module}')"
+    done = subprocess.run(
+        [sys.executable, "-c", run], env=surroundings(), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith("hpr: expected numpy, which is not installed; install what hpr needs: ")
+    assert "neurogym" in line
+
+
 def test_a_listing_tells_minutes(tmp_path: Path) -> None:
     done = call(["--list", "--json"], tmp_path, surroundings(HOME=str(tmp_path)))
     figures = {figure["name"]: figure for figure in json.loads(done.stdout)["figures"]}

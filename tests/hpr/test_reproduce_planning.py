@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hpr import executors
-from hpr.figures import discover
+from hpr.figures import Settings, discover
 from hpr.reproduce import choose_smnist, main
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
@@ -161,6 +161,20 @@ def test_a_dry_run_sums_the_packs_of_a_shape_and_names_what_has_no_runs(
     whole, parts = lines
     assert whole.endswith(" FLOP, 1 pack")
     assert parts == whole.replace("1 pack", "3 packs")
+
+
+def test_a_dry_run_names_what_it_cannot_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder in a record's place: that run is neither stored nor to be trained."""
+    spec = discover()["17"].runs(Settings(seeds=1))[0]
+    (tmp_path / "runs" / f"{spec.key}.json").mkdir(parents=True)
+    assert main(["--figure", "17", "--seeds", "1", "--dry-run", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert f"{spec}: " in said
+    assert "0 runs already in" in said
+    assert "1 unreadable there, 1 to train" in said
+    assert "2 of them distinct" in said
 
 
 def test_a_dry_run_counts_what_figures_share(
