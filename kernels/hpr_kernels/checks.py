@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import Literal
 
 import torch
@@ -35,6 +36,16 @@ def tensor(name: str, value: Tensor, dims: tuple[int, ...], like: Tensor | None 
         )
 
 
+def integers(name: str, value: Tensor, dtype: torch.dtype, like: Tensor) -> None:
+    """A tensor of whole numbers of `dtype`, on the device of `like`."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if (value.dtype, value.device) != (dtype, like.device):
+        raise TypeError(
+            f"{name}: expected {dtype} on {like.device}, got {value.dtype} on {value.device}"
+        )
+
+
 def shape(name: str, value: Tensor, expected: tuple[int | None, ...], symbols: str) -> None:
     """`value` has the sizes `expected`, None for any; `symbols` names the axes in the message."""
     if value.dim() != len(expected) or any(
@@ -44,15 +55,81 @@ def shape(name: str, value: Tensor, expected: tuple[int | None, ...], symbols: s
         raise ValueError(f"{name}: expected shape {symbols} = [{wanted}], got {list(value.shape)}")
 
 
-def leak(rho: float) -> None:
-    """`rho` in [0, 1)."""
-    if not isinstance(rho, int | float) or not 0 <= rho < 1:
+def real(value: object) -> float | None:
+    """`value` as a float where it is a real number, NumPy's included; None where it is none, as a bool is."""
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
+
+
+def whole(value: object) -> int | None:
+    """`value` as an int where it is a whole number (1e9 is one), NumPy's included; None where it is none."""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    number = real(value)
+    return None if number is None or not number.is_integer() else int(number)
+
+
+def leak(rho: float) -> float:
+    """`rho` in [0, 1), as a float."""
+    number = real(rho)
+    if number is None or not 0 <= number < 1:
         raise ValueError(f"rho: expected a leak factor in [0, 1), got {rho!r}")
+    return number
+
+
+def factor(name: str, value: float) -> float:
+    """`value` as a float, a finite one."""
+    number = real(value)
+    if number is None or not -float("inf") < number < float("inf"):
+        raise ValueError(f"{name}: expected a finite number, got {value!r}")
+    return number
+
+
+def count(name: str, value: int, least: int, most: int, meaning: str) -> int:
+    """`value` as an int in least … most; `meaning` says in the message what is expected."""
+    number = whole(value)
+    if number is None or not least <= number <= most:
+        raise ValueError(f"{name}: expected {meaning}, got {value!r}")
+    return number
+
+
+def budget(memory_budget: int) -> int:
+    """`memory_budget` as a whole number of bytes, at least one."""
+    number = whole(memory_budget)
+    if number is None or number < 1:
+        raise ValueError(
+            f"memory_budget: expected a whole number of bytes, at least 1, got {memory_budget!r}"
+        )
+    return number
+
+
+class BudgetTooSmallError(ValueError):
+    """What must be held at once takes `least` bytes, more than the memory budget."""
+
+    def __init__(self, least: int, got: int) -> None:
+        super().__init__(f"memory_budget: expected at least {least} bytes, got {got}")
+        self.least = least
+
+
+def flag(name: str, value: bool) -> None:
+    """`value` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+
+
+def groups(parameters: Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Parameter groups, one or several of `known`; None for all of them."""
+    if parameters is None:
+        return known
+    listed = isinstance(parameters, Iterable) and not isinstance(parameters, str)
+    chosen: tuple[str, ...] = tuple(parameters) if listed else (parameters,)  # type: ignore[assignment]
+    if not chosen or not all(isinstance(group, str) and group in known for group in chosen):
+        raise ValueError(f"parameters: expected some of {known}, got {parameters!r}")
+    return chosen
 
 
 def choice(name: str, value: object, options: Sequence[str]) -> None:
     """`value` is one of `options`."""
-    if value not in options:
+    if not isinstance(value, str) or value not in options:
         raise ValueError(f"{name}: expected one of {tuple(options)}, got {value!r}")
 
 
@@ -73,7 +150,7 @@ def steps(outputs: Outputs, T: int) -> tuple[int, ...]:
         choice("outputs", outputs, ("all", "last"))
         return tuple(range(T)) if outputs == "all" else (T - 1,)
     try:
-        listed = tuple(operator.index(t) + (T if t < 0 else 0) for t in outputs)
+        listed = tuple(_step(t, T) for t in outputs)
     except TypeError:
         raise TypeError(
             f"outputs: expected 'all', 'last' or whole numbers, got {outputs!r}"
@@ -86,14 +163,19 @@ def steps(outputs: Outputs, T: int) -> tuple[int, ...]:
     return listed
 
 
-def network(
-    x: Tensor, recurrent: Tensor, input: Tensor, rho: float, activation: str, name: str = "x"
-) -> bool:
+def _step(t: object, T: int) -> int:
+    """A step as an int, a negative one counted from the end; a bool is none."""
+    if isinstance(t, bool) or getattr(t, "dtype", None) == torch.bool:
+        raise TypeError
+    number = operator.index(t)  # type: ignore[arg-type]
+    return number + T if number < 0 else number
+
+
+def network(x: Tensor, recurrent: Tensor, input: Tensor, activation: str, name: str = "x") -> bool:
     """Shapes of one recurrent network or a pack of them; returns whether it is a pack; `name` is that of x."""
     tensor(name, x, (3, 4))
     tensor("recurrent", recurrent, (x.dim() - 1,), like=x)
     tensor("input", input, (x.dim() - 1,), like=x)
-    leak(rho)
     choice("activation", activation, ("relu", "linear"))
     *pack, N, _ = recurrent.shape
     symbol = "R, " if pack else ""

@@ -7,6 +7,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hpr_kernels.autocast import outside_autocast
+
+__all__ = [
+    "EXAMPLES",
+    "HIDDEN",
+    "OUTPUTS",
+    "STEPS",
+    "Network",
+    "assert_close",
+    "random_network",
+    "relative_error",
+]
+
 # Odd on purpose: 1, one above a power of two, the EM column's 198 cells, the paper's 300.
 HIDDEN = (1, 33, 198, 300)
 EXAMPLES = (1, 5)
@@ -23,6 +36,7 @@ class Network(NamedTuple):
     readout: Tensor
 
 
+@outside_autocast
 def random_network(
     generator: torch.Generator,
     *,
@@ -38,7 +52,10 @@ def random_network(
     pack = () if R is None else (R,)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*pack, *shape, generator=generator, dtype=torch.float64)
+        # Where the generator draws, whatever torch's default device is.
+        return torch.randn(
+            *pack, *shape, generator=generator, dtype=torch.float64, device=generator.device
+        )
 
     network = (
         normal(T, B, N_in),
@@ -49,6 +66,7 @@ def random_network(
     return Network(*(value.to(dtype) for value in network))
 
 
+@outside_autocast
 def relative_error(got: Tensor, expected: Tensor) -> float:
     """‖got - expected‖ / ‖expected‖ in fp64; the absolute error where the expected norm is zero."""
     if got.shape != expected.shape:
@@ -58,6 +76,7 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
     return float((got - expected).norm()) / (size or 1.0)
 
 
+@outside_autocast
 def assert_close(got: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
     """Fail where the relative error in norm exceeds `tolerance`, NaN included."""
     error = relative_error(got, expected)

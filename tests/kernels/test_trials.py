@@ -45,7 +45,9 @@ def test_refuses() -> None:
     placed = torch.zeros(5, 2, 3, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"N: expected 0 … 12 units before 4 inputs, got 13"):
         place_trials(x, targets, seed, trace, placed, 13)
-    with pytest.raises(TypeError, match=r"seed: expected int64 on cpu, got torch.int32 on cpu"):
+    with pytest.raises(
+        TypeError, match=r"seed: expected torch.int64 on cpu, got torch.int32 on cpu"
+    ):
         place_trials(x, targets, seed.int(), trace, placed, 12)
 
 

@@ -25,14 +25,16 @@ class Factor:
     reach: tuple[int, ...]
 
 
-def gram(K: Tensor, left: Factor, right: Factor | None, plan: Plan) -> None:
-    """Fill K [B, O, B', O'] as planned; with `right` None, of `left` with itself, each pair of examples once."""
-    ORDERS[plan.order](K, left, right or left, right is None, plan)
+def gram(K: Tensor, left: Factor, right: Factor | None, plan: Plan, add: bool = False) -> None:
+    """Fill K [B, O, B', O'] as planned, or add to it; with `right` None, of `left` with itself, each pair once."""
+    ORDERS[plan.order](K, left, right or left, right is None, plan, add)
     if right is None:
         mirror(K)
 
 
-def hadamard(K: Tensor, left: Factor, right: Factor, symmetric: bool, plan: Plan) -> None:
+def hadamard(
+    K: Tensor, left: Factor, right: Factor, symmetric: bool, plan: Plan, add: bool
+) -> None:
     """⟨g_s, g_s'⟩ of all rows of a block that reach s and s', times ⟨z_s, z_s'⟩, summed over s and s'."""
 
     def block(corner: tuple[int, int]) -> None:
@@ -58,7 +60,11 @@ def hadamard(K: Tensor, left: Factor, right: Factor, symmetric: bool, plan: Plan
                 total[o:, :, p:].addcmul_(D, (z[s] @ y[t].mT)[:, None], value=half)
         if triangle:
             total = total + total.permute(2, 3, 0, 1)
-        K[rows, :, columns] = total.permute(1, 0, 3, 2)
+        total = total.permute(1, 0, 3, 2)
+        if add:
+            K[rows, :, columns] += total
+        else:
+            K[rows, :, columns] = total
 
     each(
         block,
@@ -71,7 +77,9 @@ def hadamard(K: Tensor, left: Factor, right: Factor, symmetric: bool, plan: Plan
     )
 
 
-def propagate(K: Tensor, left: Factor, right: Factor, symmetric: bool, plan: Plan) -> None:
+def propagate(
+    K: Tensor, left: Factor, right: Factor, symmetric: bool, plan: Plan, add: bool
+) -> None:
     """Σ_s' ⟨z_s, z_s'⟩ g_s' for a left example and rows on the right, then one product over (s, N) with its outputs."""
     (B, O, S, N), (C, P, T, _) = left.g.shape, right.g.shape
     g = left.g.contiguous()
@@ -96,9 +104,8 @@ def propagate(K: Tensor, left: Factor, right: Factor, symmetric: bool, plan: Pla
                 steps = slice(begin * N, end * N)
                 target = flat[b, o:, first:last]
                 # Every output reaches the first half, which writes what the other adds to.
-                torch.addmm(
-                    target, g[b, o:, steps], block[:, steps].mT, beta=float(begin > 0), out=target
-                )
+                beta = float(add or begin > 0)
+                torch.addmm(target, g[b, o:, steps], block[:, steps].mT, beta=beta, out=target)
 
     each(
         row,
@@ -111,7 +118,7 @@ def propagate(K: Tensor, left: Factor, right: Factor, symmetric: bool, plan: Pla
     )
 
 
-def dense(K: Tensor, left: Factor, right: Factor, symmetric: bool, plan: Plan) -> None:
+def dense(K: Tensor, left: Factor, right: Factor, symmetric: bool, plan: Plan, add: bool) -> None:
     """The Jacobian of a few units' weights, written out, multiplied, added and forgotten."""
     O, N = left.g.shape[1], left.g.shape[3]
     matrix = K.view(len(left.z) * O, -1)
@@ -123,7 +130,8 @@ def dense(K: Tensor, left: Factor, right: Factor, symmetric: bool, plan: Plan) -
             rows = slice(first, first + DENSE_ROWS)
             columns = slice(first // O * O if symmetric else 0, None)
             target = matrix[rows, columns]
-            torch.addmm(target, J[rows], H[columns].mT, beta=float(start > 0), out=target)
+            beta = float(add or start > 0)
+            torch.addmm(target, J[rows], H[columns].mT, beta=beta, out=target)
 
 
 # Rows of K at a time: enough for the product's full speed, few enough to gain by symmetry.
@@ -162,7 +170,7 @@ def symmetrise(block: Tensor) -> None:
         block[below, rows] = mean.mT
 
 
-ORDERS: dict[str, Callable[[Tensor, Factor, Factor, bool, Plan], None]] = {
+ORDERS: dict[str, Callable[[Tensor, Factor, Factor, bool, Plan, bool], None]] = {
     "hadamard": hadamard,
     "propagate": propagate,
     "dense": dense,

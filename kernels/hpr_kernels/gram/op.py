@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hpr_kernels import checks
+from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.backend import DEFAULT_PRECISION, check_precision, uses_triton
 from hpr_kernels.gram import cpu, reference
 from hpr_kernels.gram.plan import MEMORY_BUDGET, Plan, Shape, make_plan
@@ -71,12 +72,14 @@ class FactoredJacobian:
         """Whether there is a leading pack axis."""
         return self.adjoints.dim() == 5
 
+    @outside_autocast
     def dense(self) -> Tensor:
         """The Jacobian itself, [R, B O, N F] or [B O, N F]: for small cases and for tests."""
         if self.packed:
             return reference.jacobian(self.adjoints, self.inputs)
         return reference.jacobian(self.adjoints[None], self.inputs[None])[0]
 
+    @outside_autocast
     def gram(
         self,
         other: FactoredJacobian | None = None,
@@ -108,6 +111,7 @@ class FactoredJacobian:
             self._check_other(other, same_outputs=reduce != "full")
         checks.choice("order", order, ("auto", *cpu.ORDERS))
         check_precision(precision)
+        memory_budget = checks.budget(memory_budget)
         if order != "propagate" and uses_triton(self.adjoints):
             kernels = self._gram_by_triton(other, reduce, order, memory_budget, precision)
         else:
@@ -116,6 +120,7 @@ class FactoredJacobian:
             kernels = kernels.unflatten(0, (-1, self.adjoints.shape[-3])).movedim(1, -1)
         return kernels if self.packed else kernels[0]
 
+    @outside_autocast
     def plan(
         self,
         other: FactoredJacobian | None = None,
@@ -129,19 +134,59 @@ class FactoredJacobian:
         checks.choice("reduce", reduce, REDUCTIONS)
         if other is not None:
             self._check_other(other, same_outputs=reduce != "full")
+        memory_budget = checks.budget(memory_budget)
+        return self._plan(
+            other, reduce, order, memory_budget, self._parts(other, reduce, memory_budget)[0]
+        )
+
+    def _plan(
+        self,
+        other: FactoredJacobian | None,
+        reduce: str,
+        order: str,
+        memory_budget: int,
+        outputs: slice,
+    ) -> Plan:
+        """The plan of some outputs of each example."""
         right = other or self
-        (B1, O1, S1, N), (B2, O2, S2, _) = self.adjoints.shape[-4:], right.adjoints.shape[-4:]
-        reach1, reach2 = self.reach or (S1 - 1,) * O1, right.reach or (S2 - 1,) * O2
+        (B1, _, S1, N), (B2, _, S2, _) = self.adjoints.shape[-4:], right.adjoints.shape[-4:]
+        reach1, reach2 = self._reach()[outputs], right._reach()[outputs]
+        if reduce == "trace":
+            N *= len(reach1)
+            memory_budget -= self._joined(other, len(reach1))
         if reduce != "full":
             # One row an example, of all outputs' adjoints end to end or of one output's.
             reach1, reach2 = reach1[-1:], reach2[-1:]
         shape = Shape(
-            B1, B2, reach1, reach2, S1, S2, N * O1 if reduce == "trace" else N,
-            self.inputs.shape[-1], self.adjoints.element_size(), other is None,
-            threads(self.adjoints.device),
+            B1, B2, reach1, reach2, S1, S2, N, self.inputs.shape[-1],
+            self.adjoints.element_size(), other is None, threads(self.adjoints.device),
         )  # fmt: skip
         return make_plan(shape, order, memory_budget)
 
+    def _reach(self) -> tuple[int, ...]:
+        O, S = self.adjoints.shape[-3:-1]
+        return self.reach or (S - 1,) * O
+
+    def _joined(self, other: FactoredJacobian | None, outputs: int) -> int:
+        """Bytes of some outputs' adjoints end to end, of one network: a copy, unless there is one output."""
+        sides = [self] if other is None else [self, other]
+        numbers = sum(
+            J.adjoints[..., :1, :, :].numel() // (len(J.adjoints) if J.packed else 1) for J in sides
+        )
+        return 0 if outputs == 1 else outputs * numbers * self.adjoints.element_size()
+
+    def _parts(
+        self, other: FactoredJacobian | None, reduce: str, memory_budget: int
+    ) -> list[slice]:
+        """All outputs at once; of a trace as many as may lie end to end in half of the budget."""
+        O = max(self.adjoints.shape[-3], 1 if other is None else other.adjoints.shape[-3])
+        size = O
+        if reduce == "trace":
+            while size > 1 and self._joined(other, size) > memory_budget // 2:
+                size = -(-size // 2)
+        return [slice(start, start + size) for start in range(0, O, size)]
+
+    @outside_autocast
     def matvec(self, vector: Tensor) -> Tensor:
         """J v: a vector [R, N F] of the parameters gives one [R, B O] of the rows (no R for a plain network)."""
         self._check_vector(vector, self.adjoints.shape[-1] * self.inputs.shape[-1], "N F")
@@ -149,6 +194,7 @@ class FactoredJacobian:
         change = self.inputs @ vector.unflatten(-1, (N, -1)).mT[..., None, :, :]  # [R, B, S, N]
         return torch.einsum("...bosn,...bsn->...bo", self.adjoints, change).flatten(-2)
 
+    @outside_autocast
     def rmatvec(self, vector: Tensor) -> Tensor:
         """Jᵀ u: a vector [R, B O] of the rows gives one [R, N F] of the parameters (no R for a plain network)."""
         B, O = self.adjoints.shape[-4:-2]
@@ -156,16 +202,19 @@ class FactoredJacobian:
         pulled = torch.einsum("...bosn,...bo->...bsn", self.adjoints, vector.unflatten(-1, (B, O)))
         return (pulled.flatten(-3, -2).mT @ self.inputs.flatten(-3, -2)).flatten(-2)
 
+    @outside_autocast
     def gram_matvec(self, vector: Tensor) -> Tensor:
         """K u = J Jᵀ u without K: as many multiply-adds as J has factors, 2 B S N (O + F)."""
         return self.matvec(self.rmatvec(vector))
 
+    @outside_autocast
     def trace(self) -> Tensor:
         """Tr K, a sum over examples of Σ_{s,s'} ⟨z_s, z_s'⟩ Σ_o ⟨g_s, g_s'⟩: [R], or [] for a plain network."""
         Ft = self.inputs @ self.inputs.mT  # [R, B, S, S]
         g = self.adjoints.transpose(-3, -2).flatten(-2)  # [R, B, S, O N]
         return (Ft * (g @ g.mT)).sum((-3, -2, -1))
 
+    @outside_autocast
     def leading_eigenvalues(self, count: int = 1) -> Tensor:
         """The largest eigenvalues of K, descending, [R, count], by SciPy's Lanczos on `gram_matvec`: K is never formed.
 
@@ -176,8 +225,7 @@ class FactoredJacobian:
         from scipy.sparse.linalg import LinearOperator, eigsh
 
         M = self.adjoints.shape[-4] * self.adjoints.shape[-3]
-        if not 1 <= count < M:
-            raise ValueError(f"count: expected 1 … B O - 1 = {M - 1}, got {count}")
+        count = checks.count("count", count, 1, M - 1, f"1 … B O - 1 = {M - 1}")
         like = self.adjoints
         found = []
         for factor in self._factors("full"):
@@ -189,7 +237,7 @@ class FactoredJacobian:
 
             operator = LinearOperator((M, M), matvec=product, dtype="float64")
             # A fixed start makes the result a function of the Jacobian alone.
-            start = torch.ones(M, dtype=torch.float64).numpy()
+            start = torch.ones(M, dtype=torch.float64, device="cpu").numpy()
             values = eigsh(operator, k=count, which="LA", v0=start, return_eigenvectors=False)
             found.append(torch.as_tensor(values[::-1].copy(), dtype=like.dtype, device=like.device))
         return torch.stack(found) if self.packed else found[0]
@@ -217,18 +265,16 @@ class FactoredJacobian:
 
     def as_pack(self) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         """Adjoints, inputs and reach, with a pack axis if there is none."""
-        O, S = self.adjoints.shape[-3:-1]
         g, z = (
             (self.adjoints, self.inputs)
             if self.packed
             else (self.adjoints[None], self.inputs[None])
         )
-        return g, z, self.reach or (S - 1,) * O
+        return g, z, self._reach()
 
     def _gram_by_torch(
         self, other: FactoredJacobian | None, reduce: str, order: str, memory_budget: int
     ) -> Tensor:
-        plan = self.plan(other, reduce=reduce, order=order, memory_budget=memory_budget)
         right = other or self
         (B, O), (C, P) = self.adjoints.shape[-4:-2], right.adjoints.shape[-4:-2]
         count = len(self.adjoints) if self.packed else 1
@@ -236,22 +282,24 @@ class FactoredJacobian:
             count *= O
         if reduce != "full":
             O = P = 1
-        lefts = self._factors(reduce)
-        rights = repeat(None, count) if other is None else other._factors(reduce)
         # The cores' threads are not in this one's inference mode, and may not write what is made in it.
         with torch.inference_mode(False), torch.no_grad():
             kernels = self.inputs.new_empty(count, B, O, C, P)
-            for K, one, another in zip(kernels, lefts, rights, strict=True):
-                cpu.gram(K, one, another, plan)
+            for outputs in self._parts(other, reduce, memory_budget):
+                plan = self._plan(other, reduce, order, memory_budget, outputs)
+                lefts = self._factors(reduce, outputs)
+                rights = repeat(None, count) if other is None else other._factors(reduce, outputs)
+                for K, one, another in zip(kernels, lefts, rights, strict=True):
+                    cpu.gram(K, one, another, plan, add=outputs.start > 0)
         return kernels.view(-1, B * O, C * P)
 
-    def _factors(self, reduce: str) -> Iterator[cpu.Factor]:
-        """One Factor a network; for "diagonal", one a network and output."""
-        O, S = self.adjoints.shape[-3:-1]
-        reach = self.reach or (S - 1,) * O
+    def _factors(self, reduce: str, outputs: slice = slice(None)) -> Iterator[cpu.Factor]:
+        """One Factor a network, of some of its outputs; for "diagonal", one a network and output."""
+        reach = self._reach()[outputs]
         gs = self.adjoints.unbind() if self.packed else [self.adjoints]
         zs = self.inputs.unbind() if self.packed else [self.inputs]
         for g, z in zip(gs, zs, strict=True):
+            g = g[:, outputs]
             if reduce == "full":
                 yield cpu.Factor(g, z, reach)
             elif reduce == "trace":
@@ -259,7 +307,7 @@ class FactoredJacobian:
                 joined = g.transpose(1, 2).flatten(2)[:, None]
                 yield cpu.Factor(joined, z, reach[-1:])
             else:
-                yield from (cpu.Factor(g[:, o : o + 1], z, (reach[o],)) for o in range(O))
+                yield from (cpu.Factor(g[:, o : o + 1], z, (last,)) for o, last in enumerate(reach))
 
     def _check_other(self, other: FactoredJacobian, *, same_outputs: bool) -> None:
         if not isinstance(other, FactoredJacobian):

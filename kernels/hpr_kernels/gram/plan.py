@@ -12,6 +12,8 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hpr_kernels.checks import BudgetTooSmallError
+
 # Bytes that a contraction may allocate beside its result.
 MEMORY_BUDGET = 256 << 20
 
@@ -91,14 +93,13 @@ def make_plan(shape: Shape, order: str, memory_budget: int) -> Plan:
     """Take `order`, or with "auto" the cheapest that fits, and blocks as large as are fast and fit.
 
     Raises:
-        ValueError: not even the smallest block fits, with the bytes that would.
+        BudgetTooSmallError: not even the smallest block fits.
     """
     table = {name: Cost(*_WORK[name](shape), workspace(shape, name, 1)) for name in _WORK}
     asked = list(table) if order == "auto" else [order]
     fitting = [name for name in asked if table[name].least_bytes <= memory_budget]
     if not fitting:
-        least = min(table[name].least_bytes for name in asked)
-        raise ValueError(f"memory_budget: expected at least {least} bytes, got {memory_budget}")
+        raise BudgetTooSmallError(least_workspace(shape, order), memory_budget)
     chosen = min(fitting, key=lambda name: table[name].weighted)
     block = _FULL_BLOCK[chosen](shape)
     while workspace(shape, chosen, block) > memory_budget:
@@ -110,6 +111,11 @@ def make_plan(shape: Shape, order: str, memory_budget: int) -> Plan:
     elif len(fitting) < len(table):
         reason += f"; beyond the memory budget: {', '.join(sorted(set(table) - set(fitting)))}"
     return Plan(chosen, block, workspace(shape, chosen, block), table, reason)
+
+
+def least_workspace(shape: Shape, order: str) -> int:
+    """Bytes that the smallest blocks need, of `order` or with "auto" of the order that needs the least."""
+    return min(workspace(shape, name, 1) for name in (_WORK if order == "auto" else [order]))
 
 
 def workspace(shape: Shape, order: str, block: int) -> int:

@@ -176,13 +176,11 @@ def parts(R: int, steps: int, one: int, fixed: int, memory_budget: int) -> tuple
     """Networks and steps at a time, `one` byte count for each of both; networks before steps, which are sums.
 
     Raises:
-        ValueError: not even one of each fits, with the bytes that would.
+        BudgetTooSmallError: not even one of each fits.
     """
     fit = (memory_budget - fixed) // one
     if fit < 1:
-        raise ValueError(
-            f"memory_budget: expected at least {fixed + one} bytes, got {memory_budget}"
-        )
+        raise checks.BudgetTooSmallError(fixed + one, memory_budget)
     networks = max(1, min(R, fit // steps))
     return networks, min(steps, fit // networks)
 

@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.autograd import Function
 
 from hpr_kernels import checks
+from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.backend import DEFAULT_PRECISION, check_precision
 from hpr_kernels.leaky_rnn import cpu, dispatch
 
 
+@outside_autocast
 def leaky_rnn(
     x: Tensor,
     recurrent: Tensor,
@@ -24,13 +26,16 @@ def leaky_rnn(
     rho: float,
     activation: str = "relu",
     precision: str = DEFAULT_PRECISION,
+    *,
+    batch_first: bool = False,
 ) -> Tensor:
     """Rates of the leaky ReLU network over all steps, h_0 = 0 (Liu et al. 2024, Eq. 1).
 
     h_{t+1} = rho h_t + (1 - rho) (W_h f(h_t) + W_x x_t)
 
     Args:
-        x: inputs [R or 1, T, B, N_in], or [T, B, N_in] for a plain network.
+        x: inputs [R or 1, T, B, N_in], or [T, B, N_in] for a plain network; with `batch_first` [R or 1, B, T, N_in] or
+            [B, T, N_in].
         recurrent: W_h [R, N, N], row = postsynaptic; [N, N] for a plain network.
         input: W_x [R, N, N_in]; [N, N_in] for a plain network.
         rho: leak factor exp(-dt/tau) in [0, 1).
@@ -38,25 +43,34 @@ def leaky_rnn(
         precision: how products of fp32 numbers round in the Triton kernels: "ieee", "tf32x3" (nearly as exact, on
             tensor cores) or "tf32". Torch, which serves the CPU and other dtypes, ignores it, as do the products that
             turn ∂L/∂h into the gradients of x and the weights: these go by torch's own settings.
+        batch_first: whether x and the rates have examples before steps, as in `torch.nn.RNN`. No shape tells one
+            order from the other.
 
     Returns:
-        rates f(h_1) … f(h_T), [R, T, B, N] (plain: [T, B, N]), a view whose rows may be padded. Differentiable once
-        in x and the weights; composes with `torch.func` `grad`, `vmap` and `jacrev`, and is one node to
-        `torch.compile` and `torch.export`.
+        rates f(h_1) … f(h_T), [R, T, B, N] (plain: [T, B, N]; with `batch_first` [R, B, T, N] or [B, T, N]), a view
+        whose rows may be padded. Of the dtype of x, under `torch.autocast` as well. Differentiable once in x and the
+        weights; composes with `torch.func` `grad`, `vmap` and `jacrev`, and is one node to `torch.compile` and
+        `torch.export`.
 
     Raises:
         ValueError, TypeError: naming the argument that does not fit.
     """
-    packed = checks.network(x, recurrent, input, rho, activation)
+    packed = checks.network(x, recurrent, input, activation)
+    rho = checks.leak(rho)
     check_precision(precision)
+    checks.flag("batch_first", batch_first)
+    if batch_first:
+        x = x.transpose(-3, -2)
     if not packed:
         x, recurrent, input = x[None], recurrent[None], input[None]
     x = x.expand(len(recurrent), -1, -1, -1)
     trace = _Trace.apply(x, recurrent, input, rho, activation, precision)
     rates = trace[:, 1:, :, : recurrent.shape[-1]]
-    return rates if packed else rates[0]
+    rates = rates if packed else rates[0]
+    return rates.transpose(-3, -2) if batch_first else rates
 
 
+@outside_autocast
 def leaky_rnn_trace(
     x: Tensor,
     recurrent: Tensor,
@@ -74,6 +88,7 @@ def leaky_rnn_trace(
     return trace, weights
 
 
+@outside_autocast
 def leaky_rnn_adjoints(
     rates: Tensor,
     *,
@@ -83,19 +98,22 @@ def leaky_rnn_adjoints(
     outputs: checks.Outputs = "all",
     activation: str = "relu",
     precision: str = DEFAULT_PRECISION,
+    batch_first: bool = False,
 ) -> Tensor:
     """Adjoints g_s^{b,(t,k)} = ∂y_{t,k}^b / ∂h_{s+1} of the outputs y_t = w a_{t+1}, of every example at once.
 
     g_t = f'(h_{t+1}) ∘ w_k, g_s = rho g_{s+1} + (1 - rho) f'(h_{s+1}) ∘ (W_hᵀ g_{s+1}), zero for s > t.
 
     Args:
-        rates: a_1 … a_T, [R, T, B, N] or [T, B, N], as `leaky_rnn` returns them.
+        rates: a_1 … a_T, [R, T, B, N] or [T, B, N], as `leaky_rnn` returns them; with `batch_first` [R, B, T, N] or
+            [B, T, N].
         recurrent: W_h [R, N, N] or [N, N].
         readout: w [R, N_out, N] or [N_out, N].
         rho: leak factor in [0, 1).
         outputs: "all" steps, the "last" one, or ascending steps t (0-based: y_t reads a_{t+1}).
         activation: "relu" or "linear".
         precision: of the Triton kernels, as in `leaky_rnn`.
+        batch_first: whether `rates` has examples before steps; the adjoints have them first in either case.
 
     Returns:
         [R, B, O, T, N] or [B, O, T, N], the O outputs of an example ordered (t, k). A view; not differentiable.
@@ -107,6 +125,9 @@ def leaky_rnn_adjoints(
     checks.finite("rates", rates)
     packed = rates.dim() == 4
     lead = tuple(rates.shape[:-3])
+    checks.flag("batch_first", batch_first)
+    if batch_first:
+        rates = rates.transpose(-3, -2)
     T, _, N = rates.shape[-3:]
     symbol = "R, " if packed else ""
     for name, value in (("recurrent", recurrent), ("readout", readout)):
@@ -114,7 +135,7 @@ def leaky_rnn_adjoints(
         checks.finite(name, value)
     checks.shape("recurrent", recurrent, (*lead, N, N), f"[{symbol}N, N]")
     checks.shape("readout", readout, (*lead, None, N), f"[{symbol}N_out, N]")
-    checks.leak(rho)
+    rho = checks.leak(rho)
     checks.choice("activation", activation, ("relu", "linear"))
     check_precision(precision)
     steps = checks.steps(outputs, T)
@@ -153,7 +174,22 @@ def _backward(
     activation: str,
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """∂L/∂trace → ∂L/∂x, ∂L/∂W_h, ∂L/∂W_x, by one reverse sweep and one product over all steps."""
+    """∂L/∂trace → ∂L/∂x, ∂L/∂W_h, ∂L/∂W_x."""
+    return _gradients(grad, trace, recurrent, input, rho, activation, precision)
+
+
+# Autograd runs a backward in the context of the caller, which may have entered autocast since the forward.
+@outside_autocast
+def _gradients(
+    grad: Tensor,
+    trace: Tensor,
+    recurrent: Tensor,
+    input: Tensor,
+    rho: float,
+    activation: str,
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `_backward`, by one reverse sweep and one product over all steps."""
     N, N_in = input.shape[1:]
     R, T, B, _ = grad[:, 1:].shape
     rows = grad.new_zeros(R, T, B, cpu.padded(N))

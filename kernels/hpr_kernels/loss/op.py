@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from hpr_kernels import checks
+from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.backend import DEFAULT_PRECISION, check_precision, uses_triton
 from hpr_kernels.loss import cpu
 
 
+@outside_autocast
 def readout_cross_entropy(
     rates: Tensor,
     readout: Tensor,
@@ -47,18 +49,13 @@ def readout_cross_entropy(
     R, T, B, N = rates.shape
     checks.shape("readout", readout, (R, None, N), "[R, N_out, N]")
     checks.shape("gradient", gradient, (R, T, B, N), "[R, T, B, N]")
-    if not isinstance(targets, Tensor) or targets.dtype != torch.int64:
-        got = targets.dtype if isinstance(targets, Tensor) else type(targets).__name__
-        raise TypeError(f"targets: expected an int64 torch.Tensor, got {got}")
-    if targets.device != rates.device:
-        raise TypeError(f"targets: expected them on {rates.device}, got {targets.device}")
+    checks.integers("targets", targets, torch.int64, like=rates)
     checks.shape("targets", targets, (R, T, B), "[R, T, B]")
     if min(*rates.shape, readout.shape[1]) < 1:
         raise ValueError(
             f"rates: expected no empty axis, got {[*rates.shape]} and {[*readout.shape]}"
         )
-    if not isinstance(first, int) or not 0 <= first < T:
-        raise ValueError(f"first: expected a step in 0 … {T - 1}, got {first!r}")
+    first = checks.count("first", first, 0, T - 1, f"a step in 0 … {T - 1}")
     check_precision(precision)
     if not uses_triton(rates):
         return cpu.readout_cross_entropy(rates, readout, targets, gradient, first)

@@ -11,8 +11,11 @@ from hpr_kernels.gram import triton
 from hpr_kernels.ntk.rows import Network, Tile
 
 
-def sums(before: Network, after: Network, x: Tensor, memory_budget: int) -> Tensor:
-    """Σ K_f K_0, Σ K_f² and Σ K_0², [3, R] in fp64, of networks as one pack of 2 R; x [R or 1, T, B, N_in]."""
+def sums(before: Network, after: Network, x: Tensor, memory_budget: int) -> Tensor | None:
+    """Σ K_f K_0, Σ K_f² and Σ K_0², [3, R] in fp64, of networks as one pack of 2 R; x [R or 1, T, B, N_in].
+
+    None where the budget does not hold one example of all of them.
+    """
     pairs = [(n.recurrent, n.input, n.readout) for n in (before, after)]
     recurrent, input, readout = (
         None if old is None or new is None else torch.cat([old, new])
@@ -25,14 +28,18 @@ def sums(before: Network, after: Network, x: Tensor, memory_budget: int) -> Tens
     T, B = x.shape[1:3]
     # The adjoints take half of the budget; ⟨z_s, z_s'⟩ between all examples of a tile shall fit a quarter.
     inner = int((memory_budget / 4 / (len(recurrent) * T * T * x.element_size())) ** 0.5)
-    size = max(1, min(both.examples(x, memory_budget) // len(recurrent), inner))
+    size = min(both.examples(x, memory_budget) // len(recurrent), inner)
+    if size < 1:
+        return None
     total = torch.zeros(3, len(before.recurrent), dtype=torch.float64, device=x.device)
     for start in range(0, B, size):
         left = both.tile(x[:, :, start : start + size])
         for first in range(start, B, size):
             # Off the diagonal a block stands for its transpose, too.
             weight = 1.0 if first == start else 2.0
-            right = None if first == start else side(both, both.tile(x[:, :, first : first + size]))
+            right = None
+            if first != start:
+                right = side(both, both.tile(x[:, :, first : first + size]))
             total += weight * triton.alignment_sums(
                 side(both, left), right, both.N_out, both.precision
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,15 @@ from hpr_kernels.gram import FactoredJacobian
 from hpr_kernels.leaky_rnn import dispatch, leaky_rnn_trace
 
 GROUPS = ("recurrent", "input", "readout")
+
+
+class Outputs(NamedTuple):
+    """Some of an example's outputs (t, k), side by side in its `rows`: k = first … first + width - 1 at each step."""
+
+    steps: tuple[int, ...]
+    first: int
+    width: int
+    rows: slice
 
 
 @dataclass(frozen=True)
@@ -35,31 +45,49 @@ class Network:
         """Outputs a step."""
         return self.recurrent.shape[-1] if self.readout is None else self.readout.shape[1]
 
-    def tile(self, x: Tensor) -> Tile:
-        """Run the network forward and back on some examples, x [R or 1, T, b, N_in]."""
+    def split(self, T: int, size: int) -> list[Outputs]:
+        """The outputs of T steps in parts of at most `size`: whole steps, or some outputs of one step each."""
+        steps, N_out = checks.steps(self.outputs, T), self.N_out
+        together, count = max(1, size // N_out), min(size, N_out)
+        parts = []
+        for t in range(0, len(steps), together):
+            for k in range(0, N_out, count):
+                some, width = steps[t : t + together], min(count, N_out - k)
+                start = t * N_out + k
+                parts.append(Outputs(some, k, width, slice(start, start + len(some) * width)))
+        return parts
+
+    def tile(self, x: Tensor, outputs: Outputs | None = None) -> Tile:
+        """Run the network forward and back on some examples, x [R or 1, T, b, N_in], for all or some outputs."""
+        steps, first, width = checks.steps(self.outputs, x.shape[1]), 0, self.N_out
+        if outputs is not None:
+            steps, first, width, _ = outputs
+        # What comes after the last of these outputs has no part in them.
+        x = x[:, : steps[-1] + 1]
         T, N = x.shape[1], self.recurrent.shape[-1]
-        steps = checks.steps(self.outputs, T)
         rule = (self.activation, self.precision)
         trace, weights = leaky_rnn_trace(x, self.recurrent, self.input, self.rho, *rule)
         rates = trace[:, [t + 1 for t in steps], :, :N].transpose(1, 2)
         start = 0 if "recurrent" in self.groups else N
         stop = N + x.shape[-1] if "input" in self.groups else N
         if start == stop:
-            return Tile(None, None, rates, self.N_out, self.precision)
-        readout = self.readout
-        if readout is None:
-            identity = torch.eye(N, dtype=x.dtype, device=x.device)
-            readout = identity.expand(len(self.recurrent), N, N)
+            return Tile(None, None, rates, first, width, self.precision)
+        if self.readout is None:
+            rows = x.new_zeros(width, N)
+            rows.diagonal(first).fill_(1)
+            readout = rows.expand(len(self.recurrent), width, N)
+        else:
+            readout = self.readout[:, first : first + width]
         g = dispatch.adjoints(trace, weights, readout, self.rho, steps, *rule)
         adjoints = g.mul_(1 - self.rho).permute(0, 3, 2, 1, 4)  # [R, b, O, T, N]
         z = trace[:, :T, :, start:stop].transpose(1, 2)  # [R, b, T, F]
-        reach = tuple(t for t in steps for _ in range(self.N_out))
+        reach = tuple(t for t in steps for _ in range(width))
         diagonal = None
         if "recurrent" in self.groups and not self.self_connections:
             # ∂y/∂W_nn = Σ_s g_s[n] a_s[n].
             diagonal = torch.einsum("rbosn,rbsn->rbon", adjoints, z[..., :N])
         step = FactoredJacobian(adjoints, z, reach)
-        return Tile(step, diagonal, rates, self.N_out, self.precision)
+        return Tile(step, diagonal, rates, first, width, self.precision)
 
     def parts(self, size: int) -> Iterator[tuple[slice, Network]]:
         """A few networks of the pack at a time, and which they are."""
@@ -81,7 +109,7 @@ class Network:
         T, N = x.shape[1], self.recurrent.shape[-1]
         outputs = len(checks.steps(self.outputs, T)) * self.N_out
         row = T * (outputs * N + N + x.shape[-1]) * x.element_size()
-        return max(1, memory_budget // 2 // (4 * row))
+        return memory_budget // 2 // (4 * row)
 
 
 @dataclass(frozen=True)
@@ -91,13 +119,17 @@ class Tile:
     step: FactoredJacobian | None
     diagonal: Tensor | None  # [R, b, O, N]
     rates: Tensor  # [R, b, t, N]
-    N_out: int
+    first: int
+    width: int  # outputs k = first … first + width - 1 of each step t
     precision: str
 
     def kernel(
         self, other: Tile | None, readout: bool, reduce: str, order: str, memory_budget: int
     ) -> Tensor:
-        """K between this tile's rows and another's, or its own: in the form of `FactoredJacobian.gram`."""
+        """K between this tile's rows and another's, or its own: in the form of `FactoredJacobian.gram`.
+
+        The tiles' outputs k are the same, or have none in common.
+        """
         right = other or self
         K = None
         if self.step is not None:
@@ -106,20 +138,20 @@ class Tile:
                 step,
                 reduce=reduce,
                 order=order,
-                memory_budget=memory_budget // 2,
+                memory_budget=memory_budget,
                 precision=self.precision,
             )
         a, b = self.rates, right.rates
         if K is None:
             (R, B, t, _), (_, C, u, _) = a.shape, b.shape
-            O, P = t * self.N_out, u * self.N_out
+            O, P = t * self.width, u * right.width
             shapes = {"full": (B * O, C * P), "trace": (B, C), "diagonal": (B, C, O)}
             K = a.new_zeros(R, *shapes[reduce])
         if self.diagonal is not None and right.diagonal is not None:
             add_products(K, -self.diagonal, right.diagonal, 1, reduce, right is self)
-        if readout:
+        if readout and self.first == right.first:
             # ∂y_{t,k}/∂w_k' is a_{t+1} where k = k', else nothing.
-            add_products(K, a, b, self.N_out, reduce, right is self)
+            add_products(K, a, b, self.width, reduce, right is self)
         return K
 
 
@@ -157,9 +189,3 @@ def add_product(target: Tensor, left: Tensor, right: Tensor, symmetric: bool) ->
             square.copy_((square + square.mT) / 2)
             target[:, stop:, start:stop] += beyond.mT[..., None]
         target[:, start:stop, first:] += product[..., None]
-
-
-def tiles(network: Network, x: Tensor, size: int) -> Iterator[tuple[int, Tile]]:
-    """Each tile of `size` examples with the number of its first one."""
-    for start in range(0, x.shape[2], size):
-        yield start, network.tile(x[:, :, start : start + size])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from hpr_kernels import checks
+from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.backend import DEFAULT_PRECISION
 from hpr_kernels.gram import MEMORY_BUDGET
 from hpr_kernels.ntk.leaky_rnn import leaky_rnn_ntk
@@ -14,6 +15,7 @@ from hpr_kernels.ntk.leaky_rnn import leaky_rnn_ntk
 TWO_LAYER_GROUPS = ("hidden", "readout")
 
 
+@outside_autocast
 def two_layer_ntk(
     x1: Tensor,
     x2: Tensor | None = None,
@@ -45,12 +47,11 @@ def two_layer_ntk(
         K [M1, M2] or [R, M1, M2], M = B · N_out rows ordered (b, k).
 
     Raises:
-        ValueError, TypeError: naming the argument that does not fit, or that holds NaN or infinity.
+        ValueError, TypeError: naming the argument that does not fit, that holds NaN or infinity, or a budget that not
+            even one output of one example fits.
     """
     rename = {"hidden": "input", "readout": "readout"}
-    chosen = (parameters,) if isinstance(parameters, str) else tuple(parameters)
-    if not chosen or set(chosen) - set(rename):
-        raise ValueError(f"parameters: expected some of {TWO_LAYER_GROUPS}, got {parameters!r}")
+    chosen = checks.groups(parameters, TWO_LAYER_GROUPS)
     checks.tensor("x1", x1, (2, 3))
     checks.tensor("hidden", hidden, (x1.dim(),), like=x1)
     *pack, N, d = hidden.shape

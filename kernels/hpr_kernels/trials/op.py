@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from hpr_kernels import checks
+from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.backend import uses_triton
 from hpr_kernels.trials import reference
 
 
+@outside_autocast
 def place_trials(
     x: Tensor, targets: Tensor, seed: Tensor, trace: Tensor, placed: Tensor, N: int
 ) -> None:
@@ -36,13 +38,10 @@ def place_trials(
         ("seed", seed, (R,), "[R]"),
         ("placed", placed, (R, T, B), "[R, T, B]"),
     ):
-        if value.dtype != torch.int64 or value.device != x.device:
-            raise TypeError(
-                f"{name}: expected int64 on {x.device}, got {value.dtype} on {value.device}"
-            )
+        checks.integers(name, value, torch.int64, like=x)
         checks.shape(name, value, expected, symbols)
-    if not 0 <= N <= P - N_in:
-        raise ValueError(f"N: expected 0 … {P - N_in} units before {N_in} inputs, got {N}")
+    most = P - N_in
+    N = checks.count("N", N, 0, most, f"0 … {most} units before {N_in} inputs")
     if uses_triton(x):
         from hpr_kernels.trials import triton
 

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from hpr_kernels import checks
+from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.backend import DEFAULT_PRECISION, check_precision, uses_triton
 from hpr_kernels.update import cpu
 
 
+@outside_autocast
 def momentum_step(
     weights: Tensor,
     velocity: Tensor,
@@ -51,7 +53,11 @@ def momentum_step(
     check_precision(precision)
     if constraint is not None:
         _check_constraint(constraint, weights)
-    sgd = {"scale": scale, "learning_rate": learning_rate, "momentum": momentum}
+    sgd = {
+        "scale": checks.factor("scale", scale),
+        "learning_rate": checks.factor("learning_rate", learning_rate),
+        "momentum": checks.factor("momentum", momentum),
+    }
     if uses_triton(weights):
         from hpr_kernels.update import triton
 
@@ -64,11 +70,7 @@ def momentum_step(
 
 
 def _check_constraint(constraint: Tensor, weights: Tensor) -> None:
-    if not isinstance(constraint, Tensor) or constraint.dtype != torch.int8:
-        got = constraint.dtype if isinstance(constraint, Tensor) else type(constraint).__name__
-        raise TypeError(f"constraint: expected an int8 torch.Tensor of Constraint, got {got}")
-    if constraint.device != weights.device:
-        raise TypeError(f"constraint: expected it on {weights.device}, got {constraint.device}")
+    checks.integers("constraint", constraint, torch.int8, like=weights)
     _, M, P = weights.shape
     if tuple(constraint.shape) not in ((1, M, P), tuple(weights.shape)):
         raise ValueError(
