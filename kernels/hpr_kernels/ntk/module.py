@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from hpr_kernels import checks
+from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.gram import MEMORY_BUDGET
+from hpr_kernels.ntk import probe
 
 
+@outside_autocast
 def ntk(
     module: nn.Module,
     x1: Tensor,
@@ -20,11 +25,17 @@ def ntk(
 ) -> Tensor:
     """Exact NTK of any module through `torch.func`: per-example Jacobians, contracted parameter by parameter.
 
+    K_ij = Σ_p ⟨∂y_i/∂p, ∂y_j/∂p⟩ over the parameters p (Jacot et al. 2018).
+
+    Everything is computed on a copy of the module, outside of autocast: the module stays as it was, whatever its
+    forward pass writes, and so do torch's, Python's and NumPy's generators of random numbers.
+
     Args:
-        module: maps [B, …] to [B, …], each example on its own. Modules that mix examples or draw random numbers
-            (batch normalisation and dropout in training mode) are refused. Tied weights count once.
-        x1: [B1, …], each example a row of the batch.
-        x2: second inputs; None for K(x1, x1).
+        module: maps [B, …] to [B, …], fp32 or fp64, each example on its own. Modules that mix examples, draw random
+            numbers or change their buffers (batch normalisation and dropout in training mode) are refused. Tied
+            weights count once.
+        x1: [B1, …], each example a row of the batch, of any dtype that the module takes.
+        x2: second inputs [B2, …] of the same dtype and device; None for K(x1, x1).
         parameters: names as in `module.named_parameters()`; None for all that require a gradient.
         memory_budget: bytes of the Jacobians that are formed at once, of some examples on either side.
 
@@ -32,8 +43,72 @@ def ntk(
         K [M1, M2], M = B · (outputs of an example, flattened), rows example-major.
 
     Raises:
-        ValueError, TypeError: naming the argument or the submodule that does not fit.
+        ValueError, TypeError: naming the argument or the submodule that does not fit, or that holds NaN or infinity.
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"module: expected a torch.nn.Module, got {type(module).__name__}; "
+            "a function becomes one as the forward of a module that holds its parameters"
+        )
+    memory_budget = checks.budget(memory_budget)
+    names = _names(module, parameters)
+    _check_batch("x1", x1, None)
+    if x2 is not None:
+        _check_batch("x2", x2, x1)
+    for name, parameter in module.named_parameters():
+        checks.finite(f"parameter {name}", parameter.detach())
+    with probe.random_numbers_kept():
+        # Not only without gradients: in inference mode a copy's tensors would be of no use to torch.func.
+        with torch.inference_mode(False), torch.no_grad():
+            twin = probe.twin(module)
+            probe.check(twin, x1)
+            if x2 is not None:
+                probe.run(twin, "x2", x2[:1])
+        try:
+            with warnings.catch_warnings():
+                # Of operations that vmap carries out one example at a time: slower, and as exact.
+                warnings.filterwarnings("ignore", message="There is a performance drop")
+                K = _kernel(twin, names, x1, x2, memory_budget)
+        except (RuntimeError, NotImplementedError) as error:
+            raise ValueError(
+                f"module: expected one that torch.func's vmap and jacrev go through, got {probe.told(error)}"
+            ) from error
+    checks.finite("kernel", K)
+    return K
+
+
+def _names(module: nn.Module, parameters: Sequence[str] | None) -> list[str]:
+    """The parameters asked for, each once."""
+    available = dict(module.named_parameters())
+    if not available:
+        raise ValueError(f"module: expected one with parameters, got {type(module).__name__}")
+    if parameters is None:
+        parameters = [name for name, parameter in available.items() if parameter.requires_grad]
+        if not parameters:
+            raise ValueError(
+                "parameters: expected names where no parameter requires a gradient, got None"
+            )
+    return list(dict.fromkeys(checks.groups(parameters, tuple(available))))
+
+
+def _check_batch(name: str, x: Tensor, like: Tensor | None) -> None:
+    if not isinstance(x, Tensor):
+        hint = "; torch.as_tensor makes one of it" if hasattr(x, "__array__") else ""
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}{hint}")
+    if x.dim() == 0 or x.numel() == 0:
+        raise ValueError(f"{name}: expected a batch [B, …], none of it empty, got {list(x.shape)}")
+    if like is not None and (x.dtype, x.device, x.dim()) != (like.dtype, like.device, like.dim()):
+        raise TypeError(
+            f"{name}: expected {like.dtype} on {like.device} with {like.dim()} axes, as x1, "
+            f"got {x.dtype} on {x.device} with {x.dim()}"
+        )
+    if x.is_floating_point():
+        checks.finite(name, x.detach())
+
+
+def _kernel(
+    module: nn.Module, names: list[str], x1: Tensor, x2: Tensor | None, memory_budget: int
+) -> Tensor:
     # Every place that holds a parameter, places of tied weights each: torch's own tying leaves a module that is used
     # under two names with the traced tensors in it.
     slots = {
@@ -43,19 +118,6 @@ def ntk(
     }
     available = dict(module.named_parameters())
     canonical = {id(parameter): name for name, parameter in available.items()}
-    if parameters is None:
-        parameters = [name for name, parameter in available.items() if parameter.requires_grad]
-    names = list(dict.fromkeys(parameters))
-    unknown = sorted(set(names) - set(available))
-    if unknown or not names:
-        raise ValueError(f"parameters: expected some of {list(available)}, got {names}")
-    for name, part in module.named_modules():
-        mixes = isinstance(part, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd)
-        if mixes and part.training:
-            raise ValueError(
-                f"module: expected each example on its own, got {type(part).__name__} "
-                f"{name!r} in training mode; call module.eval()"
-            )
     chosen = {name: available[name].detach() for name in names}
 
     def example(weights: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -63,18 +125,9 @@ def ntk(
             slot: weights.get(canonical[id(parameter)], parameter.detach())
             for slot, parameter in slots.items()
         }
-        y = torch.func.functional_call(module, held, (x[None],), tie_weights=False)
-        if not isinstance(y, Tensor):
-            raise TypeError(f"module: expected a tensor as its result, got {type(y).__name__}")
+        y: Tensor = torch.func.functional_call(module, held, (x[None],), tie_weights=False)
         return y.flatten()
 
-    with torch.no_grad():
-        few = module(x1[:2])
-        alone = torch.stack([example(chosen, x) for x in x1[:2]])
-    if few.flatten(1).shape != alone.shape or not torch.allclose(few.flatten(1), alone, 1e-3, 1e-5):
-        raise ValueError(
-            "module: expected each example on its own, got other outputs in a batch of two"
-        )
     rows = torch.func.vmap(torch.func.jacrev(example), in_dims=(None, 0))
     with torch.no_grad():
         outputs = example(chosen, x1[0]).numel()
@@ -82,11 +135,9 @@ def ntk(
     row = 4 * sum(value.nbytes for value in chosen.values())
     size = memory_budget // (outputs * row)
     if size < 1:
-        raise ValueError(
-            f"memory_budget: expected at least {outputs * row} bytes, one example's, got {memory_budget}"
-        )
-    lefts = x1.split(size)
-    rights = lefts if x2 is None else x2.split(size)
+        raise checks.BudgetTooSmallError(outputs * row, memory_budget)
+    lefts = x1.detach().split(size)
+    rights = lefts if x2 is None else x2.detach().split(size)
     blocks = []
     for left in lefts:
         J = rows(chosen, left)

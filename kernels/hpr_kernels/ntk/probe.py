@@ -1,0 +1,190 @@
+"""What a module must be for its kernel to mean anything: a function of each example alone, tried on a copy of it."""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpr_kernels import checks
+
+
+def twin(module: nn.Module) -> nn.Module:
+    """A copy on which a forward pass leaves its traces: counters, running means, cached states, normalised weights.
+
+    Raises:
+        ValueError: it can't be copied.
+    """
+    # What a forward pass has left as an attribute may be part of a graph, and torch copies no such tensor.
+    memo = {
+        id(value): value.detach().clone()
+        for part in module.modules()
+        for value in _tensors(vars(part))
+        if not value.is_leaf
+    }
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:
+        raise ValueError(
+            f"module: expected one that copy.deepcopy copies, got {told(error)}"
+        ) from error
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors among the items of dicts, lists and tuples."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def run(module: nn.Module, name: str, x: Tensor) -> Tensor:
+    """The outputs [B, …] of a batch, checked; `name` is that of x.
+
+    Raises:
+        ValueError, TypeError: the module fails on x, or gives what is no batch of outputs.
+    """
+    given = f"{name} of shape {list(x.shape)} and {x.dtype}"
+    try:
+        y = module(x)
+    # A module can fail in any way.
+    except Exception as error:
+        raise ValueError(f"module: expected one that takes {given}, got {told(error)}") from error
+    if not isinstance(y, Tensor):
+        raise TypeError(
+            f"module: expected a tensor as its result, got {type(y).__name__}; "
+            "wrap it in a module that returns one of its parts"
+        )
+    if y.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"module: expected outputs of float32 or float64, got {y.dtype}")
+    if y.dim() == 0 or len(y) != len(x):
+        raise ValueError(
+            f"module: expected outputs [{len(x)}, …], a row an example of {given}, got {list(y.shape)}; "
+            "examples come first (batch_first=True in torch's recurrent layers)"
+        )
+    checks.finite("outputs of the module", y)
+    return y
+
+
+def check(module: nn.Module, x: Tensor) -> None:
+    """Refuse a module whose outputs are no function of its example alone; x [B, …].
+
+    Raises:
+        ValueError, TypeError: it draws random numbers, changes its buffers, gives other outputs when it is called
+            again, or mixes examples; the submodule or buffer is named.
+    """
+    for name, part in module.named_modules():
+        mixes = isinstance(part, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd)
+        if mixes and part.training:
+            raise ValueError(
+                f"module: expected each example on its own, got {type(part).__name__} "
+                f"{name!r} in training mode; call module.eval()"
+            )
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    drawing: list[str] = []
+    with _watched(module, drawing):
+        few = run(module, "x1", x[:2])
+    if drawing:
+        raise ValueError(f"module: expected no random numbers, got some drawn by {drawing[0]}")
+    for name, buffer in module.named_buffers():
+        if name not in before or not torch.equal(buffer, before[name]):
+            raise ValueError(
+                f"module: expected one that keeps its state, got another buffer {name!r} after a call; "
+                "call module.eval()"
+            )
+    again = run(module, "x1", x[:2])
+    if not torch.allclose(few, again, 1e-4, 1e-6):
+        raise ValueError(
+            "module: expected a function of its input, got other outputs when it was called again"
+        )
+    alone = torch.cat([run(module, "x1", example[None]) for example in x[:2]])
+    if alone.shape != few.shape or not torch.allclose(few, alone, 1e-3, 1e-5):
+        raise ValueError(
+            "module: expected each example on its own, got other outputs in a batch of two"
+        )
+
+
+@contextmanager
+def _watched(module: nn.Module, drawing: list[str]) -> Iterator[None]:
+    """Note the innermost submodules that draw random numbers."""
+    states: list[list[Any]] = []
+
+    def enter(part: nn.Module, inputs: Any) -> None:
+        states.append([random_state(), False])
+
+    def leave(part: nn.Module, inputs: Any, outputs: Any, name: str) -> None:
+        state, inner = states.pop()
+        if not same(state, random_state()):
+            if not inner:
+                drawing.append(f"{type(part).__name__} {name!r}" if name else type(part).__name__)
+            for outer in states:
+                outer[1] = True
+
+    def named(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda part, inputs, outputs: leave(part, inputs, outputs, name)
+
+    handles = []
+    for name, part in module.named_modules():
+        handles.append(part.register_forward_pre_hook(enter))
+        handles.append(part.register_forward_hook(named(name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def random_numbers_kept() -> Iterator[None]:
+    """Leave every generator that a module may draw from as it was: torch's, Python's and NumPy's."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state[0])
+        random.setstate(state[1])
+        if state[2] is not None:
+            sys.modules["numpy"].random.set_state(state[2])
+        for device, of_card in enumerate(state[3]):
+            torch.cuda.set_rng_state(of_card, device)
+
+
+def random_state() -> tuple[Tensor, Any, Any, list[Tensor]]:
+    """The states of the global generators: torch's, Python's, NumPy's where it is loaded, and each card's."""
+    numpy = sys.modules.get("numpy")
+    # A card is asked only where something has woken it up.
+    cards = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return (
+        torch.get_rng_state(),
+        random.getstate(),
+        numpy.random.get_state(legacy=False) if numpy is not None else None,
+        cards,
+    )
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two states of the generators are equal."""
+    if isinstance(one, dict):
+        return all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    equal = one == other
+    return bool(equal.all() if hasattr(equal, "all") else equal)
+
+
+def told(error: Exception) -> str:
+    """An error of another library in one line."""
+    line = " ".join(str(error).split())
+    return f"{type(error).__name__}: {line if len(line) <= 200 else line[:197] + '...'}"
