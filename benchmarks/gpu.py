@@ -1,10 +1,12 @@
 """The kernels on a card: each against its floor, training against torch.bmm in a graph, the recurrence against cuDNN.
 
-    python benchmarks/gpu.py [--networks 128] [--hidden 300] [--task 2AF] [--figure]
+    python -m benchmarks.gpu [--networks 128] [--hidden 300] [--task 2AF] [--figure]
 
 Times are medians of CUDA events around one call, with the L2 cache as the last call left it (warm) and overwritten
-before each (cold). Floors are computed for an H100 (see `hpr_kernels.report`); on another card they are only a scale.
-`--figure` adds Figure 1 from start to end. Without a card there is one line, and nothing is measured.
+before each (cold). The iteration is that of leaky ReLU networks trained by cross-entropy, which is what Triton's
+kernels train (`hpr.training.new_step`). Floors are computed for an H100 (see `hpr_kernels.report`); on another card
+they are only a scale. `--figure` adds Figure 1 from start to end. Without a card there is one line, and nothing is
+measured.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ def main() -> int:
     parser.add_argument("--figure", action="store_true")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        print("benchmarks/gpu.py: no CUDA device here, so nothing is measured")
+        print("benchmarks.gpu: no CUDA device here, so nothing is measured")
         return 0
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {REPEATS} repeats, µs")
     task = make_task(arguments.task)

@@ -1,6 +1,6 @@
 """How good the choice of `order="auto"` is: every order's time on random shapes, and what the plan took.
 
-    python benchmarks/planner.py [--shapes 20] [--seed S] [--seconds 5] [--json FILE]
+    python -m benchmarks.planner [--shapes 20] [--seed S] [--seconds 5] [--json FILE]
 
 Shapes are drawn afresh each time (or from --seed): T from 1 to 60, B from 1 to 200, N from 10 to 1,000, N_out from 1 to
 20, all steps or the last as outputs; those whose result would not fit a gigabyte, or whose planned order would take

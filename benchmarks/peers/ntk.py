@@ -132,7 +132,7 @@ def engine(case: Case, given: Given) -> Tensor:
 def jacrev(case: Case, given: Given) -> Tensor:
     """torch.func: Jacobians, contracted weight by weight.
 
-    Few rows at a time: all at once take two to three times as long, for pages that the system gives and takes back.
+    Few rows at a time: all at once take longer, because the system gives and takes back their pages.
     """
     by = (0, 1, 2) if case.readout else (0, 1)
     each = torch.func.jacrev(lambda *a: outputs(case, *a), argnums=by, chunk_size=24)

@@ -29,7 +29,7 @@ class Slowdowns:
     def track_slowdown_of_training_against_its_products(self) -> float:
         """40 networks of 300 units, a FLOP; there the products of one step, rates by weights.
 
-        A ratio to one large product was a quarter higher on a machine with other load, without a change of code.
+        A ratio to one large product would rise with the other load of the machine, without a change of code.
         """
         R, B, N = 40, 32, 300
         rates, weights = torch.randn(R, B, N), torch.randn(R, N, N)

@@ -1,4 +1,4 @@
-"""How long an import takes, in a process of its own; and that it leaves CUDA alone is a test's business."""
+"""How long an import takes, in a process of its own. A test, not a benchmark, checks that it leaves CUDA alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Imports:
     number = 1
 
     def timeraw_torch(self) -> str:
-        """What neither of ours can be faster than."""
+        """Torch alone: both of ours import it, and cannot be faster."""
         return "import torch"
 
     def timeraw_hpr_kernels(self) -> str:

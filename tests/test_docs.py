@@ -1,0 +1,216 @@
+"""The pages say what is so: links, paths, names, commands, snippets, and the tables against the gallery's numbers."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("benchmarks", "docs", "examples", "hpr", "kernels", "tests")
+FILES = [*ROOT.glob("*.*"), *(path for name in FOLDERS for path in (ROOT / name).rglob("*"))]
+PAGES = sorted(path for path in FILES if path.suffix == ".md")
+SOURCES = sorted(path for path in FILES if path.suffix == ".py" and path.parts[-2] != "tests")
+# A changelog names what has since been moved.
+CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
+PATH = re.compile(r"[\w./-]*\w\.(?:py|sh|md|json|toml|txt|csv\.gz|npz|png|pdf)\b")
+NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+# Folders that the commands make.
+WRITTEN = {"results/"}
+COMMAND = re.compile(r"python -m\s+(\w+(?:\.\w+)*)\b(?!\.)")
+
+# Runs a page's snippets one after another in one namespace, holds what is printed against what is shown and the shape
+# of what is assigned against the comment beside it.
+RUN = r"""
+import ast, doctest, re, sys
+names = {}
+for text in re.findall(r"^```python\n(.*?)^```", open(sys.argv[1], encoding="utf-8").read(), re.M | re.S):
+    if text.startswith(">>>"):
+        example = doctest.DocTestParser().get_doctest(text, names, sys.argv[1], sys.argv[1], 0)
+        if doctest.DocTestRunner().run(example, clear_globs=False).failed:
+            sys.exit(1)
+        continue
+    lines = text.splitlines()
+    for statement in ast.parse(text).body:
+        exec(compile(ast.Module([statement], []), sys.argv[1], "exec"), names)
+        shape = re.search(r"# \[(\d+(?:, \d+)*)\]", lines[statement.end_lineno - 1])
+        if shape:
+            found = list(names[statement.targets[0].id].shape)
+            assert str(found) == f"[{shape[1]}]", f"{lines[statement.end_lineno - 1]}: {found}"
+"""
+
+
+def spans(page: Path) -> list[str]:
+    """What stands in backticks in a page's prose."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.M | re.S)
+    return re.findall(r"`([^`]+)`", prose)
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as links name them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def page_name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """The project's modules by their names."""
+    found = {}
+    for path in SOURCES:
+        base = ROOT / "kernels" if "hpr_kernels" in path.parts else ROOT
+        parts = path.relative_to(base).with_suffix("").parts
+        if parts[0] in ("benchmarks", "hpr", "hpr_kernels"):
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def resolves(name: str) -> bool:
+    """Whether the dotted name is one of a module or of what is in one; modules may be named by their last parts."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        prefix = ".".join(parts[:count])
+        for module in modules():
+            if f".{module}".endswith(f".{prefix}"):
+                value: Any = importlib.import_module(module)
+                try:
+                    for part in parts[count:]:
+                        value = getattr(value, part)
+                except AttributeError:
+                    continue
+                return True
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_links_lead_to_files(page: Path) -> None:
+    """To a heading too, where one is named."""
+    broken = []
+    for target, anchor in re.findall(r"\]\(([^)\s#]*)(?:#([^)\s]*))?\)", page.read_text("utf-8")):
+        if "://" in target:
+            continue
+        path = page.parent / target if target else page
+        if not path.exists() or (anchor and anchor not in anchors(path)):
+            broken.append(f"{target}#{anchor}")
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=page_name)
+def test_paths_exist(page: Path) -> None:
+    """A path may be given from the root or the page's folder, or by its end."""
+    ends = [f"/{path.relative_to(ROOT).as_posix()}" for path in FILES]
+    named = {path for span in spans(page) for path in PATH.findall(span)}
+    folders = {span for span in spans(page) if re.fullmatch(r"[\w./]+/", span)} - WRITTEN
+    missing = {path for path in named if not any(end.endswith(f"/{path}") for end in ends)}
+    missing |= {path for path in folders if not any(f"/{path}" in f"{end}/" for end in ends)}
+    assert missing == set()
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=page_name)
+def test_names_exist(page: Path) -> None:
+    """Of dotted names those whose first part is one of the project's, with or without the packages above it."""
+    known = {part for module in modules() for part in module.split(".")}
+    named = {name for span in spans(page) for name in NAME.findall(PATH.sub("", span))}
+    # `torch.func` is not ours, though a suite of benchmarks may be named like a library.
+    ours = {name for name in named if name.split(".")[0] in known}
+    assert {name for name in ours if not resolves(name)} == set()
+
+
+@pytest.mark.parametrize("path", [*PAGES, *SOURCES], ids=page_name)
+def test_commands_name_modules_that_run(path: Path) -> None:
+    """Every `python -m` of ours has a module that does something when run; a module of a package is run by no path."""
+    text = path.read_text("utf-8")
+    ours = {name for name in COMMAND.findall(text) if name.split(".")[0] in modules()}
+    idle = {
+        name
+        for name in ours
+        if name not in modules() or "__main__" not in modules()[name].read_text("utf-8")
+    }
+    assert idle == set()
+    assert re.findall(r"python (?:benchmarks|hpr|kernels)/\S+\.py", text) == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "kernels/README.md"])
+def test_snippets_run(name: str) -> None:
+    searched = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, name],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": searched},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def results() -> Iterator[tuple[str, str]]:
+    """Figure and cell of each verdict with numbers in the tables of docs/results.md."""
+    figure = ""
+    for line in (ROOT / "docs" / "results.md").read_text("utf-8").splitlines():
+        if found := re.match(r"## Figures? (\d+)|\| \[?(\d+)\]?(?:\(| )", line):
+            figure = found[1] or found[2]
+        if line.startswith("| "):
+            for cell in line.split("|"):
+                if re.match(r" (agrees|disagrees|inconclusive).*: .*\d", cell):
+                    yield figure, cell.strip()
+
+
+def test_tables_are_the_gallery() -> None:
+    """Each cell's verdict and numbers are those of one claim of its figure, rounded as the cell says."""
+    wrong = []
+    cells = list(results())
+    for figure, cell in cells:
+        verdict, _, rest = cell.partition(":")
+        numbers = re.findall(r"-?\d*\.?\d+", rest.replace("−", "-"))
+        path = ROOT / "docs" / "gallery" / f"figure_{figure}.json"
+        for claim in json.loads(path.read_text("utf-8"))["claims"]:
+            known = [group["mean"] for group in claim["groups"] if group["mean"] is not None]
+            known += [test["effect"] for test in claim["statistics"]]
+            if claim["verdict"] == verdict.split()[0] and all(
+                any(rounds_to(value, number) for value in known) for number in numbers
+            ):
+                break
+        else:
+            wrong.append(f"figure {figure}: {cell}")
+    assert len(cells) > 150
+    assert wrong == []
+
+
+def test_counts_of_claims_are_the_gallery() -> None:
+    """`16 claims: 13 agree, none disagrees, 3 are inconclusive`, of the figure that was named last."""
+    text = (ROOT / "docs" / "results.md").read_text("utf-8")
+    figure, counted = "", 0
+    for found in re.finditer(
+        r"(?:^## Figures?|\[Figure) (\d+)|(\d+) claims[:,]\s+([^(.;]*)", text, re.M
+    ):
+        if found[1]:
+            figure = found[1]
+            continue
+        path = ROOT / "docs" / "gallery" / f"figure_{figure}.json"
+        verdicts = json.loads(path.read_text("utf-8"))["verdicts"]
+        said = found[3].replace("none", "0").replace("all", found[2])
+        numbers = re.findall(r"(\d+) (?:is |are )?(agree|disagree|inconclusive)", said)
+        assert sum(verdicts.values()) == int(found[2]), figure
+        assert sum(int(number) for number, _ in numbers) == int(found[2]), figure
+        for number, word in numbers:
+            verdict = word if word == "inconclusive" else f"{word}s"
+            assert verdicts.get(verdict, 0) == int(number), (figure, verdict)
+        counted += 1
+    assert counted > 10
+
+
+def rounds_to(value: float, number: str) -> bool:
+    digits = len(number.partition(".")[2])
+    return abs(value - float(number)) <= 0.5 * 10.0**-digits * (1 + 1e-9)
