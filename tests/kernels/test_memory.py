@@ -89,6 +89,23 @@ def test_ntk(R: int, self_connections: bool) -> None:
     assert used <= 40 * MIB + SLACK
 
 
+@pytest.mark.parametrize("reduce", ["full", "trace"])
+def test_one_example_that_is_larger_than_the_budget(reduce: str) -> None:
+    """The adjoints of an example take 38 MiB: its outputs are taken some at a time."""
+    B, T, N, N_out = 2, 100, 100, 10
+    x = normal(T, B, 3)
+    weights = {
+        "recurrent": normal(N, N) / 10,
+        "input": normal(N, 3),
+        "readout": normal(N_out, N) / 10,
+    }
+    leaky_rnn_ntk(x[:2], **weights, rho=0.3)
+    used = beside_result(
+        lambda: leaky_rnn_ntk(x, **weights, rho=0.3, reduce=reduce, memory_budget=20 * MIB)
+    )
+    assert used <= 20 * MIB + SLACK
+
+
 def test_two_layers() -> None:
     x, hidden, readout = normal(3000, 4), normal(50, 4), normal(1, 50)
     used = beside_result(

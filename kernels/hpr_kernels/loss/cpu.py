@@ -17,7 +17,7 @@ def readout_cross_entropy(
     picked = log_p.gather(1, labels)
     K = labels.shape[2]
     loss = -picked.sum((1, 2)) / K
-    accuracy = ((log_p >= picked).sum(1) == 1).sum(1) / K
+    accuracy = ((log_p >= picked).sum(1) == 1).sum(1).to(loss.dtype) / K
     dy = log_p.exp_()
     dy.scatter_add_(1, labels, dy.new_full((), -1.0).expand(labels.shape))
     dy = dy.mT  # [R, K, N_out]

@@ -25,4 +25,4 @@ def readout_cross_entropy(
         dy, gradient = torch.autograd.grad(rows.sum(), (y, a))
     picked = y.detach().gather(2, labels[..., None])
     right = (y.detach() >= picked).sum(2) == 1
-    return rows.detach().sum(1) / K, right.sum(1) / K, dy, gradient
+    return rows.detach().sum(1) / K, right.sum(1).to(rows.dtype) / K, dy, gradient

@@ -108,7 +108,7 @@ def one_example(
     Raises:
         BudgetTooSmallError: not even one output fits.
     """
-    for outputs in halved(outputs_of(network, x), network.N_out):
+    for outputs in fewer(outputs_of(network, x), network.N_out):
         held = sides * tile_bytes(network, x, outputs) + passing_bytes(network, x, outputs)
         held += block_entries(outputs, reduce) * entry
         held += 2 * min(ROWS, outputs) * outputs * x.element_size()
@@ -121,14 +121,14 @@ def one_example(
     return Tiling(1, 1, 1, memory_budget - held)
 
 
-def halved(outputs: int, N_out: int) -> Iterator[int]:
-    """All outputs of an example, half of its steps', and so on down to one step's; then half of these, down to one."""
+def fewer(outputs: int, N_out: int) -> Iterator[int]:
+    """All outputs of an example, then those of ever fewer whole steps, then ever fewer of one step, down to one."""
     steps = outputs // N_out
     while steps:
         yield steps * N_out
-        steps //= 2
+        steps = steps * 3 // 4
     while N_out > 1:
-        N_out //= 2
+        N_out = N_out * 3 // 4
         yield N_out
 
 
@@ -146,10 +146,11 @@ def tile_bytes(network: Network, x: Tensor, outputs: int) -> int:
 
 
 def passing_bytes(network: Network, x: Tensor, outputs: int) -> int:
-    """What the making of such a tile needs for a while: the joined weights, and a copy of the adjoints."""
+    """What the making of such a tile needs for a while: the joined weights, a copy of the adjoints for the diagonal."""
     N = network.recurrent.shape[-1]
     weights = 2 * N * padded(N + x.shape[-1])
-    copy = outputs * N * x.shape[1] if factored(network) else 0
+    copied = factored(network) and not network.self_connections
+    copy = outputs * N * x.shape[1] if copied else 0
     return x.element_size() * (weights + copy)
 
 
