@@ -63,6 +63,18 @@ class Counting(nn.Module):
         return self.linear(x)
 
 
+class ByAnotherWay(nn.Module):
+    """Reads its weight from a list of its own, where torch.func puts no other tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.held = [self.linear.weight]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.held[0].mT + self.linear.bias
+
+
 def pruned() -> nn.Module:
     module = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
     prune.random_unstructured(module[0], "weight", amount=0.5)
@@ -150,6 +162,10 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
     "a slope that is none": (
         Function(lambda y: (y - y.detach()).abs().sqrt()),
         "kernel: expected finite numbers",
+    ),
+    "a parameter by another way": (
+        ByAnotherWay(),
+        "module: expected 'linear.weight' to be read where it is registered, got another gradient",
     ),
     "other inputs": (
         nn.Linear(5, 3),
@@ -279,7 +295,7 @@ CALLS: dict[str, tuple[dict[str, Any], str]] = {
     "no budget": ({"memory_budget": 0}, "memory_budget: expected a whole number of bytes, at least 1, got 0"),
     "a budget of NaN": ({"memory_budget": float("nan")}, "memory_budget: expected a whole number of bytes"),
     "a budget that is true": ({"memory_budget": True}, "memory_budget: expected a whole number of bytes"),
-    "a small budget": ({"memory_budget": 100}, "memory_budget: expected at least 720 bytes, got 100"),
+    "a small budget": ({"memory_budget": 100}, "memory_budget: expected at least 1440 bytes, got 100"),
 }  # fmt: skip
 
 
@@ -322,6 +338,8 @@ def test_the_callers_mode_does_not_reach_the_kernel(mode: str, rng: torch.Genera
     try:
         with modes[mode]:
             K = ntk(module, x)
+            # Made in the caller's mode, too.
+            assert torch.equal(ntk(module, x.clone()), K)
     finally:
         torch.set_default_dtype(torch.float32)
     assert K.dtype == torch.float32

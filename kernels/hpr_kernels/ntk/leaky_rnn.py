@@ -12,6 +12,7 @@ from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.backend import DEFAULT_PRECISION, check_precision, uses_triton
 from hpr_kernels.gram import MEMORY_BUDGET, REDUCTIONS
 from hpr_kernels.gram.cpu import ORDERS
+from hpr_kernels.memory import give_back
 from hpr_kernels.ntk.rows import GROUPS, Network
 from hpr_kernels.ntk.tiling import Part, alignment_tiling, budgeted, kernel_tiling, outputs_of
 
@@ -190,6 +191,7 @@ def _alignment_sums(networks: list[Network], x: Tensor, order: str, memory_budge
                 sums[:, group] += (1.0 if column == row else 2.0) * _sums(*blocks)
                 del blocks
             del lefts
+            give_back(x.device)
     return sums
 
 
@@ -295,6 +297,7 @@ def _kernel(
                 # Before the next is made.
                 del other, block
             del left
+            give_back(x1.device)
     return K.flatten(3).flatten(1, 2) if reduce == "full" else K
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hpr_kernels import checks
 from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.gram import MEMORY_BUDGET
+from hpr_kernels.memory import give_back
 from hpr_kernels.ntk import probe
 
 
@@ -37,7 +38,8 @@ def ntk(
         x1: [B1, …], each example a row of the batch, of any dtype that the module takes.
         x2: second inputs [B2, …] of the same dtype and device; None for K(x1, x1).
         parameters: names as in `module.named_parameters()`; None for all that require a gradient.
-        memory_budget: bytes of the Jacobians that are formed at once, of some examples on either side.
+        memory_budget: bytes of the Jacobians that are formed at once, of some examples on either side, with what the
+            allocator keeps meanwhile. The copy of the module and its intermediate results come on top.
 
     Returns:
         K [M1, M2], M = B · (outputs of an example, flattened), rows example-major.
@@ -57,9 +59,10 @@ def ntk(
         _check_batch("x2", x2, x1)
     for name, parameter in module.named_parameters():
         checks.finite(f"parameter {name}", parameter.detach())
-    with probe.random_numbers_kept():
-        # Not only without gradients: in inference mode a copy's tensors would be of no use to torch.func.
-        with torch.inference_mode(False), torch.no_grad():
+    # In inference mode a copy's tensors would be of no use to autograd.
+    with probe.random_numbers_kept(), torch.inference_mode(False):
+        x1, x2 = probe.plain(x1), None if x2 is None else probe.plain(x2)
+        with torch.no_grad():
             twin = probe.twin(module)
             probe.check(twin, x1)
             if x2 is not None:
@@ -128,20 +131,26 @@ def _kernel(
         y: Tensor = torch.func.functional_call(module, held, (x[None],), tie_weights=False)
         return y.flatten()
 
-    rows = torch.func.vmap(torch.func.jacrev(example), in_dims=(None, 0))
-    with torch.no_grad():
-        outputs = example(chosen, x1[0]).numel()
-    # jacrev holds a row's gradients and their copy, on the left and on the right.
-    row = 4 * sum(value.nbytes for value in chosen.values())
+    differentiated = torch.func.vmap(torch.func.jacrev(example), in_dims=(None, 0))
+
+    def rows(x: Tensor) -> dict[str, Tensor]:
+        give_back(x.device)
+        return differentiated(chosen, x)
+
+    outputs = probe.check_gradient(module, example, chosen, x1[0])
+    # jacrev holds a row's gradients and their copy, on the left and on the right. Freed blocks that fit none of the
+    # next ones were measured to take as much again.
+    row = 8 * sum(value.nbytes for value in chosen.values())
     size = memory_budget // (outputs * row)
     if size < 1:
         raise checks.BudgetTooSmallError(outputs * row, memory_budget)
-    lefts = x1.detach().split(size)
-    rights = lefts if x2 is None else x2.detach().split(size)
+    lefts = x1.split(size)
+    rights = lefts if x2 is None else x2.split(size)
     blocks = []
     for left in lefts:
-        J = rows(chosen, left)
-        blocks.append(torch.cat([_contract(J, rows(chosen, right)) for right in rights], dim=1))
+        J = rows(left)
+        blocks.append(torch.cat([_contract(J, rows(right)) for right in rights], dim=1))
+        del J
     return torch.cat(blocks)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,6 +46,11 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _tensors(item)
+
+
+def plain(x: Tensor) -> Tensor:
+    """The same numbers without a graph, and not made in inference mode, whose tensors autograd doesn't keep."""
+    return x.clone() if x.is_inference() else x.detach()
 
 
 def run(module: nn.Module, name: str, x: Tensor) -> Tensor:
@@ -112,6 +117,42 @@ def check(module: nn.Module, x: Tensor) -> None:
         raise ValueError(
             "module: expected each example on its own, got other outputs in a batch of two"
         )
+
+
+def check_gradient(
+    module: nn.Module,
+    example: Callable[[dict[str, Tensor], Tensor], Tensor],
+    chosen: dict[str, Tensor],
+    x: Tensor,
+) -> int:
+    """Compare a gradient of `example` with autograd's own of the module; returns the outputs of an example.
+
+    A parameter that the module reads elsewhere than where it is registered has a gradient by autograd, and none by
+    `torch.func`, which puts another tensor in its place.
+
+    Raises:
+        ValueError: such a parameter is there; it is named.
+    """
+    held = {name: value for name, value in module.named_parameters() if name in chosen}
+    with torch.enable_grad():
+        for parameter in held.values():
+            parameter.requires_grad_()
+        y = module(x[None]).flatten()
+        # A direction that singles out no output, and needs no random numbers.
+        along = torch.arange(1, len(y) + 1, dtype=y.dtype, device=y.device).cos()
+        known: Sequence[Tensor | None] = [None] * len(held)
+        if y.requires_grad:
+            known = torch.autograd.grad(y, list(held.values()), along, allow_unused=True)
+    (found,) = torch.func.vjp(lambda weights: example(weights, x), chosen)[1](along)
+    size = sum(float(value.norm()) ** 2 for value in known if value is not None) ** 0.5
+    for name, value in zip(held, known, strict=True):
+        error = found[name] if value is None else found[name] - value
+        # A NaN here is the kernel's, and named there.
+        if float(error.norm()) > 1e-3 * size:
+            raise ValueError(
+                f"module: expected {name!r} to be read where it is registered, got another gradient by torch.func"
+            )
+    return len(y)
 
 
 @contextmanager
