@@ -38,15 +38,13 @@ def cache_folder() -> Path:
 
 
 def _temporary() -> Path:
-    user = os.getuid() if hasattr(os, "getuid") else "user"
-    folder = Path(tempfile.gettempdir()) / f"hpr-{user}"
+    user = os.getuid() if hasattr(os, "getuid") else None
+    folder = Path(tempfile.gettempdir()) / f"hpr-{'user' if user is None else user}"
     try:
         found = os.lstat(folder)
     except FileNotFoundError:
         return folder
     # Everyone may write beside it: what another has put in its place is not to be written to.
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != user:
-        raise OSError(
-            f"the cache folder {folder} belongs to another user: set HPR_CACHE to one of yours"
-        )
+    if not stat.S_ISDIR(found.st_mode) or (user is not None and found.st_uid != user):
+        raise OSError(f"the cache folder {folder} is not a folder of yours: set HPR_CACHE to one")
     return folder

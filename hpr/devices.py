@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 DRIVER = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 # Share of the rate of a card's bare fp32 products that training reaches; for estimates only.
@@ -88,24 +89,30 @@ def may_have_card() -> bool:
 
 def _torch() -> tuple[str, str | None]:
     """The installed PyTorch's version and that of its CUDA, by the module in which it keeps both."""
-    found = importlib.util.find_spec("torch")
+    version = _alone("torch", "version")
+    return ("(not installed)", None) if version is None else (version.__version__, version.cuda)
+
+
+def _alone(package: str, module: str) -> Any:
+    """A module that needs nothing of its package, whose import would take seconds; None where there is none."""
+    found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
-        return "(not installed)", None
-    where = Path(found.origin).with_name("version.py")
-    spec = importlib.util.spec_from_file_location("_torch_version", where)
+        return None
+    where = Path(found.origin).with_name(f"{module}.py")
+    spec = importlib.util.spec_from_file_location(f"_{package}_{module}", where)
     assert spec is not None
     assert spec.loader is not None
-    version = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(version)
-    return version.__version__, version.cuda
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 def _threads() -> int:
-    """Threads that PyTorch takes: a processor core each, unless OMP_NUM_THREADS says otherwise."""
+    """Threads that training takes: one per core for this process, or fewer where OMP_NUM_THREADS says so."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
+    here: int = _alone("hpr_kernels", "cores").available_cores()
     if re.fullmatch(r"[1-9]\d{0,3}", asked, re.ASCII):
-        return int(asked)
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(int(asked), here)
     try:
         twofold = Path("/sys/devices/system/cpu/smt/active").read_text(encoding="ascii") == "1\n"
     except OSError:

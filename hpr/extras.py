@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires
 
@@ -20,7 +19,8 @@ def install(extra: str) -> str:
         listed = requires(DISTRIBUTION) or []
     except PackageNotFoundError:
         return f"pip install '.[{extra}]' in the checkout"
-    return shlex.join(["pip", "install", *dict.fromkeys(_requirements(extra, listed))])
+    command = ["pip", "install", *dict.fromkeys(_requirements(extra, listed))]
+    return " ".join(f'"{word}"' if re.search("[<>]", word) else word for word in command)
 
 
 def _requirements(extra: str, listed: Sequence[str]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from hpr.tasks import Task
 from hpr_kernels.checks import NonFinite
 
 
-class NotFinite(ArithmeticError):
+class Diverged(ArithmeticError):
     """A network's weights, rates or kernel hold a NaN or an infinity: it diverged."""
 
 
@@ -106,14 +106,14 @@ class Evaluation:
         self.initial = self._of_kernel(self.K_0)
 
     def trajectory_point(self, after: Pack) -> dict[str, float]:
-        """The measures of the kernel in the course of training (Figures 14 and 15); may raise `NotFinite`."""
+        """The measures of the kernel in the course of training (Figures 14 and 15); may raise `Diverged`."""
         return self._of_kernel(self._kernel(after))
 
     def measures(self, after: Pack) -> tuple[dict[str, float], list[str]]:
         """All measures between before and after training, and a flag for each that is not a finite number.
 
         Raises:
-            NotFinite: the network diverged.
+            Diverged: the network diverged.
         """
         before = self.before
         H_0, H_f = (self._representation(pack) for pack in (before, after))
@@ -162,7 +162,7 @@ class Evaluation:
             K = tangent_kernel(pack, few, self.spec, self.task.loss_steps)
         except NonFinite as error:
             # All that goes in is finite: what isn't are the adjoints.
-            raise NotFinite("adjoints not finite") from error
+            raise Diverged("adjoints not finite") from error
         _finite("kernel", K)
         return K
 
@@ -175,4 +175,4 @@ class Evaluation:
 
 def _finite(name: str, *tensors: Tensor) -> None:
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
-        raise NotFinite(f"{name} not finite")
+        raise Diverged(f"{name} not finite")

@@ -246,7 +246,8 @@ def _reproduce(
     from hpr.figures.summary import write_figure, write_summary
     from hpr_kernels.cores import available_cores
 
-    # Torch counts the cores that the scheduler gives, and not a container's quota of them.
+    # Torch counts the cores that the scheduler gives, and not a container's quota of them. What else runs in a process
+    # is its program's affair, so this is done here and not where a pack is trained.
     torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
 
     if train is None:

@@ -31,9 +31,9 @@ class Store:
 
     A record is found by its key alone, so that a look-up costs the same however many there are. It
     is believed only when its file is whole, strict JSON of this schema whose specification is the
-    requested one. What another version wrote, and what is no file or can't be read, is refused and stays where it is;
-    any other file is set aside under `<key>.json.corrupt-<hash of its bytes>` with a warning, and the run counts as
-    not done.
+    requested one. What another version wrote, and anything that is no regular file or can't be
+    read, is refused and stays where it is. Any other file is set aside with a warning, under
+    `<key>.json.corrupt-<hash of its bytes>`, and the run counts as not done.
 
     Nothing is written before `prepare` or `save`.
     """
@@ -140,7 +140,7 @@ def identity(record: Record) -> Record:
 def _read(path: Path) -> bytes:
     """The bytes of a file; a pipe or a device, which may never end, is refused."""
     # Without O_NONBLOCK a pipe would be waited for.
-    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         mode = os.fstat(number).st_mode
         if stat.S_ISDIR(mode):

@@ -26,12 +26,13 @@ import torch
 from torch import Tensor
 
 from hpr import connectivity
-from hpr.laziness import Evaluation, NotFinite
+from hpr.laziness import Diverged, Evaluation
 from hpr.model import Pack, Weights, initial_pack
 from hpr.runs import RunSpec
 from hpr.step import Step
 from hpr.store import SCHEMA, Record
 from hpr.tasks import Task
+from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.backend import uses_triton
 from hpr_kernels.cores import available_cores
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 WINDOW = 100
 
 
+@outside_autocast
 def train_pack(
     specs: Sequence[RunSpec],
     task: Task,
@@ -58,7 +60,7 @@ def train_pack(
 
     Raises:
         ValueError: the runs are of several shapes, the task is not theirs (its content too: see `hpr.tasks.bind`), its
-            trials are no data, or weights are none or not to be drawn again.
+            trials are no data, or a structure draws no valid weights, or other weights each time.
     """
     if len({spec.shape for spec in specs}) != 1:
         raise ValueError("specs: expected runs of one shape, got several; see hpr.runs.packs")
@@ -143,7 +145,7 @@ class _Run:
         assert self.evaluation is not None
         try:
             point = self.evaluation.trajectory_point(pack)
-        except NotFinite:
+        except Diverged:
             # The window's end will find out that it diverged.
             return
         self.extend(iteration, point)
@@ -260,7 +262,7 @@ def _measure(
     try:
         of_run = run.evaluation or evaluation(spec, task, before)
         measures, flags = of_run.measures(run.trained)
-    except NotFinite as error:
+    except Diverged as error:
         # This network's failure, not its pack's; all else is no finding, and fails the pack without a record.
         run.status = "diverged"
         return {}, [f"{error} after iteration {run.iterations}"]
@@ -313,11 +315,10 @@ def _decoded(weights: Mapping[str, Mapping[str, Any]]) -> Weights:
     }
 
 
-@cache
 def provenance(device: torch.device) -> dict[str, Any]:
     """What produced a record: versions, device, git commit of this source tree (None outside a checkout)."""
     versions = {"python": platform.python_version()}
-    for name in ("hpr-richlazy", "torch", "numpy", "scipy", "neurogym"):
+    for name in ("hpr-richlazy", "torch", "triton", "numpy", "scipy", "neurogym"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

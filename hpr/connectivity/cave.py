@@ -43,7 +43,7 @@ def fetch(folder: Path, *, N: int = CELLS, version: int = VERSION) -> None:
     Raises:
         ModuleNotFoundError: caveclient is missing.
         ValueError: N is no positive integer, fewer than N such neurons are there, or an identifier is no whole number.
-        OSError: the folder can't be written; no half of a pair is then taken for a whole one.
+        OSError: the folder can't be written; there is then no `cells.csv`, so no half of a pair passes for a whole one.
     """
     if not isinstance(N, int) or N < 1:
         raise ValueError(f"N: expected an integer of at least 1, got {N!r}")
@@ -62,13 +62,10 @@ def fetch(folder: Path, *, N: int = CELLS, version: int = VERSION) -> None:
     columns = ("pre_pt_root_id", "post_pt_root_id", "size")
     ends = (_ids(synapses, name) for name in columns[:2])
     rows = zip(*ends, synapses["size"].tolist(), strict=True)
+    # At no moment does an older table stand beside a new one and pass for its own.
+    (folder / "cells.csv").unlink(missing_ok=True)
+    _write(folder / "synapses.csv", columns, rows)
     _write(folder / "cells.csv", ("pt_root_id", "classification_system"), cells)
-    try:
-        _write(folder / "synapses.csv", columns, rows)
-    except OSError:
-        # An older table of synapses must not pass for that of these cells.
-        (folder / "cells.csv").unlink()
-        raise
 
 
 def _choose(types: Any, status: Any, N: int) -> list[int]:

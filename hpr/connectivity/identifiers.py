@@ -39,12 +39,12 @@ def number(where: str, text: str) -> int:
 
 
 class LostDigits:
-    """Finds whether identifiers of synapses that aren't listed are listed ones that have lost digits, or have theirs.
+    """Finds identifiers in the synapse table that are listed cells' with digits lost, or the reverse.
 
-    Rounding leaves a double's whole number, or 15 digits and zeros: a round number. Of those identifiers, listed or
-    not, that differ from one of the other kind by a rounding at most, chance makes one in 128 or fewer round. Where
-    over ten times as many are, and at least three, digits were lost; and where one that isn't listed has 6 digits and
-    zeros, and the digits of a listed one, or has all of its digits and other zeros.
+    Rounding leaves a double's whole number, or 15 digits and zeros: a round number. Among identifiers that round to the
+    same number as one on the other side, at most one in 128 is round by chance. Digits were lost where more than ten
+    times as many are round, and at least three. They were lost, too, where an identifier that isn't listed has a listed
+    one's digits and other zeros, or its first 6 digits and zeros.
     """
 
     def __init__(self, listed: Iterable[int]) -> None:

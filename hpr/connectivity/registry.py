@@ -48,7 +48,7 @@ def register(structure: Structure) -> Structure:
         raise TypeError(f"structure: expected a subclass of Connectivity, got {shown(structure)}")
     name = f"structure {structure.__qualname__}"
     parameters = vars(structure).get("__dataclass_params__")
-    # None that is not frozen inherits from a frozen one.
+    # A dataclass that inherits from a frozen one must be frozen itself, so only `eq` is checked.
     if parameters is None or not parameters.eq:
         raise ValueError(f"{name}: expected a dataclass(frozen=True), got another class")
     if inspect.isabstract(structure):

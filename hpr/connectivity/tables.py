@@ -22,6 +22,7 @@ SEPARATORS = ",;\t"
 # Characters of a line.
 LONGEST = 2**16
 
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}(\.\d{3})+", re.ASCII)
 _NUMBER = re.compile(r"\+?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 
 
@@ -84,6 +85,10 @@ class Table:
             ValueError: it is none, or the table has decimal points and commas, one of which may part thousands.
         """
         point = text
+        if self._separator == ";" and self._decimal != "," and _THOUSANDS.fullmatch(text):
+            raise ValueError(
+                f"{self.here}: expected a size without points between thousands, got {quoted(text)}"
+            )
         if self._separator == ";":
             for mark in ",.":
                 if mark in text and self._decimal not in ("", mark):

@@ -46,12 +46,13 @@ class Bank:
             for part in fields(self)
         )
 
-    def parts(self, decimals: int | None = None) -> list[object]:
-        """All that the trials depend on, to be hashed; to so many decimals, in which all processors agree."""
-        arrays = [self.inputs, self.noise, self.probability]
-        if decimals is not None:
-            # Adding zero makes -0.0 the same as 0.0.
-            arrays = [np.round(array.astype(np.float64), decimals) + 0.0 for array in arrays]
+    def parts(self) -> list[object]:
+        """All that the trials depend on, to be hashed, to six decimals, in which all processors agree."""
+        # Adding zero makes -0.0 the same as 0.0.
+        arrays = [
+            np.round(array.astype(np.float64), 6) + 0.0
+            for array in (self.inputs, self.noise, self.probability)
+        ]
         periods = [
             {name: tuple(map(int, ends)) for name, ends in of.items()} for of in self.periods
         ]

@@ -96,7 +96,7 @@ def paper_task(name: str, version: str, dt: float) -> CompiledTask:
     pinned = PINNED.get((name, version, compiled.dt))
     if pinned is not None:
         # Under the paper's name no figure shall be made of other trials, whatever the key.
-        if digest(compiled.N_out, *bank.parts(decimals=6)) != pinned:
+        if digest(compiled.N_out, *bank.parts()) != pinned:
             raise ValueError(
                 f"{name}: expected the trials of NeuroGym {PINNED_VERSION}, got others of {neurogym().__version__}: "
                 f"pip install neurogym=={PINNED_VERSION}"

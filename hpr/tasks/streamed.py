@@ -27,9 +27,9 @@ class StreamedTask(Task):
     longest of 64 trials.
 
     `content` is a digest of 64 trials, of the source of the environment's own classes, and of what it holds from the
-    start that JSON can. It sees most changes of the environment, of its arguments and timing; none of a function or a
-    file outside of its classes that shows in those trials nowhere, nor of NeuroGym's own TrialEnv. A comment changes it
-    as well: better one run too many than a record of other trials.
+    start that JSON can. It sees most changes of the environment, of its arguments and timing. It misses a change in a
+    function or a file outside those classes, or in NeuroGym's TrialEnv, if none of these trials shows it. A comment
+    changes it as well: better one run too many than a record of other trials.
     """
 
     dt: float
@@ -110,7 +110,7 @@ class StreamedTask(Task):
         seeds, steps, batch = _CONTENT
         trials = [self._draw(seed, 0, steps, batch, "train") for seed in range(seeds)]
         arrays = [array for drawn in trials for array in (drawn.inputs, drawn.targets)]
-        # What differs in another that was made just so is none of the task.
+        # Values that differ between two environments made alike are not part of the task.
         one, other = (_values(open_environment(self.name, self.dt)) for _ in range(2))
         held = sorted(one.items() & other.items())
         return digest(self.N_out, *arrays, _sources(environment), held)

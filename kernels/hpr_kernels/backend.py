@@ -79,15 +79,18 @@ def _obstacle(device: int) -> str:
     oldest, newest = (".".join(map(str, release)) for release in (OLDEST_TRITON, NEWEST_TRITON))
     try:
         import triton
-    except ImportError as error:
-        return f"expected Triton {oldest} or later, got {error}"
-    release = tuple(int(number) for number in re.findall(r"\d+", triton.__version__)[:2])
+
+        installed = str(triton.__version__)
+    # A broken install can fail in any way.
+    except Exception as error:
+        return f"expected Triton {oldest} or later, got {' '.join(str(error).split())}"
+    release = tuple(int(number) for number in re.findall(r"\d+", installed)[:2])
     if release < OLDEST_TRITON:
-        return f"expected Triton {oldest} or later, got {triton.__version__}"
+        return f"expected Triton {oldest} or later, got {installed}"
     if release > NEWEST_TRITON:
         warnings.warn(
             f"hpr_kernels: expected Triton {oldest} to {newest}, which the kernels were tested with, "
-            f"got {triton.__version__}",
+            f"got {installed}",
             RuntimeWarning,
             stacklevel=4,
         )

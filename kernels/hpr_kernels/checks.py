@@ -57,7 +57,12 @@ def shape(name: str, value: Tensor, expected: tuple[int | None, ...], symbols: s
 
 def real(value: object) -> float | None:
     """`value` as a float where it is a real number, NumPy's included; None where it is none, as a bool is."""
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 def whole(value: object) -> int | None:

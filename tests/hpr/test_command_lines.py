@@ -158,7 +158,7 @@ def test_without_a_home_the_cache_is_a_temporary_folder_of_ones_own(
     assert cache_folder() == folder
     folder.rmdir()
     folder.symlink_to(tmp_path)
-    with pytest.raises(OSError, match="belongs to another user: set HPR_CACHE"):
+    with pytest.raises(OSError, match="is not a folder of yours: set HPR_CACHE"):
         cache_folder()
 
 

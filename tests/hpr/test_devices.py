@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -111,9 +112,12 @@ def test_without_pytorch_there_is_no_card_and_a_plan_all_the_same(
 def test_a_processors_rate_is_one_cores_times_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_core_rate", lambda: 1e10)
     rates = {}
-    for asked in ("1", "3", "", "two"):
+    monkeypatch.setattr(devices, "_alone", lambda *_: SimpleNamespace(available_cores=lambda: 4))
+    for asked in ("1", "3", "64", "", "two"):
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
         rates[asked] = training_rate.__wrapped__(Device("cpu"))
     assert rates["1"] == pytest.approx(0.9e10)
     assert rates["3"] == pytest.approx(2.7e10)
-    assert rates[""] == rates["two"] >= 0.9e10
+    # No more than the process has cores, by its control groups' quota as well.
+    assert rates["64"] == pytest.approx(3.6e10)
+    assert 0.9e10 <= rates[""] == rates["two"] <= 3.61e10

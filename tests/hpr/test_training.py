@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from hpr import store
 from hpr.connectivity import SVD, Dense
 from hpr.executors import run_local, tasks
-from hpr.laziness import Evaluation, NotFinite
+from hpr.laziness import Diverged, Evaluation
 from hpr.model import Pack, initial_pack, tangent_kernel
 from hpr.runs import VARIANTS, RunSpec
 from hpr.step import Step
@@ -295,7 +295,7 @@ def overflowing(**scales: float) -> tuple[Evaluation, Pack]:
 )
 def test_finite_weights_may_have_diverged_too(scales: dict[str, float], message: str) -> None:
     of_run, after = overflowing(**scales)
-    with pytest.raises(NotFinite, match=message):
+    with pytest.raises(Diverged, match=message):
         of_run.measures(after)
 
 

@@ -209,3 +209,11 @@ def test_the_local_executor_trains_a_teacher_once_for_all_its_students(tmp_path:
         outcome = run_local(runs, store.Store(tmp_path), tasks(), trainer, CPU, lambda line: None)
         assert outcome.failures == {}
     assert seen == [(1000, False), (0, True), (1, True)]
+
+
+@pytest.mark.parametrize("spec", [DALE, DIGITS, STUDENT, PATTERN], ids=lambda spec: spec.task)
+def test_autocast_of_the_caller_reaches_no_record(spec: RunSpec) -> None:
+    plain = train(spec)
+    with torch.autocast("cpu"):
+        within = train(spec)
+    assert identity(within) == identity(plain)

@@ -101,6 +101,15 @@ def test_torch_serves_cuda_without_a_triton_that_runs_and_says_so_once(
     assert not uses_triton(on_cuda)
 
 
+def test_torch_serves_cuda_where_triton_is_broken(
+    monkeypatch: pytest.MonkeyPatch, on_cuda: torch.Tensor
+) -> None:
+    """As with a part of it removed: what is left fails in ways of its own."""
+    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace())
+    with pytest.warns(RuntimeWarning, match=r"expected Triton 3.6 or later, got .*__version__"):
+        assert not uses_triton(on_cuda)
+
+
 def test_torch_serves_an_older_card(monkeypatch: pytest.MonkeyPatch, on_cuda: torch.Tensor) -> None:
     monkeypatch.setitem(sys.modules, "triton", triton_of("3.7.1"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))

@@ -139,6 +139,7 @@ def test_numbers_of_numpy_are_numbers(rng: torch.Generator, rho: Any, budget: An
     [
         ({"rho": True}, "rho: expected a leak factor in [0, 1), got True"),
         ({"rho": np.float32("nan")}, "rho: expected a leak factor in [0, 1), got "),
+        ({"rho": 10**400}, "rho: expected a leak factor in [0, 1), got 1000"),
         ({"rho": "0.3"}, "rho: expected a leak factor in [0, 1), got '0.3'"),
         ({"memory_budget": 1.5}, "memory_budget: expected a whole number of bytes, at least 1, got 1.5"),
         ({"memory_budget": -1}, "memory_budget: expected a whole number of bytes, at least 1, got -1"),

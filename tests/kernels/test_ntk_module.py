@@ -346,6 +346,23 @@ def test_the_callers_mode_does_not_reach_the_kernel(mode: str, rng: torch.Genera
     assert torch.equal(K, expected)
 
 
+def test_large_outputs_round_with_the_batch(rng: torch.Generator) -> None:
+    """Among outputs of 1e5 those near zero differ by more than their own size between one row and two."""
+    module = nn.Sequential(nn.Linear(64, 512), nn.Tanh(), nn.Linear(512, 60))
+    with torch.no_grad():
+        module[2].weight.mul_(1e4)
+    x = torch.randn(3, 64, generator=rng)
+    assert ntk(module, x, parameters=["2.bias"]).shape == (180, 180)
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_module() -> None:
+    def fail(y: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("no memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        ntk(Function(fail), X)
+
+
 def test_embeddings_take_whole_numbers(rng: torch.Generator) -> None:
     module = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 2))
     x = torch.randint(5, (4, 2), generator=rng)

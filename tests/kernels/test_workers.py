@@ -47,6 +47,20 @@ def test_a_task_has_one_thread_and_the_caller_keeps_its_own(threads: int) -> Non
     assert torch.is_grad_enabled()
 
 
+def test_the_caller_keeps_its_threads_where_there_are_fewer_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr(workers, "_cores", lambda: 5)
+    workers._pool.cache_clear()
+    torch.set_num_threads(7)
+    try:
+        each(lambda item: None, range(20))
+        assert torch.get_num_threads() == 7
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_an_exception_of_a_task_is_raised(threads: int) -> None:
     def task(item: int) -> None:
         if item == 3:

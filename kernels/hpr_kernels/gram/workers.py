@@ -52,6 +52,7 @@ def _cores() -> int:
 
 @cache
 def _pool(count: int, process: int) -> ThreadPoolExecutor:
+    before = torch.get_num_threads()
     started = Barrier(count + 1)
 
     def start() -> None:
@@ -66,5 +67,5 @@ def _pool(count: int, process: int) -> ThreadPoolExecutor:
         pool.submit(lambda: None)
     # Torch keeps the number of threads a thread, and the last one set as the default of new threads: set it back.
     started.wait()
-    torch.set_num_threads(count)
+    torch.set_num_threads(before)
     return pool

@@ -72,7 +72,9 @@ def ntk(
                 # Of operations that vmap carries out one example at a time: slower, and as exact.
                 warnings.filterwarnings("ignore", message="There is a performance drop")
                 K = _kernel(twin, names, x1, x2, memory_budget)
-        except (RuntimeError, NotImplementedError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
             raise ValueError(
                 f"module: expected one that torch.func's vmap and jacrev go through, got {probe.told(error)}"
             ) from error

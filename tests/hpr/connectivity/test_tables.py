@@ -143,6 +143,14 @@ def test_thousands_and_decimals_are_not_confused(tmp_path: Path) -> None:
         read(tmp_path, SYNAPSES.replace(",", "\t").replace("\t300", "\t1,234"))
 
 
+def test_points_between_thousands_are_not_taken_for_decimals(tmp_path: Path) -> None:
+    """A German spreadsheet's 1.234 is one thousand, unless a decimal comma or another decimal has told."""
+    with pytest.raises(
+        ValueError, match=r"expected a size without points between thousands, got '1\.234'"
+    ):
+        read(tmp_path, semicolons(SYNAPSES.replace("20.5", "20")).replace(";300", ";1.234"))
+
+
 # What a small gzipped file can hold: rows without end, a line without end, a million columns.
 HUGE: dict[str, tuple[bytes, str]] = {
     "rows": (SYNAPSES.encode() + f"9,{A},0,1\n".encode() * 150_000, "at most 1,000,000 bytes"),
