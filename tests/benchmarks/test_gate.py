@@ -157,9 +157,9 @@ def lose_block_symmetry(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, order in list(gram.ORDERS.items()):
 
         def whole(
-            K: Any, left: Any, right: Any, symmetric: bool, plan: Any, order: Any = order
+            K: Any, left: Any, right: Any, symmetric: bool, *others: Any, order: Any = order
         ) -> None:
-            order(K, left, right, False, plan)
+            order(K, left, right, False, *others)
 
         monkeypatch.setitem(gram.ORDERS, name, whole)
 

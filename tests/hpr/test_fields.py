@@ -118,11 +118,10 @@ def refuse_or_keep(
     variant: str,
 ) -> None:
     base = replace(SPEC, variant=variant, **VARIANTS[variant])
-    allowed = names
+    cls, own = structure or (type(SPEC.connectivity), None)
+    allowed = [*names, *(field.name for field in dataclasses.fields(cls))]
     try:
-        if structure is not None:
-            cls, own = structure
-            allowed = [*names, *(field.name for field in dataclasses.fields(cls))]
+        if own is not None:
             change = {"connectivity": cls(**own), **change}
         spec = replace(base, **change)
     except (ValueError, TypeError) as error:

@@ -150,7 +150,11 @@ def test_reflection_is_sgd_on_raw_weights(rng: torch.Generator) -> None:
 @pytest.mark.parametrize(
     ("constraint", "error", "message"),
     [
-        (torch.zeros(1, 33, 36), TypeError, "constraint: expected an int8 torch.Tensor"),
+        (
+            torch.zeros(1, 33, 36),
+            TypeError,
+            r"constraint: expected torch\.int8 on cpu, got torch\.float32",
+        ),
         (torch.zeros(2, 33, 36, dtype=torch.int8), ValueError, r"expected shape \[R or 1, M, P\]"),
     ],
     ids=["float", "pack"],
