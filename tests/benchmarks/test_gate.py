@@ -206,7 +206,7 @@ def test_a_store_that_scans_its_folder_for_every_run_is_stopped(
     load = store.Store.load
 
     def scan(self: store.Store, spec: Any) -> Any:
-        assert any(path.name == self.path(spec).name for path in self.runs.iterdir())
+        assert self.path(spec) in [path for path in self.runs.iterdir() if path.is_file()]
         return load(self, spec)
 
     monkeypatch.setattr(store.Store, "load", scan)

@@ -340,7 +340,8 @@ def test_record_is_strict_json_with_its_provenance() -> None:
     json.dumps(record, allow_nan=False)
     assert record["key"] == SMALL.key
     assert RunSpec.from_dict(record["spec"]) == SMALL
-    assert record["provenance"]["versions"]["torch"] == torch.__version__
+    # A build for CUDA names its CUDA in one of the two only.
+    assert torch.__version__.startswith(record["provenance"]["versions"]["torch"])
     assert record["provenance"]["cores"] == available_cores()
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE)
     if head.returncode == 0:
