@@ -68,7 +68,13 @@ def specimens() -> dict[str, RunSpec]:
             base, **rows, teacher=teacher, aligned="dominant features", connectivity=Dense()
         ),
         "pattern": replace(
-            base, task="pattern generation", task_version="1", dt=20.0, batch=1, trials=1, kernel_trials=1
+            base,
+            task="pattern generation",
+            task_version="1",
+            dt=20.0,
+            batch=1,
+            trials=1,
+            kernel_trials=1,
         ),
     }
 
