@@ -153,8 +153,8 @@ def launches(specs: list[RunSpec], task: Task) -> list[tuple[str, Work, float]]:
 
 def peers(specs: list[RunSpec], task: Task) -> list[tuple[str, Work, float]]:
     """The same iteration by torch.bmm in a CUDA graph; one network's recurrence at rho = 0, here and by cuDNN."""
-    from hpr_kernels.leaky_rnn import cpu
-    from hpr_kernels.leaky_rnn import triton as leaky_rnn
+    from hpr_kernels import layout
+    from hpr_kernels.recurrence import triton as recurrence
 
     device = torch.device("cuda")
     pack = initial_pack(specs, task, device)
@@ -165,15 +165,15 @@ def peers(specs: list[RunSpec], task: Task) -> list[tuple[str, Work, float]]:
     N, B = specs[0].N, specs[0].batch
     rnn = torch.nn.RNN(task.N_in, N, nonlinearity="relu", bias=False).to(device)
     input, recurrent = rnn.all_weights[0]
-    one = cpu.join(recurrent[None], input[None])
-    trace = cpu.empty_trace(1, task.T, B, N, task.N_in, like=one)
+    one = layout.join(recurrent[None], input[None])
+    trace = layout.empty_trace(1, task.T, B, N, task.N_in, like=one)
     trace[:, :-1, :, N : N + task.N_in] = x[:1]
     inputs = x[0].contiguous()
     return [
         ("one iteration by torch.bmm in a CUDA graph", torch_step, 0.0),
         (
             "forward of one network at rho = 0",
-            graphed(lambda: leaky_rnn.forward(trace, one, 0.0)),
+            graphed(lambda: recurrence.forward(trace, one, 0.0)),
             0.0,
         ),
         ("the same by cuDNN (torch.nn.RNN)", graphed(lambda: rnn(inputs)), 0.0),

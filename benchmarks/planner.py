@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from hpr.command_line import Parser, path
-from hpr_kernels.ntk.rows import GROUPS, Network
+from hpr_kernels.tangent.network import GROUPS, Network
 
 TOLERANCE = 1.15
 # Multiply-adds a second that are taken for granted when a shape is drawn.

@@ -23,10 +23,10 @@ from hpr.runs import RunSpec
 from hpr.step import TRIAL_BYTES, constraint
 from hpr.tasks import Task
 from hpr.training import WINDOW
+from hpr_kernels import layout
 from hpr_kernels.backend import DEFAULT_PRECISION
-from hpr_kernels.leaky_rnn import cpu
-from hpr_kernels.leaky_rnn import triton as leaky_rnn
 from hpr_kernels.loss import triton as loss
+from hpr_kernels.recurrence import triton as recurrence
 from hpr_kernels.trials import triton as trials
 from hpr_kernels.update import triton as update
 
@@ -36,7 +36,7 @@ class FusedStep:
 
     def __init__(self, pack: Pack, spec: RunSpec, task: Task) -> None:
         R, N, _ = pack.weights.shape
-        T, B, width = task.T, spec.batch, cpu.padded(N)
+        T, B, width = task.T, spec.batch, layout.padded(N)
         like = pack.weights
         # Rows of readout and adjoints are padded too, so that every kernel loads them 16 bytes at a time.
         readout, readout_velocity = (
@@ -46,7 +46,7 @@ class FusedStep:
         self.pack, self.spec, self.task = Pack(like, readout, pack.N_in, pack.signs), spec, task
         self.constraint = constraint(pack)
         self.first = T - 1 if task.loss_steps == "last" else 0
-        self.trace = cpu.empty_trace(R, T, B, N, task.N_in, like=like)
+        self.trace = layout.empty_trace(R, T, B, N, task.N_in, like=like)
         self.potentials = like.new_empty(R, B, width)
         self.g = like.new_empty(R, T, B, width)
         self.targets = like.new_empty(R, T, B, dtype=torch.int64)
@@ -142,12 +142,12 @@ class FusedStep:
         counted, before = rates[:, first:].flatten(1, 2), self.trace[:, :-1].flatten(1, 2)
         return [
             partial(trials.place_trials, x, targets, seed, self.trace, self.targets, N),
-            partial(leaky_rnn.forward, self.trace, weights, rho, potentials=self.potentials),
+            partial(recurrence.forward, self.trace, weights, rho, potentials=self.potentials),
             partial(
                 loss.readout_cross_entropy,
                 *(rates, readout, self.targets, g, sums, self.dy, first, precision),
             ),
-            partial(leaky_rnn.sweep, self.g, self.trace, weights, rho),
+            partial(recurrence.sweep, self.g, self.trace, weights, rho),
             partial(
                 update.momentum_step,
                 *(readout, self.readout_velocity, self.dy, counted),

@@ -14,7 +14,7 @@ from hpr.connectivity import effective_rank
 from hpr.model import Pack, rates, tangent_kernel
 from hpr.runs import RunSpec
 from hpr.tasks import Task
-from hpr_kernels.checks import NonFinite
+from hpr_kernels.internal import NonFinite
 
 
 class Diverged(ArithmeticError):

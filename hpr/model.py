@@ -15,7 +15,7 @@ from hpr.runs import RunSpec
 from hpr.tasks import Task
 from hpr.tasks.student_teacher import StudentTeacher, Teacher
 from hpr_kernels import leaky_rnn, leaky_rnn_ntk, two_layer_ntk
-from hpr_kernels.leaky_rnn import cpu
+from hpr_kernels.internal import layout
 
 Weights = dict[str, Tensor]  # "recurrent", "input", "readout" of one network
 
@@ -24,7 +24,7 @@ Weights = dict[str, Tensor]  # "recurrent", "input", "readout" of one network
 class Pack:
     """Weights of R networks.
 
-    `weights` is [W_h W_x 0], [R, N, P] (see `hpr_kernels.leaky_rnn.cpu`), or of two-layer networks W_1 alone,
+    `weights` is [W_h W_x 0], [R, N, P] (see `hpr_kernels.layout`), or of two-layer networks W_1 alone,
     [R, N, N_in]. `signs` of presynaptic units that training must keep (Dale's law), zero in free networks.
     """
 
@@ -116,7 +116,7 @@ def initial_pack(
         torch.stack([torch.from_numpy(weights[i]) for weights in drawn]).float().to(device)
         for i in range(3)
     )
-    weights = hidden if two_layer else cpu.join(hidden, input)
+    weights = hidden if two_layer else layout.join(hidden, input)
     signs = torch.from_numpy(np.stack([_signs(spec) for spec in specs])).float().to(device)
     return Pack(weights, readout, task.N_in, signs)
 

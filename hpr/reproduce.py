@@ -244,7 +244,7 @@ def _reproduce(
     import torch
 
     from hpr.figures.summary import write_figure, write_summary
-    from hpr_kernels.cores import available_cores
+    from hpr_kernels.internal import available_cores
 
     # Torch counts the cores that the scheduler gives, and not a container's quota of them. What else runs in a process
     # is its program's affair, so this is done here and not where a pack is trained.

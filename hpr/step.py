@@ -11,9 +11,13 @@ from torch import Tensor
 from hpr.model import Pack
 from hpr.runs import RunSpec
 from hpr.tasks import Task
-from hpr_kernels.leaky_rnn import cpu
-from hpr_kernels.loss import readout_cross_entropy
-from hpr_kernels.update import Constraint, momentum_step
+from hpr_kernels.internal import (
+    Constraint,
+    layout,
+    momentum_step,
+    readout_cross_entropy,
+    recurrence,
+)
 
 # Bytes of trials drawn ahead.
 TRIAL_BYTES = 64 << 20
@@ -37,7 +41,7 @@ class Step:
         self.first = T - 1 if task.loss_steps == "last" else 0
         self.g = pack.weights.new_empty(R, T, B, N)
         if spec.model == "leaky_rnn":
-            self.trace = cpu.empty_trace(R, T, B, N, task.N_in, like=pack.weights)
+            self.trace = layout.empty_trace(R, T, B, N, task.N_in, like=pack.weights)
 
     def select(self, networks: list[int]) -> Step:
         """The step of the networks that go on."""
@@ -88,20 +92,20 @@ class Step:
             h = torch.bmm(x[:, 0], pack.weights.mT)
             return (h.relu_() if spec.activation == "relu" else h)[:, None]
         self.trace[:, :-1, :, N : N + pack.N_in] = x
-        cpu.forward(self.trace, pack.weights, spec.rho, spec.activation)
+        recurrence.forward(self.trace, pack.weights, spec.rho, spec.activation)
         return self.trace[:, 1:, :, :N]
 
     def _two_layer(self, x: Tensor, rates: Tensor, dy: Tensor, scale: float) -> None:
         g = self.g[:, 0]
         if self.spec.activation == "relu":
-            cpu.mask(g, rates[:, 0])
+            recurrence.mask(g, rates[:, 0])
         self._descend(self.pack.readout, self.readout_velocity, dy, rates[:, 0], scale)
         self._descend(self.pack.weights, self.velocity, g, x[:, 0], scale)
 
     def _leaky_rnn(self, x: Tensor, rates: Tensor, dy: Tensor, scale: float) -> None:
         weights, g, trace, spec = self.pack.weights, self.g, self.trace, self.spec
         N = weights.shape[1]
-        cpu.sweep(g, trace, weights, spec.rho, spec.activation)
+        recurrence.sweep(g, trace, weights, spec.rho, spec.activation)
         counted = rates[:, self.first :].flatten(1, 2)
         self._descend(self.pack.readout, self.readout_velocity, dy, counted, scale)
         scale *= 1 - spec.rho

@@ -32,9 +32,7 @@ from hpr.runs import RunSpec
 from hpr.step import Step
 from hpr.store import SCHEMA, Record
 from hpr.tasks import Task
-from hpr_kernels.autocast import outside_autocast
-from hpr_kernels.backend import uses_triton
-from hpr_kernels.cores import available_cores
+from hpr_kernels.internal import available_cores, outside_autocast, uses_triton
 
 if TYPE_CHECKING:
     from hpr.cuda import FusedStep

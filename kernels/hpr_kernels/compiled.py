@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpr_kernels import checks
 from hpr_kernels.backend import launch_options
 
 # Compute capabilities: A100, H100, B200.
@@ -76,6 +77,26 @@ class Compiled:
                 width = next((int(part) for part in parts if part in ("64", "128", "256")), 32)
                 widths[width] = widths.get(width, 0) + n
         return widths
+
+
+@dataclass(frozen=True)
+class PaperSize:
+    """One network of the paper and the outputs of its kernel."""
+
+    T: int
+    B: int
+    N: int
+    N_in: int
+    N_out: int
+    outputs: checks.Outputs
+
+
+# 2AF, DMS and CXT; sequential MNIST; the widest network of all.
+PAPER_SIZES = (
+    PaperSize(T=8, B=32, N=300, N_in=3, N_out=3, outputs="all"),
+    PaperSize(T=28, B=200, N=300, N_in=28, N_out=10, outputs="last"),
+    PaperSize(T=8, B=32, N=1000, N_in=3, N_out=3, outputs="all"),
+)
 
 
 def compile_for(specimen: Specimen, capability: int) -> Compiled:

@@ -14,8 +14,8 @@ from asv.runner import BenchmarkResult
 from benchmarks import gate
 from benchmarks.suites import guards, measure
 from hpr import store
-from hpr_kernels.gram import cpu as gram
-from hpr_kernels.leaky_rnn import cpu as leaky_rnn
+from hpr_kernels.gram import eager as gram
+from hpr_kernels.recurrence import eager as recurrence
 
 MACHINE = {
     "machine": "here", "os": "Linux", "arch": "x86_64", "cpu": "one", "num_cpu": "2", "ram": "8",
@@ -165,13 +165,13 @@ def lose_block_symmetry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def add_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = leaky_rnn.forward
+    forward = recurrence.forward
 
     def copying(trace: Any, *others: Any) -> None:
         forward(trace, *others)
         trace.clone()
 
-    monkeypatch.setattr(leaky_rnn, "forward", copying)
+    monkeypatch.setattr(recurrence, "forward", copying)
 
 
 @pytest.mark.parametrize(

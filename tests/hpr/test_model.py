@@ -16,7 +16,7 @@ from hpr.runs import VARIANTS, RunSpec
 from hpr.tasks import make_task
 from hpr.tasks.student_teacher import StudentTeacher
 from hpr_kernels import ntk
-from hpr_kernels.leaky_rnn import reference
+from hpr_kernels.recurrence import reference
 from hpr_kernels.testing import assert_close
 
 CPU = torch.device("cpu")

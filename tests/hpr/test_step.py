@@ -16,7 +16,7 @@ from hpr.model import Pack, initial_pack
 from hpr.runs import RunSpec
 from hpr.step import Step
 from hpr.tasks import Task, make_task
-from hpr_kernels.leaky_rnn import reference
+from hpr_kernels.recurrence import reference
 from hpr_kernels.testing import assert_close
 
 CPU = torch.device("cpu")

@@ -24,7 +24,7 @@ from hpr.tasks import Task, Trials, make_task
 from hpr.tasks.base import Split
 from hpr.training import WINDOW, evaluation, train_pack
 from hpr_kernels.cores import available_cores
-from hpr_kernels.leaky_rnn import reference
+from hpr_kernels.recurrence import reference
 from hpr_kernels.testing import assert_close
 from hpr_kernels.update import momentum_step
 from hpr_kernels.update import reference as update_reference

@@ -16,7 +16,7 @@ import hpr_kernels
 from hpr_kernels import FactoredJacobian, testing
 from hpr_kernels.gram.plan import Plan
 
-PACKAGES = ("", ".leaky_rnn", ".gram", ".loss", ".update", ".trials", ".ntk", ".testing")
+PACKAGES = ("", ".recurrence", ".gram", ".loss", ".update", ".trials", ".tangent", ".testing")
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -79,7 +79,7 @@ def trials() -> list[Tensor]:
 
 
 def trace() -> list[Tensor]:
-    of_packages = importlib.import_module("hpr_kernels.leaky_rnn")
+    of_packages = importlib.import_module("hpr_kernels.recurrence")
     net = network()
     return list(
         of_packages.leaky_rnn_trace(

@@ -106,7 +106,7 @@ def test_gram(rng: torch.Generator, case: Case, order: str, second: bool, device
 @every_order
 def test_writes_its_result_and_nothing_else(rng: torch.Generator, order: str, device: str) -> None:
     from hpr_kernels.gram import triton
-    from hpr_kernels.gram.layout import Rows
+    from hpr_kernels.gram.rows import Rows
 
     case = CASES[1]
     J = jacobian(rng, case, case.B, device)
@@ -308,9 +308,10 @@ def test_offsets_beyond_32_bits(B: int, N: int) -> None:
 
 def paper_specimens() -> list[Specimen]:
     """What 2AF takes, at every precision, and all that sMNIST could."""
-    from hpr_kernels.gram.triton import SIZES, specimens
+    from hpr_kernels.compiled import PAPER_SIZES
+    from hpr_kernels.gram.triton import specimens
 
-    each = len(specimens()) // len(SIZES)
+    each = len(specimens()) // len(PAPER_SIZES)
     first = [s for precision in PRECISIONS for s in specimens(precision)[:each]]
     taken = [s for s in first if "hadamard" in s.name or "alignment" in s.name]
     return [*taken, *specimens()[each : 2 * each]]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hpr_kernels import leaky_rnn_kernel_alignment, leaky_rnn_ntk, ntk, two_layer_ntk
-from hpr_kernels.leaky_rnn import reference
-from hpr_kernels.ntk.leaky_rnn import check_network
+from hpr_kernels.recurrence import reference
+from hpr_kernels.tangent.kernel import check_network
 from hpr_kernels.testing import (
     EXAMPLES,
     HIDDEN,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hpr_kernels import leaky_rnn, leaky_rnn_adjoints, leaky_rnn_kernel_alignment, leaky_rnn_ntk
-from hpr_kernels.ntk import tiling
+from hpr_kernels.tangent import tiling
 from hpr_kernels.testing import Network, assert_close, random_network
 
 RHO = 0.3

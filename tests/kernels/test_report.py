@@ -45,7 +45,7 @@ def test_floor(change: dict[str, object], floor: tuple[float, str]) -> None:
 def test_every_operation_with_a_kernel_is_listed() -> None:
     pytest.importorskip("triton")
     operations = {found.kernel.fn.__module__.split(".")[1] for found in report.specimens()}
-    assert operations == {"gram", "leaky_rnn", "loss", "trials", "update"}
+    assert operations == {"gram", "recurrence", "loss", "trials", "update"}
     names = [found.name for found in report.specimens()]
     assert len(set(names)) == len(names)
 

@@ -8,7 +8,7 @@ from triton_support import Guarded, on_each_device
 
 from hpr_kernels.backend import uses_triton
 from hpr_kernels.compiled import CAPABILITIES, compile_for
-from hpr_kernels.leaky_rnn.cpu import padded
+from hpr_kernels.layout import padded
 from hpr_kernels.trials import place_trials
 
 pytest.importorskip("triton")

@@ -14,7 +14,7 @@ from triton_support import Guarded, assert_budget, on_each_device
 
 from hpr_kernels.backend import uses_triton
 from hpr_kernels.compiled import CAPABILITIES, compile_for
-from hpr_kernels.leaky_rnn.cpu import padded
+from hpr_kernels.layout import padded
 from hpr_kernels.testing import assert_close, relative_error
 from hpr_kernels.update import Constraint, momentum_step, reference
 

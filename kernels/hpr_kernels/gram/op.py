@@ -12,7 +12,7 @@ from torch import Tensor
 from hpr_kernels import checks
 from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.backend import DEFAULT_PRECISION, check_precision, uses_triton
-from hpr_kernels.gram import cpu, reference
+from hpr_kernels.gram import eager, reference
 from hpr_kernels.gram.plan import MEMORY_BUDGET, Plan, Shape, make_plan
 from hpr_kernels.gram.workers import threads
 
@@ -109,7 +109,7 @@ class FactoredJacobian:
         checks.choice("reduce", reduce, REDUCTIONS)
         if other is not None:
             self._check_other(other, same_outputs=reduce != "full")
-        checks.choice("order", order, ("auto", *cpu.ORDERS))
+        checks.choice("order", order, ("auto", *eager.ORDERS))
         check_precision(precision)
         memory_budget = checks.budget(memory_budget)
         if order != "propagate" and uses_triton(self.adjoints):
@@ -130,7 +130,7 @@ class FactoredJacobian:
         memory_budget: int = MEMORY_BUDGET,
     ) -> Plan:
         """What `gram` would do by torch: each order's multiply-adds, bytes and workspace, the choice and why."""
-        checks.choice("order", order, ("auto", *cpu.ORDERS))
+        checks.choice("order", order, ("auto", *eager.ORDERS))
         checks.choice("reduce", reduce, REDUCTIONS)
         if other is not None:
             self._check_other(other, same_outputs=reduce != "full")
@@ -290,10 +290,10 @@ class FactoredJacobian:
                 lefts = self._factors(reduce, outputs)
                 rights = repeat(None, count) if other is None else other._factors(reduce, outputs)
                 for K, one, another in zip(kernels, lefts, rights, strict=True):
-                    cpu.gram(K, one, another, plan, add=outputs.start > 0)
+                    eager.gram(K, one, another, plan, add=outputs.start > 0)
         return kernels.view(-1, B * O, C * P)
 
-    def _factors(self, reduce: str, outputs: slice = slice(None)) -> Iterator[cpu.Factor]:
+    def _factors(self, reduce: str, outputs: slice = slice(None)) -> Iterator[eager.Factor]:
         """One Factor a network, of some of its outputs; for "diagonal", one a network and output."""
         reach = self._reach()[outputs]
         gs = self.adjoints.unbind() if self.packed else [self.adjoints]
@@ -301,13 +301,15 @@ class FactoredJacobian:
         for g, z in zip(gs, zs, strict=True):
             g = g[:, outputs]
             if reduce == "full":
-                yield cpu.Factor(g, z, reach)
+                yield eager.Factor(g, z, reach)
             elif reduce == "trace":
                 # Σ_o ⟨g^o, g'^o⟩ is the inner product of the outputs' adjoints end to end.
                 joined = g.transpose(1, 2).flatten(2)[:, None]
-                yield cpu.Factor(joined, z, reach[-1:])
+                yield eager.Factor(joined, z, reach[-1:])
             else:
-                yield from (cpu.Factor(g[:, o : o + 1], z, (last,)) for o, last in enumerate(reach))
+                yield from (
+                    eager.Factor(g[:, o : o + 1], z, (last,)) for o, last in enumerate(reach)
+                )
 
     def _check_other(self, other: FactoredJacobian, *, same_outputs: bool) -> None:
         if not isinstance(other, FactoredJacobian):

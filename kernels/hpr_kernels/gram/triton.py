@@ -10,11 +10,18 @@ from torch.nn.functional import pad
 
 from hpr_kernels import checks
 from hpr_kernels.backend import DEFAULT_PRECISION, launch_options
-from hpr_kernels.compiled import Specimen
+from hpr_kernels.compiled import PAPER_SIZES, PaperSize, Specimen
 from hpr_kernels.gram.device import alignment_kernel, gram_kernel
-from hpr_kernels.gram.layout import TILES, Rows, Tile, copied, in_fours, padded_to, shared_arguments
-from hpr_kernels.leaky_rnn.cpu import padded
-from hpr_kernels.leaky_rnn.triton import SIZES, Size
+from hpr_kernels.gram.rows import (
+    TILES,
+    GramTile,
+    Rows,
+    copied,
+    in_fours,
+    padded_to,
+    shared_arguments,
+)
+from hpr_kernels.layout import padded
 
 # Multiply-adds on the ordinary units that build J, and its way to memory and back, in those of tensor cores.
 BUILD = 4.0
@@ -214,7 +221,7 @@ def gram_arguments(
     precision: str,
     symmetric: bool,
     add: bool = False,
-) -> tuple[dict[str, Any], tuple[int], Tile]:
+) -> tuple[dict[str, Any], tuple[int], GramTile]:
     """What `contract` launches."""
     tile = TILES[precision]
     own, count = shared_arguments(left, right, precision, symmetric)
@@ -248,7 +255,7 @@ def alignment_sums(left: Side, right: Side | None, N_out: int, precision: str) -
 
 def alignment_arguments(
     left: Side, right: Side | None, Ft: Tensor, N_out: int, precision: str
-) -> tuple[dict[str, Any], tuple[int], Tile]:
+) -> tuple[dict[str, Any], tuple[int], GramTile]:
     """What `alignment_sums` launches."""
     sides = [left] if right is None else [left, right]
     rows = [Rows.of(side.step.g, (side.step.reach,)) for side in sides]
@@ -276,10 +283,10 @@ def alignment_arguments(
 
 def specimens(precision: str = DEFAULT_PRECISION) -> list[Specimen]:
     """The launches for one network at each of the paper's sizes: Ft, the two orders, the alignment of two networks."""
-    return [specimen for size in SIZES for specimen in _specimens(size, precision)]
+    return [specimen for size in PAPER_SIZES for specimen in _specimens(size, precision)]
 
 
-def _specimens(size: Size, precision: str) -> list[Specimen]:
+def _specimens(size: PaperSize, precision: str) -> list[Specimen]:
     T, B, N, N_in, N_out = size.T, size.B, size.N, size.N_in, size.N_out
     steps = checks.steps(size.outputs, T)
     O, F, columns = len(steps) * N_out, N + N_in, 64

@@ -8,7 +8,7 @@ from torch import Tensor
 from hpr_kernels import checks
 from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.backend import DEFAULT_PRECISION, check_precision, uses_triton
-from hpr_kernels.loss import cpu
+from hpr_kernels.loss import eager
 
 
 @outside_autocast
@@ -58,7 +58,7 @@ def readout_cross_entropy(
     first = checks.count("first", first, 0, T - 1, f"a step in 0 … {T - 1}")
     check_precision(precision)
     if not uses_triton(rates):
-        return cpu.readout_cross_entropy(rates, readout, targets, gradient, first)
+        return eager.readout_cross_entropy(rates, readout, targets, gradient, first)
     from hpr_kernels.loss import triton
 
     sums, dy = triton.buffers(R, T, B, readout.shape[1], first, like=rates)

@@ -13,10 +13,8 @@ from torch import Tensor
 
 from hpr_kernels import checks
 from hpr_kernels.backend import DEFAULT_PRECISION, launch_options
-from hpr_kernels.compiled import Specimen
-from hpr_kernels.leaky_rnn.cpu import padded
-from hpr_kernels.leaky_rnn.triton import SIZES, Size
-from hpr_kernels.storage import readable
+from hpr_kernels.compiled import PAPER_SIZES, PaperSize, Specimen
+from hpr_kernels.layout import padded, readable
 
 TILE_ROWS, TILE_N = 32, 64
 NUM_WARPS, NUM_STAGES = 4, 1
@@ -179,10 +177,10 @@ def readout_cross_entropy(
 
 def specimens(precision: str = DEFAULT_PRECISION) -> list[Specimen]:
     """The launch for one network at each of the paper's sizes."""
-    return [_specimen(size, precision) for size in SIZES]
+    return [_specimen(size, precision) for size in PAPER_SIZES]
 
 
-def _specimen(size: Size, precision: str) -> Specimen:
+def _specimen(size: PaperSize, precision: str) -> Specimen:
     T, B, N, N_in, N_out = size.T, size.B, size.N, size.N_in, size.N_out
     steps = checks.steps(size.outputs, T)
     P, width, counted = padded(N + N_in), padded(N), B * len(steps)

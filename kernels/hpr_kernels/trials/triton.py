@@ -7,9 +7,8 @@ import triton.language as tl
 from torch import Tensor
 
 from hpr_kernels.backend import DEFAULT_PRECISION, launch_options
-from hpr_kernels.compiled import Specimen
-from hpr_kernels.leaky_rnn.cpu import padded
-from hpr_kernels.leaky_rnn.triton import SIZES, Size
+from hpr_kernels.compiled import PAPER_SIZES, PaperSize, Specimen
+from hpr_kernels.layout import padded
 
 TILE_ROWS = 32
 NUM_WARPS, NUM_STAGES = 4, 1
@@ -81,10 +80,10 @@ def place_trials(
 
 def specimens(precision: str = DEFAULT_PRECISION) -> list[Specimen]:
     """The launch for one network at each of the paper's sizes; there is no product in it to have a precision."""
-    return [_specimen(size) for size in SIZES]
+    return [_specimen(size) for size in PAPER_SIZES]
 
 
-def _specimen(size: Size) -> Specimen:
+def _specimen(size: PaperSize) -> Specimen:
     T, B, N, N_in = size.T, size.B, size.N, size.N_in
     chunk = 100
     return Specimen(

@@ -8,7 +8,7 @@ from torch import Tensor
 from hpr_kernels import checks
 from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.backend import DEFAULT_PRECISION, check_precision, uses_triton
-from hpr_kernels.update import cpu
+from hpr_kernels.update import eager
 
 
 @outside_autocast
@@ -66,7 +66,7 @@ def momentum_step(
                 weights, velocity, left, right, constraint=constraint, precision=precision, **sgd
             )
     else:
-        cpu.momentum_step(weights, velocity, left, right, constraint=constraint, **sgd)
+        eager.momentum_step(weights, velocity, left, right, constraint=constraint, **sgd)
 
 
 def _check_constraint(constraint: Tensor, weights: Tensor) -> None:

@@ -12,10 +12,8 @@ from torch import Tensor
 
 from hpr_kernels import checks
 from hpr_kernels.backend import DEFAULT_PRECISION, launch_options
-from hpr_kernels.compiled import Specimen
-from hpr_kernels.leaky_rnn.cpu import padded
-from hpr_kernels.leaky_rnn.triton import SIZES, Size
-from hpr_kernels.storage import readable
+from hpr_kernels.compiled import PAPER_SIZES, PaperSize, Specimen
+from hpr_kernels.layout import padded, readable
 
 TILE_P, TILE_K = 64, 32
 # One stage: a copy straight into shared memory would have to turn `left` there, four bytes at a time.
@@ -148,10 +146,10 @@ def tile_M(M: int) -> int:
 
 def specimens(precision: str = DEFAULT_PRECISION) -> list[Specimen]:
     """The launches for one network at each of the paper's sizes: its weights, Dale's law kept or not; its readout."""
-    return [specimen for size in SIZES for specimen in _specimens(size, precision)]
+    return [specimen for size in PAPER_SIZES for specimen in _specimens(size, precision)]
 
 
-def _specimens(size: Size, precision: str) -> list[Specimen]:
+def _specimens(size: PaperSize, precision: str) -> list[Specimen]:
     T, B, N, N_in, N_out = size.T, size.B, size.N, size.N_in, size.N_out
     P, counted = padded(N + N_in), B * len(checks.steps(size.outputs, T))
     # Since a_0 = 0, the recurrent weights have no gradient from the first step.

@@ -1,4 +1,4 @@
-"""The recurrence on joined buffers, by the implementation that serves them: `triton` or `cpu`, which is plain torch."""
+"""The recurrence on joined buffers, by the backend that serves them: `triton`, or `eager` (torch on any device)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from hpr_kernels.backend import DEFAULT_PRECISION, uses_triton
-from hpr_kernels.leaky_rnn import cpu
+from hpr_kernels.recurrence import eager
+from hpr_kernels.recurrence.eager import mask
+
+__all__ = ["adjoints", "forward", "mask", "sweep"]
 
 
 def forward(
@@ -16,14 +19,14 @@ def forward(
     activation: str = "relu",
     precision: str = DEFAULT_PRECISION,
 ) -> None:
-    """Fill the rates of `trace` from its inputs; see `cpu.forward`."""
+    """Fill the rates of `trace` from its inputs; see `eager.forward`."""
     if uses_triton(trace):
-        from hpr_kernels.leaky_rnn import triton
+        from hpr_kernels.recurrence import triton
 
         with torch.cuda.device_of(trace):
             triton.forward(trace, weights, rho, activation, precision)
     else:
-        cpu.forward(trace, weights, rho, activation)
+        eager.forward(trace, weights, rho, activation)
 
 
 def sweep(
@@ -36,12 +39,12 @@ def sweep(
 ) -> None:
     """Turn ∂L/∂a_{s+1} in `g` [R, T, B, Q] into ∂L/∂h_{s+1}; Q is N padded, columns N … Q are not yours to use."""
     if uses_triton(trace):
-        from hpr_kernels.leaky_rnn import triton
+        from hpr_kernels.recurrence import triton
 
         with torch.cuda.device_of(trace):
             triton.sweep(g, trace, weights, rho, activation, precision)
     else:
-        cpu.sweep(g[..., : weights.shape[1]], trace, weights, rho, activation)
+        eager.sweep(g[..., : weights.shape[1]], trace, weights, rho, activation)
 
 
 def adjoints(
@@ -53,10 +56,10 @@ def adjoints(
     activation: str = "relu",
     precision: str = DEFAULT_PRECISION,
 ) -> Tensor:
-    """Adjoints of all outputs, [R, T, O, B, N]; see `cpu.adjoints`."""
+    """Adjoints of all outputs, [R, T, O, B, N]; see `eager.adjoints`."""
     if uses_triton(trace):
-        from hpr_kernels.leaky_rnn import triton
+        from hpr_kernels.recurrence import triton
 
         with torch.cuda.device_of(trace):
             return triton.adjoints(trace, weights, readout, rho, steps, activation, precision)
-    return cpu.adjoints(trace, weights, readout, rho, steps, activation)
+    return eager.adjoints(trace, weights, readout, rho, steps, activation)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hpr_kernels import leaky_rnn, leaky_rnn_adjoints
-from hpr_kernels.leaky_rnn import op, reference
+from hpr_kernels.recurrence import op, reference
 from hpr_kernels.testing import EXAMPLES, HIDDEN, STEPS, assert_close, random_network
 
 RHO = 0.367

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from triton_support import Guarded, assert_budget, on_each_device
 
-from hpr_kernels import leaky_rnn, leaky_rnn_adjoints, leaky_rnn_ntk
+from hpr_kernels import layout, leaky_rnn, leaky_rnn_adjoints, leaky_rnn_ntk
 from hpr_kernels.backend import PRECISIONS, uses_triton
 from hpr_kernels.compiled import CAPABILITIES, Specimen, compile_for
-from hpr_kernels.leaky_rnn import cpu, reference
+from hpr_kernels.recurrence import eager, reference
 from hpr_kernels.testing import Network, assert_close, random_network, relative_error
 
 pytest.importorskip("triton")
@@ -60,7 +60,7 @@ def assert_as_good_as_torch(got: Tensor, exact: Tensor, torch_fp32: Tensor) -> N
 def filled_trace(net: Network, case: Case, rates: Tensor | None = None) -> Guarded:
     """A trace with its inputs, and NaN where rates are still to be written."""
     R, T, B, N_in = net.x.shape
-    trace = Guarded(R, T + 1, B, cpu.padded(case.N + N_in), device=str(net.x.device))
+    trace = Guarded(R, T + 1, B, layout.padded(case.N + N_in), device=str(net.x.device))
     z = trace.tensor
     z[:, :, :, case.N :] = 0
     z[:, :T, :, case.N : case.N + N_in] = net.x
@@ -73,13 +73,13 @@ def filled_trace(net: Network, case: Case, rates: Tensor | None = None) -> Guard
 @on_each_device
 @every_case
 def test_forward(rng: torch.Generator, case: Case, device: str) -> None:
-    from hpr_kernels.leaky_rnn import triton
+    from hpr_kernels.recurrence import triton
 
     exact, net = networks(rng, case, device)
     trace = filled_trace(net, case)
     before = trace.tensor.clone()
-    potentials = Guarded(case.R, case.B, cpu.padded(case.N), device=device)
-    weights = cpu.join(net.recurrent, net.input)
+    potentials = Guarded(case.R, case.B, layout.padded(case.N), device=device)
+    weights = layout.join(net.recurrent, net.input)
     triton.forward(trace.tensor, weights, case.rho, case.activation, "ieee", potentials.tensor)
     rates = trace.tensor[:, 1:, :, : case.N]
     assert_as_good_as_torch(
@@ -96,18 +96,18 @@ def test_forward(rng: torch.Generator, case: Case, device: str) -> None:
 @on_each_device
 @every_case
 def test_backward(rng: torch.Generator, case: Case, device: str) -> None:
-    from hpr_kernels.leaky_rnn import triton
+    from hpr_kernels.recurrence import triton
 
     exact, net = networks(rng, case, device)
     rates = reference.leaky_rnn(*net[:3], case.rho, case.activation)
     seeds = torch.randn(rates.shape, generator=rng)
-    g = Guarded(case.R, case.T, case.B, cpu.padded(case.N), device=device)
+    g = Guarded(case.R, case.T, case.B, layout.padded(case.N), device=device)
     g.tensor[..., : case.N] = seeds
     trace = filled_trace(net, case, rates)
     triton.sweep(
         g.tensor,
         trace.tensor,
-        cpu.join(net.recurrent, net.input),
+        layout.join(net.recurrent, net.input),
         case.rho,
         case.activation,
         "ieee",
@@ -116,7 +116,7 @@ def test_backward(rng: torch.Generator, case: Case, device: str) -> None:
     for dtype in (torch.float64, torch.float32):
         wanted.append(seeds.to(dtype))
         z = torch.nn.functional.pad(rates.cpu().to(dtype), (0, 0, 0, 0, 1, 0))
-        cpu.sweep(wanted[-1], z, exact.recurrent.to(dtype), case.rho, case.activation)
+        eager.sweep(wanted[-1], z, exact.recurrent.to(dtype), case.rho, case.activation)
     assert_as_good_as_torch(g.tensor[..., : case.N], *wanted)
     g.check()
     trace.check()
@@ -126,7 +126,7 @@ def test_backward(rng: torch.Generator, case: Case, device: str) -> None:
 @on_each_device
 @every_case
 def test_adjoints(rng: torch.Generator, case: Case, device: str) -> None:
-    from hpr_kernels.leaky_rnn import triton
+    from hpr_kernels.recurrence import triton
 
     exact, net = networks(rng, case, device)
     rates = reference.leaky_rnn(*net[:3], case.rho, case.activation)
@@ -134,7 +134,7 @@ def test_adjoints(rng: torch.Generator, case: Case, device: str) -> None:
     trace = filled_trace(net, case, rates)
     g = triton.adjoints(
         trace.tensor,
-        cpu.join(net.recurrent, net.input),
+        layout.join(net.recurrent, net.input),
         net.readout,
         case.rho,
         steps,
@@ -233,9 +233,10 @@ def test_precision_on_a_card(
 
 def paper_specimens() -> list[Specimen]:
     """Every size at the default precision, the first also at the other one of tensor cores."""
-    from hpr_kernels.leaky_rnn.triton import SIZES, specimens
+    from hpr_kernels.compiled import PAPER_SIZES
+    from hpr_kernels.recurrence.triton import specimens
 
-    return specimens() + specimens("tf32")[: len(specimens()) // len(SIZES)]
+    return specimens() + specimens("tf32")[: len(specimens()) // len(PAPER_SIZES)]
 
 
 def specimen_id(specimen: Specimen) -> str:

@@ -17,8 +17,8 @@ from hpr_kernels import checks
 from hpr_kernels.backend import uses_triton
 from hpr_kernels.gram.plan import Shape, least_workspace
 from hpr_kernels.gram.workers import threads
-from hpr_kernels.leaky_rnn.cpu import padded
-from hpr_kernels.ntk.rows import ROWS, Network, Outputs
+from hpr_kernels.layout import padded
+from hpr_kernels.tangent.network import ROWS, Network, Outputs
 
 
 class Part(NamedTuple):

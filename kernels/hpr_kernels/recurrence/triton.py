@@ -1,4 +1,4 @@
-"""The recurrence on a GPU: a whole sweep through time in one launch, on the joined buffers of `cpu`.
+"""The recurrence on a GPU: a whole sweep through time in one launch, on the joined buffers of `hpr_kernels.layout`.
 
 A program owns a tile of examples of one network for all steps, so that steps need no barrier wider than a block. W_h of
 300 units (360 kB) fits no multiprocessor's shared memory; it streams from L2 once a step, in tiles that a product uses
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from hpr_kernels import checks
 from hpr_kernels.backend import DEFAULT_PRECISION, launch_options
-from hpr_kernels.compiled import Specimen
-from hpr_kernels.leaky_rnn.cpu import padded
+from hpr_kernels.compiled import PAPER_SIZES, PaperSize, Specimen
+from hpr_kernels.layout import padded
 
 
 @dataclass(frozen=True)
-class Tile:
+class StepTile:
     """Examples, units and terms of the inner product that a program holds at a time."""
 
     B: int
@@ -44,9 +44,9 @@ class Tile:
         return self.blocks | launch_options(self.num_warps, self.num_stages)
 
 
-FORWARD = Tile(B=16, N=64, K=32, num_warps=4, num_stages=2)
-SWEEP = Tile(B=16, N=64, K=64, num_warps=8, num_stages=4)
-ADJOINTS = Tile(B=32, N=64, K=32, num_warps=4, num_stages=3)
+FORWARD = StepTile(B=16, N=64, K=32, num_warps=4, num_stages=2)
+SWEEP = StepTile(B=16, N=64, K=64, num_warps=8, num_stages=4)
+ADJOINTS = StepTile(B=32, N=64, K=32, num_warps=4, num_stages=3)
 
 
 @triton.jit
@@ -196,7 +196,7 @@ def forward(
     precision: str = DEFAULT_PRECISION,
     potentials: Tensor | None = None,
 ) -> None:
-    """Fill the rates of `trace` from its inputs, as `cpu.forward`; `potentials` [R, B, Q] is room to work in."""
+    """Fill the rates of `trace` from its inputs, as `eager.forward`; `potentials` [R, B, Q] is room to work in."""
     R, steps, B, P = trace.shape
     N = weights.shape[1]
     if potentials is None:
@@ -224,7 +224,7 @@ def sweep(
     activation: str = "relu",
     precision: str = DEFAULT_PRECISION,
 ) -> None:
-    """Turn `g` [R, T, B, Q], ∂L/∂a_{s+1}, into ∂L/∂h_{s+1} in place, as `cpu.sweep`; columns N … Q become zero."""
+    """Turn `g` [R, T, B, Q], ∂L/∂a_{s+1}, into ∂L/∂h_{s+1} in place, as `eager.sweep`; columns N … Q become zero."""
     _sweep(SWEEP, g[:, :, None], trace, weights, None, None, rho, activation, precision)
 
 
@@ -237,7 +237,7 @@ def adjoints(
     activation: str = "relu",
     precision: str = DEFAULT_PRECISION,
 ) -> Tensor:
-    """Adjoints of all outputs (t, k), t in ascending `steps`: [R, T, O, B, N], output-major, as `cpu.adjoints`."""
+    """Adjoints of all outputs (t, k), t in ascending `steps`: [R, T, O, B, N], output-major, as `eager.adjoints`."""
     R, T, B = trace.shape[0], trace.shape[1] - 1, trace.shape[2]
     N_out, N = readout.shape[1:]
     g = trace.new_empty(R, T, len(steps) * N_out, B, padded(N))
@@ -248,7 +248,7 @@ def adjoints(
 
 
 def _sweep(
-    tile: Tile,
+    tile: StepTile,
     g: Tensor,
     trace: Tensor,
     weights: Tensor,
@@ -279,39 +279,19 @@ def _sweep(
     )
 
 
-@dataclass(frozen=True)
-class Size:
-    """One network of the paper and the outputs of its kernel."""
-
-    T: int
-    B: int
-    N: int
-    N_in: int
-    N_out: int
-    outputs: checks.Outputs
-
-
-# 2AF, DMS and CXT; sequential MNIST; the widest network of all.
-SIZES = (
-    Size(T=8, B=32, N=300, N_in=3, N_out=3, outputs="all"),
-    Size(T=28, B=200, N=300, N_in=28, N_out=10, outputs="last"),
-    Size(T=8, B=32, N=1000, N_in=3, N_out=3, outputs="all"),
-)
-
-
 def specimens(precision: str = DEFAULT_PRECISION) -> list[Specimen]:
     """The three launches for one network at each of the paper's sizes."""
-    return [specimen for size in SIZES for specimen in _specimens(size, precision)]
+    return [specimen for size in PAPER_SIZES for specimen in _specimens(size, precision)]
 
 
-def _specimens(size: Size, precision: str) -> list[Specimen]:
+def _specimens(size: PaperSize, precision: str) -> list[Specimen]:
     T, B, N, N_in, N_out = size.T, size.B, size.N, size.N_in, size.N_out
     steps = checks.steps(size.outputs, T)
     O = len(steps) * N_out
     W_h, rates = N * N, T * B * N
 
     def specimen(
-        name: str, kernel: Any, tile: Tile, products: int, numbers: int, **own: Any
+        name: str, kernel: Any, tile: StepTile, products: int, numbers: int, **own: Any
     ) -> Specimen:
         arguments = {
             "trace": "*fp32",
@@ -327,7 +307,7 @@ def _specimens(size: Size, precision: str) -> list[Specimen]:
             **own,
         }
         return Specimen(
-            name=f"leaky_rnn {name}, N = {N}, T = {T}, B = {B}",
+            name=f"recurrence {name}, N = {N}, T = {T}, B = {B}",
             kernel=kernel,
             arguments=arguments,
             grid=(own.get("O", 1) * triton.cdiv(B, tile.B),),

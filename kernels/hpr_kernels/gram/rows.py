@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Tile(NamedTuple):
+class GramTile(NamedTuple):
     """Rows and columns of K that a program holds, terms of ⟨g, g'⟩ that it loads at a time, and how it is launched."""
 
     rows: int
@@ -20,9 +20,9 @@ class Tile(NamedTuple):
 
 # By precision; the compiler's report for three cards chose them (tests/kernels/test_gram_triton.py reads it).
 TILES = {
-    "tf32x3": Tile(rows=64, N=16, num_warps=8, num_stages=3),
-    "tf32": Tile(rows=64, N=32, num_warps=8, num_stages=3),
-    "ieee": Tile(rows=32, N=64, num_warps=4, num_stages=2),
+    "tf32x3": GramTile(rows=64, N=16, num_warps=8, num_stages=3),
+    "tf32": GramTile(rows=64, N=32, num_warps=8, num_stages=3),
+    "ieee": GramTile(rows=32, N=64, num_warps=4, num_stages=2),
 }
 
 

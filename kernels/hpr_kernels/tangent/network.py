@@ -12,7 +12,7 @@ from torch import Tensor
 from hpr_kernels import checks
 from hpr_kernels.backend import DEFAULT_PRECISION
 from hpr_kernels.gram import FactoredJacobian
-from hpr_kernels.leaky_rnn import dispatch, leaky_rnn_trace
+from hpr_kernels.recurrence import dispatch, leaky_rnn_trace
 
 GROUPS = ("recurrent", "input", "readout")
 

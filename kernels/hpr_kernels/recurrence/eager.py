@@ -1,37 +1,13 @@
-"""The recurrence on joined buffers: few large matrix products, everything else in place.
+"""The recurrence by torch operations on any device, on the joined buffers of `hpr_kernels.layout`.
 
-The recurrent and input weights are stored side by side, `weights` = [W_h W_x 0] of [R, N, P], and so is what they
-multiply: the **trace** z of [R, T + 1, B, P] holds z_s = [a_s x_s 0]. One product a step then advances the network,
-one product over all steps gives both weight gradients, and ⟨z_s, z_s'⟩ = ⟨a_s, a_s'⟩ + ⟨x_s, x_s'⟩ is what the tangent
-kernel needs. P is N + N_in rounded up to a multiple of 16, which aligns rows for vector loads. Since h_0 = 0, the first
-step has no recurrent product. The rates that leave are z_1 … z_T, without copying.
+Each step is one large matrix product, and everything else happens in place. Since h_0 = 0, the first step has no
+recurrent product. The rates returned are a view of the trace.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-ALIGNMENT = 16
-
-
-def padded(width: int) -> int:
-    """Round up to the storage alignment."""
-    return -(-width // ALIGNMENT) * ALIGNMENT
-
-
-def join(recurrent: Tensor, input: Tensor) -> Tensor:
-    """Store W_h [R, N, N] and W_x [R, N, N_in] as [W_h W_x 0], [R, N, P]."""
-    R, N, N_in = input.shape
-    weights = input.new_zeros(R, N, padded(N + N_in))
-    weights[..., :N] = recurrent
-    weights[..., N : N + N_in] = input
-    return weights
-
-
-def empty_trace(R: int, T: int, B: int, N: int, N_in: int, like: Tensor) -> Tensor:
-    """A trace [R, T + 1, B, P] whose rates and inputs are still to be written; a_0 and the padding are zero."""
-    return like.new_zeros(R, T + 1, B, padded(N + N_in))
 
 
 def forward(trace: Tensor, weights: Tensor, rho: float, activation: str = "relu") -> None:

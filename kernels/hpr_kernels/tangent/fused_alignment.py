@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hpr_kernels.gram import triton
-from hpr_kernels.ntk.rows import Network, Tile
+from hpr_kernels.tangent.network import Network, Tile
 
 
 def sums(before: Network, after: Network, x: Tensor, memory_budget: int) -> Tensor | None:

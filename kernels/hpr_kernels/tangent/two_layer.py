@@ -10,7 +10,7 @@ from hpr_kernels import checks
 from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.backend import DEFAULT_PRECISION
 from hpr_kernels.gram import MEMORY_BUDGET
-from hpr_kernels.ntk.leaky_rnn import leaky_rnn_ntk
+from hpr_kernels.tangent.kernel import leaky_rnn_ntk
 
 TWO_LAYER_GROUPS = ("hidden", "readout")
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from hpr_kernels import checks
+from hpr_kernels import checks, layout
 from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.backend import DEFAULT_PRECISION, check_precision
-from hpr_kernels.leaky_rnn import cpu, dispatch
+from hpr_kernels.recurrence import dispatch
 
 
 @outside_autocast
@@ -81,9 +81,9 @@ def leaky_rnn_trace(
 ) -> tuple[Tensor, Tensor]:
     """Trace and joined weights of a pack (see `cpu`), without a graph; x [R or 1, T, B, N_in]."""
     (R, N, N_in), (T, B) = input.shape, x.shape[1:3]
-    trace = cpu.empty_trace(R, T, B, N, N_in, like=x)
+    trace = layout.empty_trace(R, T, B, N, N_in, like=x)
     trace[:, :T, :, N : N + N_in] = x
-    weights = cpu.join(recurrent, input)
+    weights = layout.join(recurrent, input)
     dispatch.forward(trace, weights, rho, activation, precision)
     return trace, weights
 
@@ -142,9 +142,9 @@ def leaky_rnn_adjoints(
     with torch.no_grad():
         if not packed:
             rates, recurrent, readout = rates[None], recurrent[None], readout[None]
-        trace = cpu.empty_trace(len(rates), T, rates.shape[2], N, N_in=0, like=rates)
+        trace = layout.empty_trace(len(rates), T, rates.shape[2], N, N_in=0, like=rates)
         trace[:, 1:, :, :N] = rates
-        weights = cpu.join(recurrent, recurrent[..., :0])
+        weights = layout.join(recurrent, recurrent[..., :0])
         g = dispatch.adjoints(trace, weights, readout, rho, steps, activation, precision)
         g = g.permute(0, 3, 2, 1, 4)
     return g if packed else g[0]
@@ -161,7 +161,7 @@ def _trace(
 @_trace.register_fake
 def _(x: Tensor, recurrent: Tensor, input: Tensor, *_: Any) -> Tensor:
     (R, T, B, N_in), N = x.shape, input.shape[1]
-    return cpu.empty_trace(R, T, B, N, N_in, like=x)
+    return layout.empty_trace(R, T, B, N, N_in, like=x)
 
 
 @torch.library.custom_op("hpr_kernels::leaky_rnn_backward", mutates_args=())
@@ -192,9 +192,9 @@ def _gradients(
     """The gradients of `_backward`, by one reverse sweep and one product over all steps."""
     N, N_in = input.shape[1:]
     R, T, B, _ = grad[:, 1:].shape
-    rows = grad.new_zeros(R, T, B, cpu.padded(N))
+    rows = grad.new_zeros(R, T, B, layout.padded(N))
     g = rows[..., :N].copy_(grad[:, 1:, :, :N])
-    dispatch.sweep(rows, trace, cpu.join(recurrent, input), rho, activation, precision)
+    dispatch.sweep(rows, trace, layout.join(recurrent, input), rho, activation, precision)
     g.mul_(1 - rho)
     weights = torch.bmm(g.flatten(1, 2).mT, trace[:, :-1].flatten(1, 2))
     x = (g.flatten(1, 2) @ input).unflatten(1, (T, B))
@@ -261,7 +261,7 @@ class _Backward(Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         raise NotImplementedError(
             "leaky_rnn: expected at most one differentiation, got a second; "
-            "hpr_kernels.leaky_rnn.reference.leaky_rnn differentiates any number of times"
+            "hpr_kernels.recurrence.reference.leaky_rnn differentiates any number of times"
         )
 
 

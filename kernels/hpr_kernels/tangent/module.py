@@ -12,7 +12,7 @@ from hpr_kernels import checks
 from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.gram import MEMORY_BUDGET
 from hpr_kernels.memory import give_back
-from hpr_kernels.ntk import probe
+from hpr_kernels.tangent import probe
 
 
 @outside_autocast
