@@ -124,9 +124,9 @@ def launches(specs: list[RunSpec], task: Task) -> list[tuple[str, Work, float]]:
     }
     names = (
         "trials",
-        "leaky_rnn forward",
+        "recurrence forward",
         "cross-entropy",
-        "leaky_rnn backward",
+        "recurrence backward",
         "update of the readout",
         "update",
     )
