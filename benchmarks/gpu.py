@@ -4,8 +4,8 @@
 
 Times are medians of CUDA events around one call, with the L2 cache as the last call left it (warm) and overwritten
 before each (cold). The iteration is that of leaky ReLU networks trained by cross-entropy, which is what Triton's
-kernels train (`hpr.training.new_step`). Floors are computed for an H100 (see `hpr_kernels.report`); on another card
-they are only a scale. `--figure` adds Figure 1 from start to end. Without a card there is one line, and nothing is
+kernels train (`hpr.training.loop.new_trainer`). Floors are computed for an H100 (see `hpr_kernels.report`); on another
+card they are only a scale. `--figure` adds Figure 1 from start to end. Without a card there is one line, and nothing is
 measured.
 """
 
@@ -26,10 +26,11 @@ from functools import partial
 import torch
 
 from hpr.connectivity import SVD
-from hpr.model import initial_pack
-from hpr.runs import RunSpec
-from hpr.step import Step, trials
+from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task, make_task
+from hpr.training.initial import initial_pack
+from hpr.training.step import Step
+from hpr.training.trials import trials
 from hpr_kernels import leaky_rnn_ntk
 from hpr_kernels.backend import VARIABLE
 
@@ -110,7 +111,7 @@ def by_torch() -> Iterator[None]:
 
 def launches(specs: list[RunSpec], task: Task) -> list[tuple[str, Work, float]]:
     """An iteration, whole and launch by launch, and an exact kernel, each with its floor."""
-    from hpr import cuda
+    from hpr.training import fused_step as cuda
     from hpr_kernels import report
 
     step = cuda.FusedStep(initial_pack(specs, task, torch.device("cuda")), specs[0], task)

@@ -109,8 +109,8 @@ def record(spec: Any) -> dict[str, Any]:
 def filled(folder: Path, runs: int) -> tuple[Any, list[Any]]:
     """A store in which so many runs are, and their specifications."""
     from hpr.connectivity import SVD
-    from hpr.runs import RunSpec
-    from hpr.store import Store
+    from hpr.experiment.specification import RunSpec
+    from hpr.experiment.store import Store
 
     store = Store(folder)
     specs = [RunSpec("2AF", SVD(rank=1), seed=seed) for seed in range(runs)]

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from hpr.command_line import Parser, path, positive
-from hpr.extras import install
-from hpr.files import write_atomically
+from hpr.system.extras import install
+from hpr.system.files import write_atomically
 
 DATASTACK = "minnie65_public"
 VERSION = 1300

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hpr.files import GARBLED, open_bounded
+from hpr.system.files import GARBLED, open_bounded
 
 SEPARATORS = ",;\t"
 # Characters of a line.

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpr.connectivity import SVD, Connectivity, SoftRank
+from hpr.experiment.specification import GAIN, VARIANTS, RunSpec
 from hpr.figures.claims import Claim, Kind
 from hpr.figures.figure import Figure, Panel, Record, Settings
-from hpr.runs import GAIN, VARIANTS, RunSpec
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -10,11 +10,11 @@ import numpy as np
 
 from hpr.connectivity import EM, SVD, CellTypes, ChainMotif, Connectivity, Dale, spectrum_rank
 from hpr.connectivity.connectome import CELEGANS
+from hpr.experiment.specification import GAIN, VARIANTS, RunSpec
 from hpr.figures.claims import Claim, Direction, Finding, judge
 from hpr.figures.figure import Figure, Panel, Record, Settings
 from hpr.figures.rank_sweep import QUICK_ITERATIONS
 from hpr.figures.spectrum import spectrum
-from hpr.runs import GAIN, VARIANTS, RunSpec
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpr.connectivity import SVD, Connectivity, Dense
+from hpr.experiment.specification import GAIN, VARIANTS, RunSpec
 from hpr.figures.claims import Claim
 from hpr.figures.figure import Figure, Panel, Record, Settings
 from hpr.figures.rank_sweep import (
@@ -19,7 +20,6 @@ from hpr.figures.rank_sweep import (
     RankSweep,
     Sweep,
 )
-from hpr.runs import GAIN, VARIANTS, RunSpec
 from hpr.tasks.student_teacher import StudentTeacher
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from hpr import connectivity, fields
 from hpr.connectivity import EM, KINDS, SVD, ChainMotif, Connectivity, Dense, SoftRank
-from hpr.runs import VARIANTS, RunSpec
+from hpr.experiment.specification import VARIANTS, RunSpec
 
 SPEC = RunSpec("2AF", SVD(rank=30), seed=3)
 WORDS = [

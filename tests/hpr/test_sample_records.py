@@ -21,9 +21,10 @@ import scipy
 import torch
 
 from hpr.connectivity import EM, SVD, CellTypes, ChainMotif, Dale, Dense, SoftRank
-from hpr.runs import RunSpec
-from hpr.tasks import bind, make_task
-from hpr.training import train_pack
+from hpr.experiment.binding import bind
+from hpr.experiment.specification import RunSpec
+from hpr.tasks import make_task
+from hpr.training.loop import train_pack
 
 KEPT = Path(__file__).with_name("sample_records.json.gz")
 RELATIVE = 1e-3

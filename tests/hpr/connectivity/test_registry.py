@@ -19,11 +19,12 @@ import torch
 
 from hpr import connectivity
 from hpr.connectivity import KINDS, SVD, Connectivity, Dense, Matrix, UnknownKind
-from hpr.executors import run_local
-from hpr.runs import RunSpec
-from hpr.store import Store
-from hpr.tasks import bind, make_task
-from hpr.training import train_pack
+from hpr.experiment.binding import bind
+from hpr.experiment.execution import run_local
+from hpr.experiment.specification import RunSpec
+from hpr.experiment.store import Store
+from hpr.tasks import make_task
+from hpr.training.loop import train_pack
 
 CPU = torch.device("cpu")
 
@@ -78,10 +79,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 import numpy as np, torch
 from hpr.connectivity import Connectivity, register
-from hpr.executors import run_local, tasks
-from hpr.runs import RunSpec
-from hpr.store import Store
-from hpr.training import train_pack
+from hpr.experiment.execution import run_local
+from hpr.experiment.plan import tasks
+from hpr.experiment.specification import RunSpec
+from hpr.experiment.store import Store
+from hpr.training.loop import train_pack
 
 @register
 @dataclass(frozen=True)

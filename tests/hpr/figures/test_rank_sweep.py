@@ -15,10 +15,10 @@ import pytest
 
 import hpr.figures
 from hpr.connectivity import SVD
+from hpr.experiment.specification import RunSpec
 from hpr.figures import Figure, Settings, discover
 from hpr.figures.draw.plotting import describe, sweep_dots
 from hpr.figures.summary import write_figure, write_summary
-from hpr.runs import RunSpec
 
 PAPER = Settings(profile="paper", smnist="sMNIST")
 QUICK = Settings()

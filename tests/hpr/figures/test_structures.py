@@ -13,11 +13,11 @@ import pytest
 
 from hpr.connectivity import EM, SVD, CellTypes, ChainMotif, Dale
 from hpr.connectivity.connectome import keep, read_folder
+from hpr.experiment.specification import RunSpec
 from hpr.figures import Figure, Settings, discover
 from hpr.figures.draw.spectra import draw_boxes, ranks
 from hpr.figures.figure import Panel
 from hpr.figures.summary import write_figure
-from hpr.runs import RunSpec
 
 PAPER = Settings(profile="paper", smnist="sMNIST")
 QUICK = Settings()

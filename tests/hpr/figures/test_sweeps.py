@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hpr.connectivity import SVD, Dense, SoftRank, leading_eigenvalue
+from hpr.experiment.specification import RunSpec
 from hpr.figures import Figure, Settings, discover
-from hpr.runs import RunSpec
 
 PAPER = Settings(profile="paper", smnist="sMNIST")
 QUICK = Settings()

@@ -16,13 +16,15 @@ import pytest
 import torch
 
 from hpr.connectivity import SVD, Dense
-from hpr.executors import Outcome, run_local, tasks
-from hpr.runs import RunSpec
-from hpr.store import Store
-from hpr.tasks import TASKS, Task, bind, make_task, paper
+from hpr.experiment.binding import bind
+from hpr.experiment.execution import Outcome, run_local
+from hpr.experiment.plan import tasks
+from hpr.experiment.specification import RunSpec
+from hpr.experiment.store import Store
+from hpr.tasks import TASKS, Task, make_task, paper
 from hpr.tasks.compiled import CompiledTask
 from hpr.tasks.streamed import StreamedTask
-from hpr.training import train_pack
+from hpr.training.loop import train_pack
 
 neurogym = pytest.importorskip("neurogym")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpr import training
+from hpr.experiment import provenance
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -25,7 +25,7 @@ def git(folder: Path, *arguments: str) -> str:
 def test_asking_for_the_commit_leaves_the_repository_alone(tmp_path: Path) -> None:
     """In a checkout of the package as it is: its index keeps its bytes, though a file was touched since."""
     checkout, other = tmp_path / "checkout", tmp_path / "other"
-    source = Path(training.__file__).parent
+    source = Path(provenance.__file__).parents[1]
     shutil.copytree(source, checkout / "hpr", ignore=shutil.ignore_patterns("__pycache__"))
     for folder in (checkout, other):
         folder.mkdir(exist_ok=True)
@@ -37,7 +37,7 @@ def test_asking_for_the_commit_leaves_the_repository_alone(tmp_path: Path) -> No
     # The index's times are no longer those of the file, as after a checkout or a build.
     os.utime(checkout / "a file", (1, 1))
     kept = index.read_bytes()
-    program = "from hpr.training import _git_commit; print(_git_commit())"
+    program = "from hpr.experiment.provenance import _git_commit; print(_git_commit())"
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(checkout), *sys.path]),
@@ -59,9 +59,9 @@ def test_asking_for_the_commit_leaves_the_repository_alone(tmp_path: Path) -> No
 
     assert asked() == git(checkout, "rev-parse", "HEAD")
     assert index.read_bytes() == kept
-    (checkout / "hpr" / "runs.py").write_text("# another\n", encoding="utf-8")
+    (checkout / "hpr" / "fields.py").write_text("# another\n", encoding="utf-8")
     (checkout / "hpr" / "untracked.py").write_text("")
-    git(checkout, "checkout", "--", "hpr/runs.py")
+    git(checkout, "checkout", "--", "hpr/fields.py")
     assert asked() == git(checkout, "rev-parse", "HEAD")
     (checkout / "a file").write_text("changed")
     assert asked() == f"{git(checkout, 'rev-parse', 'HEAD')}-dirty"

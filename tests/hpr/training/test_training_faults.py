@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpr import store
 from hpr.connectivity import SVD
-from hpr.executors import run_local
-from hpr.runs import RunSpec
+from hpr.experiment import store
+from hpr.experiment.execution import run_local
+from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task, Trials, make_task
 from hpr.tasks.base import Split
-from hpr.training import WINDOW, train_pack
+from hpr.training.loop import train_pack
+from hpr.training.trials import WINDOW
 
 CPU = torch.device("cpu")
 SMALL = RunSpec("2AF", SVD(rank=2), seed=0, N=33, iterations=30, trials=64, kernel_trials=8)
@@ -65,7 +66,7 @@ def test_a_fault_of_the_data_is_no_divergence(
 def test_a_fault_of_the_data_is_one_on_its_way_to_the_card_too(
     part: str, value: float, message: str
 ) -> None:
-    from hpr.cuda import Feed
+    from hpr.training.trials import Feed
 
     feed = Feed([replace(SMALL, seed=1)], Faulty(1, 2, part, value), CPU)
     with pytest.raises(ValueError, match=message):

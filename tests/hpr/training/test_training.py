@@ -13,16 +13,20 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from hpr import store
 from hpr.connectivity import SVD, Dense
-from hpr.executors import run_local, tasks
-from hpr.laziness import Diverged, Evaluation
-from hpr.model import Pack, initial_pack, tangent_kernel
-from hpr.runs import VARIANTS, RunSpec
-from hpr.step import Step
+from hpr.experiment import store
+from hpr.experiment.execution import run_local
+from hpr.experiment.plan import tasks
+from hpr.experiment.record import identity as record_identity
+from hpr.experiment.specification import VARIANTS, RunSpec
 from hpr.tasks import Task, Trials, make_task
 from hpr.tasks.base import Split
-from hpr.training import WINDOW, evaluation, train_pack
+from hpr.training.evaluation import Diverged, Evaluation, evaluation
+from hpr.training.initial import initial_pack
+from hpr.training.loop import train_pack
+from hpr.training.pack import Pack, tangent_kernel
+from hpr.training.step import Step
+from hpr.training.trials import WINDOW
 from hpr_kernels.cores import available_cores
 from hpr_kernels.recurrence import reference
 from hpr_kernels.testing import assert_close
@@ -47,7 +51,7 @@ def of_variant(variant: str) -> dict[str, Any]:
 
 
 def identity(record: dict[str, Any]) -> str:
-    return json.dumps(store.identity(record), sort_keys=True)
+    return json.dumps(record_identity(record), sort_keys=True)
 
 
 def by_torch(spec: RunSpec, task: Task) -> tuple[list[torch.Tensor], list[float]]:
@@ -266,7 +270,7 @@ def test_what_raises_while_measuring_is_no_divergence_and_leaves_no_record(
             raise error
         return tangent_kernel(*arguments)
 
-    monkeypatch.setattr("hpr.laziness.tangent_kernel", fail)
+    monkeypatch.setattr("hpr.training.evaluation.tangent_kernel", fail)
     spec = replace(SMALL, checkpoints=points)
     outcome = run_local([spec], store.Store(tmp_path), tasks(), train_pack, CPU, lambda line: None)
     assert outcome.records == {}
@@ -300,7 +304,7 @@ def test_finite_weights_may_have_diverged_too(scales: dict[str, float], message:
 
 
 def test_an_infinite_measure_is_null_and_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpr.laziness.kernel_effective_rank", lambda K: float("inf"))
+    monkeypatch.setattr("hpr.training.evaluation.kernel_effective_rank", lambda K: float("inf"))
     (record,) = train_pack([SMALL], make_task("2AF"), device=CPU)
     json.dumps(record, allow_nan=False)
     assert record["status"] == "finished"

@@ -1,64 +1,25 @@
-"""Carrying runs out: what is left to do, what it costs, and the loop that does it here."""
+"""Carrying runs out in this process: train what the store lacks, pack by pack, and keep each record."""
 
 from __future__ import annotations
 
-import functools
-import math
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hpr.devices import Device
-from hpr.runs import Cost, RunSpec, cost, distinct, packs
-from hpr.store import Record, Store
-from hpr.tasks.shapes import shape_of
+from hpr.experiment.binding import bind
+from hpr.experiment.plan import TaskOf, plan
+from hpr.experiment.record import Record
+from hpr.experiment.specification import RunSpec, distinct
+from hpr.experiment.store import Store
 
 if TYPE_CHECKING:
     import torch
 
-    from hpr.tasks import Task
 
 Train = Callable[..., list[Record]]
-TaskOf = Callable[[RunSpec], "Task"]
-
-# Networks trained together on the CPU. A run's result doesn't depend on it. A processor has its fill
-# with few, and what is finished is kept pack by pack; a GPU wants many (`pack_size`).
-PACK = 20
-# Trials of one program of the recurrence's kernels, and programs that every multiprocessor gets, so
-# many that those which the last round leaves idle count little.
-PROGRAM_TRIALS = 16
-PROGRAMS = 4
-# Share of the card's memory that a pack may take.
-MEMORY = 0.8
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The runs asked for: those in the store, and the packs that are left with their costs."""
-
-    stored: int
-    packs: list[list[RunSpec]]
-    costs: list[Cost]
-    # Those in whose place is something that can't be read or isn't this version's, and why.
-    unreadable: dict[RunSpec, OSError] = field(default_factory=dict)
-
-    @property
-    def runs(self) -> int:
-        """How many runs are left to train."""
-        return sum(map(len, self.packs))
-
-    @property
-    def flops(self) -> float:
-        """Upper bound of what they cost."""
-        return sum(pack_cost.flops for pack_cost in self.costs)
-
-    @property
-    def memory(self) -> float:
-        """Bytes of the largest pack."""
-        return max((pack_cost.memory for pack_cost in self.costs), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -80,73 +41,13 @@ class Failure:
 class Outcome:
     """Records by key, and failures by key; each run asked for has one or the other.
 
-    `runs` are the runs asked for, one by one, as they were trained and kept: bound to their tasks (`hpr.tasks.bind`).
-    Where a task's name, version and dt say all of it, they are the very runs.
+    `runs` are the runs asked for, in order, as they were trained and kept: bound to their tasks
+    (`hpr.experiment.bind`). Binding changes no run whose task's name, version and dt say all of the task.
     """
 
     runs: list[RunSpec] = field(default_factory=list)
     records: dict[str, Record] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
-
-
-def tasks(mnist_dir: Any = None) -> TaskOf:
-    """A function from a run to its task; each task is made once."""
-    from hpr.tasks import make_task
-
-    @functools.cache
-    def made(name: str, version: str, dt: float) -> Task:
-        return make_task(name, version=version, dt=dt, mnist_dir=mnist_dir)
-
-    return lambda spec: made(spec.task, spec.task_version, spec.dt)
-
-
-def pack_cost(pack: Sequence[RunSpec], task_of: TaskOf) -> Cost:
-    """The cost of a pack, by its task's dimensions; only a task whose shape is not known beforehand is made."""
-    spec = pack[0]
-    return cost(pack, shape_of(spec.task, spec.task_version, spec.dt) or task_of(spec))
-
-
-def pack_size(spec: RunSpec, task_of: TaskOf, device: torch.device | Device) -> int:
-    """Networks like `spec` that are trained together: on a card as many as give every multiprocessor its programs."""
-    if device.type != "cuda":
-        return PACK
-    import torch
-
-    card = torch.cuda.get_device_properties(str(device))
-    programs = math.ceil(spec.batch / PROGRAM_TRIALS)
-    fill = math.ceil(PROGRAMS * card.multi_processor_count / programs)
-    fit = int(MEMORY * card.total_memory / pack_cost([spec], task_of).memory)
-    return max(1, min(fill, fit))
-
-
-def plan(
-    specs: Iterable[RunSpec],
-    done: Callable[[RunSpec], bool],
-    task_of: TaskOf,
-    device: torch.device | Device,
-) -> Plan:
-    """Sort runs into those that are done and packs of those that are not, sized for `device`.
-
-    A run of which `done` raises OSError is neither.
-    """
-    todo, stored, unreadable = [], 0, {}
-    for spec in distinct(specs):
-        try:
-            if done(spec):
-                stored += 1
-            else:
-                todo.append(spec)
-        except OSError as error:
-            unreadable[spec] = error
-    shapes: dict[RunSpec, list[RunSpec]] = {}
-    for spec in todo:
-        shapes.setdefault(spec.shape, []).append(spec)
-    formed = [
-        pack
-        for shape, runs in shapes.items()
-        for pack in packs(runs, pack_size(shape, task_of, device))
-    ]
-    return Plan(stored, formed, [pack_cost(pack, task_of) for pack in formed], unreadable)
 
 
 def run_local(
@@ -169,13 +70,11 @@ def run_local(
         specs: the runs asked for.
         store: where finished runs are found and kept.
         task_of: from a run to its task.
-        train: `hpr.training.train_pack`, or a function like it.
+        train: `hpr.training.loop.train_pack`, or a function like it.
         device: where to train.
         say: prints a line; called once a pack.
     """
     from tqdm import tqdm
-
-    from hpr.tasks import bind
 
     outcome = Outcome()
     for spec in specs:

@@ -7,7 +7,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from hpr.paths import expanded
+from hpr.system.paths import expanded
 
 
 def cache_folder() -> Path:

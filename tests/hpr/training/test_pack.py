@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from hpr.connectivity import SVD, Dale, Dense
-from hpr.model import initial_pack, tangent_kernel
-from hpr.runs import VARIANTS, RunSpec
+from hpr.experiment.specification import VARIANTS, RunSpec
 from hpr.tasks import make_task
 from hpr.tasks.student_teacher import StudentTeacher
+from hpr.training.initial import initial_pack
+from hpr.training.pack import tangent_kernel
 from hpr_kernels import ntk
 from hpr_kernels.recurrence import reference
 from hpr_kernels.testing import assert_close

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from hpr.model import Pack
-from hpr.runs import RunSpec
+from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
+from hpr.training.pack import Pack
+from hpr.training.trials import trials
 from hpr_kernels.internal import (
     Constraint,
     layout,
@@ -18,9 +18,6 @@ from hpr_kernels.internal import (
     readout_cross_entropy,
     recurrence,
 )
-
-# Bytes of trials drawn ahead.
-TRIAL_BYTES = 64 << 20
 
 
 class Step:
@@ -34,9 +31,9 @@ class Step:
         R, N, _ = pack.weights.shape
         T, B = task.T, spec.batch
         self.spec, self.task = spec, task
-        self.pack = Pack(pack.weights, aligned(pack.readout), pack.N_in, pack.signs)
+        self.pack = Pack(pack.weights, on_cache_lines(pack.readout), pack.N_in, pack.signs)
         self.velocity = torch.zeros_like(pack.weights)
-        self.readout_velocity = aligned(torch.zeros_like(pack.readout))
+        self.readout_velocity = on_cache_lines(torch.zeros_like(pack.readout))
         self.constraint = constraint(pack)
         self.first = T - 1 if task.loss_steps == "last" else 0
         self.g = pack.weights.new_empty(R, T, B, N)
@@ -47,27 +44,19 @@ class Step:
         """The step of the networks that go on."""
         step = Step(self.pack.select(networks), self.spec, self.task)
         step.velocity = self.velocity[networks]
-        step.readout_velocity = aligned(self.readout_velocity[networks])
+        step.readout_velocity = on_cache_lines(self.readout_velocity[networks])
         return step
 
     def window(
-        self,
-        specs: Sequence[RunSpec],
-        start: int,
-        count: int,
-        observe: Callable[[int], None] = lambda iteration: None,
+        self, specs: Sequence[RunSpec], start: int, count: int
     ) -> tuple[Tensor, Tensor | None]:
-        """Train iterations start … start + count - 1 of the runs `specs`.
-
-        Returns losses and, of classes, accuracies [R, count]; `observe` is called with the number of iterations done.
-        """
+        """Train iterations start … start + count - 1 of the runs `specs`; see `hpr.training.loop.Trainer`."""
         losses = torch.empty(len(specs), count, device=self.g.device)
         accuracies = torch.empty_like(losses) if self.task.loss == "cross_entropy" else None
         for i, (x, targets) in enumerate(trials(specs, self.task, start, count, losses.device)):
             losses[:, i], accuracy = self(x, targets)
             if accuracies is not None and accuracy is not None:
                 accuracies[:, i] = accuracy
-            observe(start + i + 1)
         return losses, accuracies
 
     def __call__(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -137,24 +126,6 @@ class Step:
         )
 
 
-def trials(
-    specs: Sequence[RunSpec], task: Task, start: int, count: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of `count` iterations: inputs [R, T, B, N_in] and targets [R, T, B] or [R, T, B, N_out] each."""
-    seeds = sorted({spec.seed for spec in specs})
-    index = torch.tensor([seeds.index(spec.seed) for spec in specs], device=device)
-    batch = specs[0].batch
-    bytes_each = len(seeds) * task.T * batch * (4 * task.N_in + 8)
-    chunk = max(1, TRIAL_BYTES // bytes_each)
-    for first in range(start, start + count, chunk):
-        size = min(chunk, start + count - first)
-        drawn = [task.draw(seed, first, size, batch) for seed in seeds]
-        x = torch.from_numpy(np.stack([part.inputs for part in drawn])).to(device)
-        targets = torch.from_numpy(np.stack([part.targets for part in drawn])).to(device)
-        for i in range(size):
-            yield x[index, i], targets[index, i]
-
-
 def constraint(pack: Pack) -> Tensor | None:
     """What Dale's law lets training do to `pack.weights` (`hpr_kernels.update.Constraint`); None where all are free."""
     if not bool(pack.signs.any()):
@@ -168,7 +139,7 @@ def constraint(pack: Pack) -> Tensor | None:
     return kinds
 
 
-def aligned(matrices: Tensor) -> Tensor:
+def on_cache_lines(matrices: Tensor) -> Tensor:
     """A copy of [R, M, N] in which every network's matrix begins at a multiple of 64 bytes.
 
     Libraries take another path, and round otherwise, where a matrix does not: its place in the pack would show.

@@ -7,21 +7,14 @@ import errno
 import hashlib
 import json
 import logging
-import math
 import os
 import stat
 import tempfile
 from pathlib import Path
-from typing import Any, Final, NoReturn
 
-from hpr.fields import shown
-from hpr.files import write_atomically
-from hpr.runs import RunSpec
-
-Record = dict[str, Any]
-
-SCHEMA: Final = 1
-STATUSES: Final = ("finished", "stopped", "diverged")
+from hpr.experiment.record import Foreign, Record, checksum, validate
+from hpr.experiment.specification import RunSpec
+from hpr.system.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -126,17 +119,6 @@ class Store:
         return path
 
 
-def checksum(record: Record) -> str:
-    """SHA-256 of a record's canonical JSON, kept beside it in its file: a changed number shows."""
-    canonical = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def identity(record: Record) -> Record:
-    """What two runs of one specification must have in common: the record without its timings."""
-    return {name: value for name, value in record.items() if name != "timings"}
-
-
 def _read(path: Path) -> bytes:
     """The bytes of a file; a pipe or a device, which may never end, is refused."""
     # Without O_NONBLOCK a pipe would be waited for.
@@ -151,72 +133,3 @@ def _read(path: Path) -> bytes:
             return file.read()
     finally:
         os.close(number)
-
-
-class Foreign(ValueError):
-    """A whole record that this version, or this process, can't read; another can."""
-
-
-def validate(content: bytes, spec: RunSpec) -> Record:
-    """Parse a run's file.
-
-    Raises:
-        Foreign: it is of a later schema, or its specification has a kind or a field that isn't known here.
-        ValueError: one line, when the bytes aren't a whole record of this schema and of this
-        specification.
-    """
-    try:
-        return _validated(content, spec)
-    except (RecursionError, OverflowError) as error:
-        raise ValueError(f"not strict JSON ({error})") from None
-
-
-def _validated(content: bytes, spec: RunSpec) -> Record:
-    try:
-        record = json.loads(
-            content.decode(),
-            parse_int=_whole,
-            parse_float=_number,
-            parse_constant=_refuse,
-        )
-    except ValueError as error:
-        raise ValueError(f"not strict JSON ({error})") from None
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        schema = record.get("schema") if isinstance(record, dict) else type(record).__name__
-        later = isinstance(schema, int) and schema > SCHEMA
-        raise (Foreign if later else ValueError)(f"schema: expected {SCHEMA}, got {shown(schema)}")
-    if record.pop("checksum", None) != checksum(record):
-        raise ValueError("checksum: expected that of the content, got another")
-    if record.get("spec") != spec.to_dict() or record.get("key") != spec.key:
-        try:
-            RunSpec.from_dict(record.get("spec", {}))
-        except ValueError as error:
-            raise Foreign(str(error)) from None
-        raise ValueError(f"specification: expected that of {spec}, got another run's")
-    if record.get("status") not in STATUSES:
-        raise ValueError(f"status: expected one of {STATUSES}, got {shown(record.get('status'))}")
-    kinds = {"iterations": int, "curves": dict, "measures": dict, "flags": list, "provenance": dict}
-    for name, kind in kinds.items():
-        if not isinstance(record.get(name), kind):
-            raise ValueError(f"{name}: expected {kind.__name__}, got {shown(record.get(name))}")
-    for name, value in record["measures"].items():
-        # Infinities are no JSON.
-        if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
-            raise ValueError(
-                f"measure {shown(name)}: expected a finite number or null, got {shown(value)}"
-            )
-    return record
-
-
-def _refuse(token: str) -> NoReturn:
-    raise ValueError(f"{token[:20]} is no number of a record")
-
-
-def _whole(token: str) -> int:
-    # More digits than any count, step or seed has.
-    return int(token) if len(token) <= 20 else _refuse(token)
-
-
-def _number(token: str) -> float:
-    number = float(token)
-    return number if math.isfinite(number) else _refuse(token)

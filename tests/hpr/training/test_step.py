@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from hpr.connectivity import SVD, Dale, Dense
-from hpr.model import Pack, initial_pack
-from hpr.runs import RunSpec
-from hpr.step import Step
+from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task, make_task
+from hpr.training.initial import initial_pack
+from hpr.training.pack import Pack
+from hpr.training.step import Step
 from hpr_kernels.recurrence import reference
 from hpr_kernels.testing import assert_close
 

@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from hpr import store
 from hpr.connectivity import SVD, Dale, Dense
-from hpr.executors import run_local, tasks
-from hpr.model import initial_pack, tangent_kernel
-from hpr.runs import RunSpec
+from hpr.experiment import store
+from hpr.experiment.execution import run_local
+from hpr.experiment.plan import tasks
+from hpr.experiment.record import identity as record_identity
+from hpr.experiment.specification import RunSpec
 from hpr.tasks import make_task
-from hpr.training import checkpoints, train_pack
+from hpr.training.course import checkpoints
+from hpr.training.initial import initial_pack
+from hpr.training.loop import train_pack
+from hpr.training.pack import tangent_kernel
 
 CPU = torch.device("cpu")
 # Widths that vectors divide: with others some matrix libraries round by a matrix's place in the pack.
@@ -45,7 +49,7 @@ def train(spec: RunSpec, **more: Any) -> dict[str, Any]:
 
 
 def identity(record: dict[str, Any]) -> str:
-    return json.dumps(store.identity(record), sort_keys=True)
+    return json.dumps(record_identity(record), sort_keys=True)
 
 
 @pytest.mark.parametrize(
@@ -138,10 +142,11 @@ def test_a_student_is_the_same_whether_its_teacher_is_given_or_trained(tmp_path:
 
 def test_kept_weights_are_the_trained_ones() -> None:
     """The change of the weights, and the kernel, from the record alone; a student begins with them."""
-    from hpr.training import _decoded
+
+    from hpr.training.weights import decoded
 
     record = train(KEPT)
-    weights = _decoded(record["weights"])
+    weights = decoded(record["weights"])
     task = make_task("sDigits")
     start = initial_pack([KEPT], task, CPU)
     change = (weights["recurrent"].double() - start.recurrent[0].double()).norm()

@@ -1,99 +1,18 @@
-"""A pack of networks: the same shapes, each its own weights, trained together; and their initial weights."""
+"""The initial weights of a pack (Appendix C.1), and weights aligned with a teacher (Proposition 1)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hpr.connectivity import SVD, Dale, Dense, Matrix
-from hpr.runs import RunSpec
+from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
 from hpr.tasks.student_teacher import StudentTeacher, Teacher
-from hpr_kernels import leaky_rnn, leaky_rnn_ntk, two_layer_ntk
+from hpr.training.pack import Pack, Weights
 from hpr_kernels.internal import layout
-
-Weights = dict[str, Tensor]  # "recurrent", "input", "readout" of one network
-
-
-@dataclass
-class Pack:
-    """Weights of R networks.
-
-    `weights` is [W_h W_x 0], [R, N, P] (see `hpr_kernels.layout`), or of two-layer networks W_1 alone,
-    [R, N, N_in]. `signs` of presynaptic units that training must keep (Dale's law), zero in free networks.
-    """
-
-    weights: Tensor
-    readout: Tensor  # [R, N_out, N]
-    N_in: int
-    signs: Tensor  # [R, N]
-
-    @property
-    def recurrent(self) -> Tensor:
-        """W_h [R, N, N], a view; [R, N, 0] of two-layer networks."""
-        return self.weights[..., : self._inputs]
-
-    @property
-    def input(self) -> Tensor:
-        """W_x, or W_1 of two-layer networks, [R, N, N_in], a view."""
-        return self.weights[..., self._inputs : self._inputs + self.N_in]
-
-    @property
-    def hidden(self) -> Tensor:
-        """The weights whose structure and change are studied: W_h, or W_1 of two-layer networks; a view."""
-        return self.recurrent if self._inputs else self.input
-
-    @property
-    def _inputs(self) -> int:
-        """The column of `weights` where the input weights begin."""
-        N, P = self.weights.shape[1:]
-        return N if self.N_in < P else 0
-
-    def select(self, networks: Sequence[int]) -> Pack:
-        """A pack of copies of some of the networks."""
-        index = list(networks)
-        return Pack(self.weights[index], self.readout[index], self.N_in, self.signs[index])
-
-
-def rates(pack: Pack, x: Tensor, spec: RunSpec) -> Tensor:
-    """Rates of all steps, [R, T, B, N], on inputs x [R or 1, T, B, N_in]."""
-    if spec.model == "leaky_rnn":
-        return leaky_rnn(x, pack.recurrent, pack.input, spec.rho, spec.activation)
-    h = x @ pack.input.mT[:, None]
-    return h.relu() if spec.activation == "relu" else h
-
-
-def tangent_kernel(pack: Pack, x: Tensor, spec: RunSpec, outputs: Literal["all", "last"]) -> Tensor:
-    """The NTK of a pack of one network, [M, M], on inputs x [T, B, N_in]; rows (b, t, k).
-
-    Under Dale's law kept throughout it is that with respect to the raw weights (see `hpr.step`), whose diagonal is no
-    parameter.
-    """
-    if spec.model == "two_layer":
-        groups = {"recurrent": "hidden", "readout": "readout"}
-        return two_layer_ntk(
-            x,
-            hidden=pack.input,
-            readout=pack.readout,
-            parameters=[groups[name] for name in spec.ntk_parameters if name in groups],
-            activation=spec.activation,
-        )[0]
-    return leaky_rnn_ntk(
-        x[None],
-        recurrent=pack.recurrent,
-        input=pack.input,
-        readout=pack.readout,
-        rho=spec.rho,
-        outputs=outputs,
-        parameters=spec.ntk_parameters,
-        activation=spec.activation,
-        self_connections=not bool(pack.signs.any()),
-    )[0]
 
 
 def initial_pack(
@@ -153,7 +72,7 @@ def _draw(
         if spec.aligned.startswith("dominant"):
             teacher = teacher.dominant()
         features = spec.aligned.endswith("features")
-        hidden = aligned(teacher.features if features else teacher.directions(), hidden)
+        hidden = at_norm(teacher.features if features else teacher.directions(), hidden)
     return hidden, input, readout
 
 
@@ -187,7 +106,7 @@ def first_layer(structure: Dense, N: int, N_in: int, rng: np.random.Generator) -
     return truncated * (np.linalg.norm(dense) / np.linalg.norm(truncated))
 
 
-def aligned(rows: Matrix, like: Matrix) -> Matrix:
+def at_norm(rows: Matrix, like: Matrix) -> Matrix:
     """[βᵀ 0 … 0] of Proposition 1, at the Frobenius norm of `like` [N, d]: the first units take the rows, one each."""
     if len(rows) > len(like):
         raise ValueError(f"N: expected at least {len(rows)} units, one a row, got {len(like)}")

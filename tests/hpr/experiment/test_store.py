@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from hpr.connectivity import SVD
-from hpr.executors import plan, tasks
-from hpr.runs import RunSpec
-from hpr.store import Store, checksum, identity
+from hpr.experiment.plan import plan, tasks
+from hpr.experiment.record import checksum, identity
+from hpr.experiment.specification import RunSpec
+from hpr.experiment.store import Store
 
 SPEC = RunSpec(task="2AF", connectivity=SVD(rank=30), seed=3)
 
@@ -283,7 +284,7 @@ SAVE_FOR_EVER = """
 import itertools, sys
 sys.path[:0] = {path!r}
 from test_store import SPEC, record_of
-from hpr.store import Store
+from hpr.experiment.store import Store
 from dataclasses import replace
 store = Store({out!r})
 padding = ["x" * 1000] * 200

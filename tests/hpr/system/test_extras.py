@@ -8,7 +8,7 @@ import shlex
 import pytest
 from packaging.requirements import Requirement
 
-from hpr import extras
+from hpr.system import extras
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from hpr import devices
-from hpr.devices import Device, choose_device, training_rate
+from hpr.system import devices
+from hpr.system.devices import Device, choose_device, training_rate
 
 
 def cards(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -70,9 +70,7 @@ def test_what_is_no_devices_name_is_refused(name: str) -> None:
 
 def test_the_version_is_pytorchs_own_though_it_is_not_imported() -> None:
     assert devices._torch() == (torch.__version__, torch.version.cuda)
-    program = (
-        "import sys\nfrom hpr.devices import _torch\n_torch()\nassert 'torch' not in sys.modules"
-    )
+    program = "import sys\nfrom hpr.system.devices import _torch\n_torch()\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

@@ -22,13 +22,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpr.connectivity import SVD
-from hpr.executors import PACK, pack_size
-from hpr.executors import tasks as task_maker
-from hpr.model import Pack, initial_pack
-from hpr.runs import RunSpec
-from hpr.step import TRIAL_BYTES, Step
+from hpr.experiment.plan import PACK, pack_size
+from hpr.experiment.plan import tasks as task_maker
+from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task, make_task
-from hpr.training import WINDOW, new_step, train_pack
+from hpr.training.initial import initial_pack
+from hpr.training.loop import new_trainer, train_pack
+from hpr.training.pack import Pack
+from hpr.training.step import Step
+from hpr.training.trials import TRIAL_BYTES, WINDOW
 from hpr_kernels.testing import assert_close, relative_error
 
 pytest.importorskip("triton")
@@ -49,7 +51,7 @@ def runs(task: Task, count: int = 3, **change: Any) -> list[RunSpec]:
 
 
 def fused(specs: list[RunSpec], task: Task, device: str) -> Any:
-    step = new_step(initial_pack(specs, task, torch.device(device)), specs[0], task)
+    step = new_trainer(initial_pack(specs, task, torch.device(device)), specs[0], task)
     assert type(step).__name__ == "FusedStep"
     return step
 
@@ -76,10 +78,10 @@ def test_an_iteration_is_six_launches_and_nothing_else(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What two iterations ask for, written down instead of done."""
-    from hpr import cuda
+    from hpr.training import fused_step as cuda
 
     seen: list[str] = []
-    for module in (cuda.trials, cuda.leaky_rnn, cuda.loss, cuda.update):
+    for module in (cuda.trials, cuda.recurrence, cuda.loss, cuda.update):
         for kernel in vars(module).values():
             if hasattr(kernel, "run") and hasattr(kernel, "arg_names"):
                 record = functools.partial(
@@ -171,7 +173,7 @@ def test_divergence_is_recorded_and_hurts_no_neighbour(device: str) -> None:
 FIGURE = """
 import json, sys
 import torch
-from test_cuda import figure_1
+from test_fused_step import figure_1
 from triton.runtime.interpreter import GridExecutor
 
 launched = set()
@@ -227,7 +229,7 @@ def test_figure_1_through_every_kernel() -> None:
 
 
 def test_feed_holds_what_the_task_draws() -> None:
-    from hpr.cuda import Feed
+    from hpr.training.trials import Feed
 
     task = make_task("2AF")
     specs = runs(task, 4, iterations=2 * WINDOW + 30)
@@ -250,7 +252,7 @@ def test_feed_holds_what_the_task_draws() -> None:
 
 def test_feed_keeps_to_its_memory() -> None:
     """sMNIST's shape: 10 seeds of 200 images a step exceed the limit within ten steps."""
-    from hpr.cuda import Feed
+    from hpr.training.trials import Feed
 
     rows = SimpleNamespace(T=28, N_in=28)
     specs = [replace(SMALL, batch=200, seed=seed) for seed in range(10)]

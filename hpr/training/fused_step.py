@@ -13,16 +13,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from hpr.model import Pack
-from hpr.runs import RunSpec
-from hpr.step import TRIAL_BYTES, constraint
+from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
-from hpr.training import WINDOW
+from hpr.training.pack import Pack
+from hpr.training.step import constraint
+from hpr.training.trials import Feed
 from hpr_kernels import layout
 from hpr_kernels.backend import DEFAULT_PRECISION
 from hpr_kernels.loss import triton as loss
@@ -32,7 +31,7 @@ from hpr_kernels.update import triton as update
 
 
 class FusedStep:
-    """SGD iterations of a pack on buffers that are allocated once; the Triton counterpart of `hpr.step.Step`."""
+    """SGD iterations of a pack on buffers that are allocated once; the Triton counterpart of `Step`."""
 
     def __init__(self, pack: Pack, spec: RunSpec, task: Task) -> None:
         R, N, _ = pack.weights.shape
@@ -77,16 +76,9 @@ class FusedStep:
         return means[:, 0], means[:, 1]
 
     def window(
-        self,
-        specs: Sequence[RunSpec],
-        start: int,
-        count: int,
-        observe: Callable[[int], None] = lambda iteration: None,
-    ) -> tuple[Tensor, Tensor]:
-        """Train iterations start … start + count - 1 of the runs `specs`; returns losses and accuracies [R, count].
-
-        `observe`, which `hpr.step.Step` calls between iterations, is not called: there is no stopping between them.
-        """
+        self, specs: Sequence[RunSpec], start: int, count: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Train iterations start … start + count - 1 of the runs `specs`; see `hpr.training.loop.Trainer`."""
         feed = self.feed = self.feed or Feed(specs, self.task, self.trace.device)
         if self.chunk_sums is None:
             self.chunk_sums = self.sums.new_empty(feed.chunk, *self.sums.shape)
@@ -163,74 +155,3 @@ class FusedStep:
                 **sgd,
             ),
         ]
-
-
-class Feed:
-    """Trials on the device, a chunk of iterations at a time; the next chunk is drawn and uploaded ahead.
-
-    `x` [S, chunk, T, B, N_in] and `targets` [S, chunk, T, B] keep their place, so that a CUDA graph may read them. What
-    is uploaded lands beside them, from pinned memory on a stream of its own, and is moved over when its turn comes.
-    """
-
-    def __init__(self, specs: Sequence[RunSpec], task: Task, device: torch.device) -> None:
-        self.seeds = sorted({spec.seed for spec in specs})
-        self.task, self.spec = task, specs[0]
-        rows = (task.T, self.spec.batch)
-        bytes_each = len(self.seeds) * rows[0] * rows[1] * (4 * task.N_in + 8)
-        # It divides the window, so that all chunks but a run's last have one size and one graph serves them.
-        self.chunk = max(
-            size
-            for size in range(1, WINDOW + 1)
-            if WINDOW % size == 0 and (size == 1 or size * bytes_each <= TRIAL_BYTES)
-        )
-        cuda = device.type == "cuda"
-        lead = (len(self.seeds), self.chunk)
-        self.x = torch.empty(*lead, *rows, task.N_in, device=device)
-        self.targets = torch.empty(*lead, *rows, dtype=torch.int64, device=device)
-        self._landing = (torch.empty_like(self.x), torch.empty_like(self.targets))
-        self._host = tuple(
-            torch.empty(value.shape, dtype=value.dtype, pin_memory=cuda) for value in self._landing
-        )
-        self._stream = torch.cuda.Stream(device) if cuda else None
-        if self._stream is not None:
-            # What the landing buffers' memory held before may still be in use.
-            self._stream.wait_stream(torch.cuda.current_stream(device))
-        # When what landed has been moved over, and when the host's buffer has been uploaded.
-        self._moved = torch.cuda.Event() if cuda else None
-        self._uploaded = torch.cuda.Event() if cuda else None
-        self._ahead = (0, 0)
-
-    def load(self, start: int, size: int) -> None:
-        """Hold the trials of iterations start … start + size - 1 at the head of `x` and `targets`."""
-        if self._ahead[0] != start or self._ahead[1] < size:
-            self._draw(start, size)
-        if self._stream is not None:
-            torch.cuda.current_stream(self.x.device).wait_stream(self._stream)
-        for held, landed in zip((self.x, self.targets), self._landing, strict=True):
-            held.copy_(landed)
-        if self._moved is not None:
-            self._moved.record(torch.cuda.current_stream(self.x.device))
-
-    def prefetch(self, start: int) -> None:
-        """Draw and upload the chunk from iteration `start` on, while the device computes."""
-        size = min(self.chunk, self.spec.iterations - start)
-        if size > 0:
-            self._draw(start, size)
-
-    def _draw(self, start: int, size: int) -> None:
-        if self._uploaded is not None:
-            self._uploaded.synchronize()
-        drawn = [self.task.draw(seed, start, size, self.spec.batch) for seed in self.seeds]
-        np.stack([part.inputs for part in drawn], out=self._host[0][:, :size].numpy())
-        np.stack([part.targets for part in drawn], out=self._host[1][:, :size].numpy())
-        with torch.cuda.stream(self._stream):
-            if self._stream is not None and self._moved is not None:
-                self._stream.wait_event(self._moved)
-            for landed, host in zip(self._landing, self._host, strict=True):
-                landed.copy_(host, non_blocking=True)
-                if self._stream is not None:
-                    # Freed early, the memory shall not be given away before the upload ends.
-                    landed.record_stream(self._stream)
-            if self._uploaded is not None:
-                self._uploaded.record(self._stream)
-        self._ahead = (start, size)

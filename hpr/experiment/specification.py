@@ -1,4 +1,4 @@
-"""What a run is: its specification, its key, the packs that runs form, and what they cost."""
+"""What a run is: everything that its result depends on, and the key that follows from it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from hpr import connectivity
 from hpr.connectivity import Connectivity
@@ -63,7 +63,7 @@ class RunSpec:
     iterations: int = 10_000
     learning_rate: float = 3e-3
     momentum: float = 0.9
-    # Mean training accuracy over the last `hpr.training.WINDOW` iterations at which training ends; None: never.
+    # Mean training accuracy over the last `hpr.training.loop.WINDOW` iterations at which training ends; None: never.
     stop_accuracy: float | None = None
     ntk_parameters: tuple[Parameter, ...] = ("recurrent", "input", "readout")
     # Evaluation trials of the representation and sign measures, and how many of them (the first) the kernel takes.
@@ -82,7 +82,7 @@ class RunSpec:
     checkpoints: int = 0
     # Whether the record holds the trained weights, as a teacher's must.
     keep_weights: bool = False
-    # Hash of what the task depends on besides its name, version and dt: `hpr.tasks.bind` fills it in. None: nothing.
+    # Hash of what the task depends on besides its name, version and dt: `bind` fills it in. None: nothing.
     content: str | None = None
     # Hash of the initial recurrent weights where `connectivity` is a structure of the user's own: `bind` fills it in.
     drawn: str | None = None
@@ -208,63 +208,3 @@ class RunSpec:
 def distinct(specs: Iterable[RunSpec]) -> list[RunSpec]:
     """Each run once, in the order of its first appearance: what two figures share is trained once."""
     return list(dict.fromkeys(specs))
-
-
-def packs(specs: Iterable[RunSpec], size: int) -> list[list[RunSpec]]:
-    """Group runs of equal shape into packs of at most `size` networks that are trained together."""
-    if size < 1:
-        raise ValueError(f"size: expected a pack of at least 1 network, got {size}")
-    groups: dict[RunSpec, list[RunSpec]] = {}
-    for spec in distinct(specs):
-        groups.setdefault(spec.shape, []).append(spec)
-    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """FLOPs (a multiply-add is two) and bytes of resident memory of a pack."""
-
-    training_flops: float
-    kernel_flops: float
-    memory: float
-
-    @property
-    def flops(self) -> float:
-        """All of it."""
-        return self.training_flops + self.kernel_flops
-
-
-class TaskShape(Protocol):
-    """What a cost needs to know of a task; `hpr.tasks.Task` is one."""
-
-    N_in: int
-    N_out: int
-    T: int
-    loss_steps: Literal["all", "last"]
-
-
-def cost(pack: Sequence[RunSpec], task: TaskShape) -> Cost:
-    """Estimate a pack's cost in closed form; early stops are not foreseen, so this is an upper bound.
-
-    An iteration is three products of [B, N] by [N, N] at each step but the first, whose rates are zero (forward,
-    backward, weight gradient), and three of [T B, N] by the input and the readout.
-    """
-    spec = pack[0]
-    R, N, B = len(pack), spec.N, spec.batch
-    T, edges = task.T, task.N_in + task.N_out
-    iteration = 6.0 * B * N * ((T - 1) * N + T * edges)
-    outputs = task.N_out * (1 if task.loss_steps == "last" else T)
-    rows = spec.kernel_trials * outputs
-    sweep = 2.0 * rows * (T - 1) * N * N
-    # Half of the pairs of trials, by symmetry, in the order `propagate`.
-    contraction = rows * spec.kernel_trials * T * N * (T + outputs)
-    forward = 4.0 * spec.trials * N * ((T - 1) * N + T * task.N_in)
-    weights = N * (edges if spec.model == "two_layer" else N + edges)
-    buffers = 2 * T * B * (N + task.N_in) + 5 * weights + spec.trials * T * N
-    # Where there is a trajectory each network's first kernel is kept.
-    kernels = (4 + (R if spec.checkpoints else 0)) * rows * rows + 4 * T * rows * N
-    return Cost(
-        training_flops=R * spec.iterations * iteration,
-        kernel_flops=R * ((2 + spec.checkpoints) * (sweep + contraction) + forward),
-        memory=4.0 * (R * buffers + kernels),
-    )

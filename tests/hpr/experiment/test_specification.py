@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from hpr.connectivity import SVD, Dale, Dense
-from hpr.runs import VARIANTS, YOUNGER, RunSpec, cost, distinct, packs
+from hpr.experiment.cost import cost
+from hpr.experiment.plan import packs
+from hpr.experiment.specification import VARIANTS, YOUNGER, RunSpec, distinct
 
 SPEC = RunSpec("2AF", SVD(rank=30), seed=3)
 

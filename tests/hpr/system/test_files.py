@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from hpr.connectivity.connectome import Connectome, keep, open_connectome
-from hpr.files import write_atomically
+from hpr.system.files import write_atomically
 
 NOBODY = 65534
 CONNECTOME = Connectome(("a", "b"), np.array([[0.0, 1.0], [-2.0, 0.0]]))
@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from hpr.connectivity.cave import _write
 from hpr.connectivity.connectome import Connectome, keep, open_connectome
-from hpr.files import write_atomically
+from hpr.system.files import write_atomically
 from hpr.tasks import find_mnist
 connectome = Connectome(("a", "b"), np.array({CONNECTOME.weights.tolist()}))
 np.savez_compressed(archive := io.BytesIO(), connectome.weights)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hpr import executors
+from hpr.experiment import plan as planning
 from hpr.figures import Settings, discover
 from hpr.reproduce import choose_smnist, main
 
@@ -151,7 +151,7 @@ def test_a_dry_run_sums_the_packs_of_a_shape_and_names_what_has_no_runs(
 ) -> None:
     lines = []
     for size in (20, 3):
-        monkeypatch.setattr(executors, "PACK", size)
+        monkeypatch.setattr(planning, "PACK", size)
         argv = ["--figure", "17", "theory", "--device", "cpu", "--seeds", "4", "--dry-run"]
         assert main([*argv, "--out", str(tmp_path)], train=unreachable) == 0
         said = capsys.readouterr().out
