@@ -13,21 +13,31 @@ from hpr.fields import normalise, positive, shown
 
 Matrix = NDArray[np.float64]
 
+# The paper's g of the null (Appendix C.2).
+GAIN = 1.5
+
 
 @dataclass(frozen=True)
 class Connectivity(ABC):
     """A structure of initial recurrent weights, drawn as an [N, N] matrix.
 
     Row = postsynaptic unit, column = presynaptic unit, as in Eq. 1 of the paper. `gain` is the g of the null,
-    W_ij ~ N(0, g²/N), whose size every structure takes.
+    W_ij ~ N(0, g²/N), whose size every structure takes. None stands for the gain of the run's variant, which a
+    `RunSpec` fills in; outside a run it is the paper's.
     """
 
     kind: ClassVar[str]
-    gain: float = 1.5
+    gain: float | None = None
 
     def __post_init__(self) -> None:
         normalise(self)
-        positive(self, "gain")
+        if self.gain is not None:
+            positive(self, "gain")
+
+    @property
+    def g(self) -> float:
+        """The gain as a number."""
+        return GAIN if self.gain is None else self.gain
 
     @property
     @abstractmethod
@@ -38,6 +48,13 @@ class Connectivity(ABC):
         """Raise ValueError where this structure cannot have N units."""
         if N < 1:
             raise ValueError(f"N: expected at least 1 unit, got {N}")
+
+    def check_data(self, N: int) -> None:
+        """Raise ValueError where the files that this structure is read from do not give N units.
+
+        `check` opens no file. This is called before a run is trained.
+        """
+        self.check(N)
 
     @abstractmethod
     def weights(self, N: int, rng: np.random.Generator) -> Matrix:
@@ -72,7 +89,7 @@ class Rescaled(Connectivity):
     def weights(self, N: int, rng: np.random.Generator) -> Matrix:
         """Draw the [N, N] matrix."""
         self.check(N)
-        null = gaussian(N, self.gain, rng)
+        null = gaussian(N, self.g, rng)
         W = self.structured(null, rng)
         return W * (np.linalg.norm(null) / nonzero(np.linalg.norm(W), "frobenius", self))
 

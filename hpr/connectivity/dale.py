@@ -57,7 +57,7 @@ class Dale(Rescaled):
 
         N = len(null)
         E = self.count(N)
-        magnitude = erf(np.abs(null) / (self.gain * np.sqrt(2 / N)))
+        magnitude = erf(np.abs(null) / (self.g * np.sqrt(2 / N)))
         magnitude[:, :E] /= E / (N - E)
         np.fill_diagonal(magnitude, 0.0)
         return magnitude * self.signs(N)

@@ -9,13 +9,13 @@ import numpy as np
 
 from .base import Matrix, Rescaled, nonzero
 from .dense import Dense
-from .measures import leading_eigenvalue
+from .measures import spectral_radius
 
 Rescale = Literal["frobenius", "eigenvalue"]
 
 
 @dataclass(frozen=True)
-class SVD(Dense):
+class LowRank(Dense):
     """The `rank` largest singular triplets of a dense matrix, rescaled (Appendix C.1, after Schuessler et al. 2020).
 
     `rescale="frobenius"` restores the dense matrix's Frobenius norm; `"eigenvalue"` its leading |eigenvalue|
@@ -47,7 +47,7 @@ class SVD(Dense):
         dense = super().weights(N, rng)
         left, values, right = np.linalg.svd(dense)
         truncated = (left[:, : self.rank] * values[: self.rank]) @ right[: self.rank]
-        size = np.linalg.norm if self.rescale == "frobenius" else leading_eigenvalue
+        size = np.linalg.norm if self.rescale == "frobenius" else spectral_radius
         # An eigenvalue below the rounding of the matrix itself is none.
         least = N * np.finfo(float).eps * values[0]
         return truncated * (size(dense) / nonzero(size(truncated), self.rescale, self, least))

@@ -73,12 +73,12 @@ class ChainMotif(Rescaled):
     @property
     def half_axes(self) -> tuple[float, float]:
         """Of the bulk at large N, before rescaling: real and imaginary."""
-        scale = self.gain / self._A**0.5
+        scale = self.g / self._A**0.5
         return scale * (self._A + self._B), scale * (self._A - self._B)
 
     def outlier(self, N: int) -> complex:
         """One of the two outliers ±λ at large N, before rescaling."""
-        return complex(self.gain) * complex((N - 1) * self.tau_chn + self.tau_rec) ** 0.5
+        return complex(self.g) * complex((N - 1) * self.tau_chn + self.tau_rec) ** 0.5
 
     def structured(self, null: Matrix, rng: np.random.Generator) -> Matrix:
         """Mix a null's draw [N, N] with its transpose into ν, and add η and μ."""
@@ -87,7 +87,7 @@ class ChainMotif(Rescaled):
         # ν = a Z + b Zᵀ has a² + b² = A and 2ab = B, and the variance A + B on its diagonal.
         total, difference = np.sqrt(self._A + self._B), np.sqrt(self._A - self._B)
         nu = (total + difference) / 2 * null + (total - difference) / 2 * null.T
-        first, second = rng.normal(0.0, self.gain / np.sqrt(N), size=(2, N))
+        first, second = rng.normal(0.0, self.g / np.sqrt(N), size=(2, N))
         eta = np.sqrt(con) * first
         slope = self.tau_chn / np.sqrt(con) if con > 0 else 0.0
         mu = slope * first + np.sqrt(max(div - slope**2, 0.0)) * second

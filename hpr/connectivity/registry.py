@@ -120,6 +120,7 @@ def drawn(connectivity: Connectivity, N: int, seed: int) -> str | None:
         ValueError: one line.
     """
     check_form(connectivity)
+    connectivity.check_data(N)
     if type(connectivity).__module__.startswith(f"{__package__}."):
         return None
     W = connectivity.draw(N, seed)

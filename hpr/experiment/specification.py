@@ -25,7 +25,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {"leak": "exponential", "ntk_parameters": ("recurrent", "input", "readout")},
     "released": {"leak": "euler", "ntk_parameters": ("recurrent",)},
 }
-GAIN = {"paper": 1.5, "released": 1.25}
+# The gain of a structure that names none.
+GAIN = {"paper": connectivity.GAIN, "released": 1.25}
+# A field that the variant sets. It stands in for a default, so the field has the type that it has after that.
+_OF_VARIANT: Any = None
 # Fields that are younger than the first keys: at their defaults they are left out of a run's plain form, so that older
 # runs keep their keys.
 YOUNGER = (
@@ -45,6 +48,9 @@ class RunSpec:
     One network, its initial weights (`connectivity`, `seed`), its task, its training and its measures. Times are in ms,
     `iterations` in SGD steps. The defaults are the paper's (Appendix C.2).
 
+    `variant` is "paper" or "released" (the authors' script). `leak` and `ntk_parameters` follow from it, and so does
+    the gain of a `connectivity` that names none. A leak or parameters that contradict the variant are refused.
+
     A `two_layer` network is y = W_2 f(W_1 x), for tasks of one step. W_1 stands where the recurrent weights are in a
     leaky RNN: its `connectivity` is drawn with the inputs' number for N, its change is the weight change norm, and of
     `ntk_parameters` "recurrent" is W_1 and "input" is nothing.
@@ -57,7 +63,7 @@ class RunSpec:
     task_version: str = "0.0.2"
     dt: float = 100.0
     tau: float = 100.0
-    leak: Leak = "exponential"
+    leak: Leak = _OF_VARIANT
     N: int = 300
     batch: int = 32
     iterations: int = 10_000
@@ -65,7 +71,7 @@ class RunSpec:
     momentum: float = 0.9
     # Mean training accuracy over the last `hpr.training.loop.WINDOW` iterations at which training ends; None: never.
     stop_accuracy: float | None = None
-    ntk_parameters: tuple[Parameter, ...] = ("recurrent", "input", "readout")
+    ntk_parameters: tuple[Parameter, ...] = _OF_VARIANT
     # Evaluation trials of the representation and sign measures, and how many of them (the first) the kernel takes.
     trials: int = 320
     kernel_trials: int = 32
@@ -88,6 +94,7 @@ class RunSpec:
     drawn: str | None = None
 
     def __post_init__(self) -> None:
+        self._follow_variant()
         normalise(self)
         for name, least in WHOLE.items():
             whole(name, getattr(self, name), least, MOST)
@@ -97,8 +104,6 @@ class RunSpec:
         positive(self, "dt", "tau", "learning_rate")
         if self.readout_deviation is not None:
             positive(self, "readout_deviation")
-        if self.variant not in VARIANTS:
-            raise ValueError(f"variant: expected one of {sorted(VARIANTS)}, got {self.variant!r}")
         if not self.dt <= self.tau:
             raise ValueError(f"dt: expected 0 < dt <= tau = {self.tau} ms, got {self.dt!r}")
         if not self.rho < 1:
@@ -124,7 +129,7 @@ class RunSpec:
             )
         if self.model == "two_layer" and type(self.connectivity) not in (
             connectivity.Dense,
-            connectivity.SVD,
+            connectivity.LowRank,
         ):
             raise ValueError(
                 f"connectivity: expected a dense or low-rank one of two layers, got {self.connectivity}"
@@ -142,6 +147,19 @@ class RunSpec:
                 raise ValueError(
                     f"teacher: expected a leaky RNN of {student} that keeps its weights, got {self.teacher}"
                 )
+
+    def _follow_variant(self) -> None:
+        """Fill in what the variant sets."""
+        if not isinstance(self.variant, str) or self.variant not in VARIANTS:
+            raise ValueError(
+                f"variant: expected one of {sorted(VARIANTS)}, got {shown(self.variant)}"
+            )
+        for name, value in VARIANTS[self.variant].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if isinstance(self.connectivity, Connectivity) and self.connectivity.gain is None:
+            structure = replace(self.connectivity, gain=GAIN[self.variant])
+            object.__setattr__(self, "connectivity", structure)
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields alone: a key that was computed may be another's in the process that reads them."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from hpr.connectivity import SVD, Dale, Dense, Matrix
+from hpr.connectivity import Dale, Dense, LowRank, Matrix
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
 from hpr.tasks.student_teacher import StudentTeacher, Teacher
@@ -88,12 +88,12 @@ def first_layer(structure: Dense, N: int, N_in: int, rng: np.random.Generator) -
 
     Entries are N(0, g²/N_in) or U(-g/√N_in, g/√N_in), truncated to a rank and rescaled to their Frobenius norm.
     """
-    spread = structure.gain / N_in**0.5
+    spread = structure.g / N_in**0.5
     if structure.distribution == "uniform":
         dense = rng.uniform(-spread, spread, size=(N, N_in))
     else:
         dense = rng.normal(0.0, spread, size=(N, N_in))
-    if not isinstance(structure, SVD):
+    if not isinstance(structure, LowRank):
         return dense
     rank = structure.rank
     if rank > min(N, N_in) or structure.rescale != "frobenius":

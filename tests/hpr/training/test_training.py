@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from hpr.connectivity import SVD, Dense
+from hpr.connectivity import Dense, LowRank
 from hpr.experiment import store
 from hpr.experiment.execution import run_local
 from hpr.experiment.plan import tasks
@@ -35,13 +35,13 @@ from hpr_kernels.update import reference as update_reference
 
 CPU = torch.device("cpu")
 HERE = Path(__file__).parent
-SMALL = RunSpec("2AF", SVD(rank=2), seed=0, N=33, iterations=30, trials=64, kernel_trials=8)
+SMALL = RunSpec("2AF", LowRank(rank=2), seed=0, N=33, iterations=30, trials=64, kernel_trials=8)
 
 
 def specs(count: int, **change: Any) -> list[RunSpec]:
     ranks = (1, 2, 33)
     return [
-        replace(SMALL, connectivity=SVD(rank=ranks[i % 3]), seed=i // 3, **change)
+        replace(SMALL, connectivity=LowRank(rank=ranks[i % 3]), seed=i // 3, **change)
         for i in range(count)
     ]
 
@@ -316,7 +316,7 @@ def test_an_infinite_measure_is_null_and_flagged(monkeypatch: pytest.MonkeyPatch
 
 def test_all_may_diverge() -> None:
     seen: list[int] = []
-    runs = [replace(SMALL, seed=1, connectivity=SVD(rank=r), iterations=250) for r in (1, 2)]
+    runs = [replace(SMALL, seed=1, connectivity=LowRank(rank=r), iterations=250) for r in (1, 2)]
     records = train_pack(runs, Exploding(1, 0), device=CPU, progress=seen.append)
     assert [r["status"] for r in records] == ["diverged"] * 2
     assert sum(seen) == 250
@@ -328,7 +328,7 @@ def test_early_stop_is_each_networks_own() -> None:
     base = replace(
         SMALL, task="sDigits", task_version="1", batch=100, iterations=600, stop_accuracy=0.5
     )
-    runs = [replace(base, connectivity=SVD(rank=33, gain=g)) for g in (0.01, 1.5)]
+    runs = [replace(base, connectivity=LowRank(rank=33, gain=g)) for g in (0.01, 1.5)]
     records = train_pack(runs, task, device=CPU)
     steps = [r["iterations"] for r in records]
     assert records[1]["status"] == "stopped"
@@ -378,7 +378,7 @@ def test_runs_of_several_shapes_are_refused() -> None:
 
 
 def test_initial_weights_are_shared_in_pairs() -> None:
-    one, other = (replace(SMALL, connectivity=c) for c in (SVD(rank=1), Dense()))
+    one, other = (replace(SMALL, connectivity=c) for c in (LowRank(rank=1), Dense()))
     first, second = (initial_pack([spec], make_task("2AF"), CPU) for spec in (one, other))
     assert torch.equal(first.input, second.input)
     assert torch.equal(first.readout, second.readout)
