@@ -34,8 +34,8 @@ class Evaluation:
         spec: the run.
         task: its task.
         before: its initial weights, a pack of one network.
-        x: inputs of the evaluation trials [T, m, N_in]. The kernel takes the first `spec.kernel_trials` of them, and its
-            rows are the outputs that the loss counts.
+        x: inputs of the evaluation trials [T, m, N_in]. The kernel takes the first `spec.kernel_trials` of them, and
+            its rows are the outputs that the loss counts.
         targets: classes [T, m], or outputs [T, m, N_out].
     """
 

@@ -66,8 +66,8 @@ def rates(pack: Pack, x: Tensor, spec: RunSpec) -> Tensor:
 def tangent_kernel(pack: Pack, x: Tensor, spec: RunSpec, outputs: Literal["all", "last"]) -> Tensor:
     """The NTK of a pack of one network, [M, M], on inputs x [T, B, N_in]; rows (b, t, k).
 
-    Where Dale's law is kept throughout training, the kernel is taken with respect to the raw weights (see `Step`). Their
-    diagonal is not among the parameters.
+    Where Dale's law is kept throughout training, the kernel is taken with respect to the raw weights (see `Step`).
+    Their diagonal is not among the parameters.
     """
     if spec.model == "two_layer":
         groups = {"recurrent": "hidden", "readout": "readout"}

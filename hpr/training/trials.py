@@ -39,8 +39,8 @@ def trials(
 class Feed:
     """Trials on the device for a chunk of iterations, with the next chunk drawn and uploaded ahead.
 
-    `x` [S, chunk, T, B, N_in] and `targets` [S, chunk, T, B] stay at one address, so that a CUDA graph may read them. An
-    upload goes from pinned memory to separate landing buffers, on a stream of its own, and `load` copies the landing
+    `x` [S, chunk, T, B, N_in] and `targets` [S, chunk, T, B] stay at one address, so that a CUDA graph may read them.
+    An upload goes from pinned memory to separate landing buffers, on a stream of its own, and `load` copies the landing
     buffers to `x` and `targets`.
     """
 
