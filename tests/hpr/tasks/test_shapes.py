@@ -93,9 +93,9 @@ def test_a_version_is_known_without_opening_a_file(monkeypatch: pytest.MonkeyPat
     def refused(*arguments: object) -> None:
         raise AssertionError(f"opened {arguments}")
 
-    monkeypatch.setattr("builtins.open", refused)
-    monkeypatch.setattr("os.stat", refused)
-    with pytest.raises(AssertionError, match="opened"):
-        make_task("Digits")
-    versions = [task_version(name, "2.3") for name in (*TASKS, *STUDENTS)]
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", refused)
+        with pytest.raises(AssertionError, match="opened"):
+            make_task("Digits")
+        versions = [task_version(name, "2.3") for name in (*TASKS, *STUDENTS)]
     assert versions == ["2.3"] * 3 + ["1"] * 8
