@@ -7,7 +7,7 @@ import numbers
 import os
 
 from .base import Task
-from .compiled import CompiledTask
+from .compiled_task import CompiledTask
 from .conditions import compile_environment
 from .digits import small_digits
 from .environment import NEUROGYM_VERSION, open_environment
@@ -15,7 +15,7 @@ from .mnist import mnist
 from .paper import PAPER_TASKS, paper_task
 from .pattern import PatternGeneration
 from .script import NotEnumerable
-from .streamed import StreamedTask
+from .streamed_task import StreamedTask
 from .student_teacher import student_teacher
 from .versions import NEUROGYM_VERSIONS, PICTURE_TASKS, own_version
 
