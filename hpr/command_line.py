@@ -81,7 +81,7 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def whole(least: int, most: int) -> Callable[[str], int]:
+def integer_between(least: int, most: int) -> Callable[[str], int]:
     """An integer from `least` to `most`, for `type=` of an argument."""
 
     def number(text: str) -> int:
@@ -95,7 +95,7 @@ def whole(least: int, most: int) -> Callable[[str], int]:
     return number
 
 
-positive = whole(1, 9_999_999)
+positive = integer_between(1, 9_999_999)
 
 
 def path(text: str) -> Path:

@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 # Characters of a text: enough for every name, and few enough for a file's.
-LONGEST = 200
+LONGEST_TEXT = 200
 
 
 def normalise(instance: Any) -> None:
@@ -54,20 +54,20 @@ def hints(cls: type) -> dict[str, Any]:
     return {field.name: resolved[field.name] for field in dataclasses.fields(cls)}
 
 
-def plain(hint: Any) -> bool:
+def survives_json(hint: Any) -> bool:
     """Whether values of an annotation survive JSON: those of scalars and of tuples of them."""
     if get_origin(hint) in (Union, UnionType):
         [*others] = (option for option in get_args(hint) if option is not NoneType)
         # Of a bool or a number 1 and True are equal, and would be two runs.
-        return len(others) == 1 and plain(others[0])
+        return len(others) == 1 and survives_json(others[0])
     if get_origin(hint) is tuple:
-        return all(plain(item) for item in get_args(hint) if item is not Ellipsis)
+        return all(survives_json(item) for item in get_args(hint) if item is not Ellipsis)
     if get_origin(hint) is Literal:
         return all(type(choice) is str for choice in get_args(hint))
     return hint in (int, float, bool, str)
 
 
-def whole(name: str, value: int, least: int, most: int) -> None:
+def check_integer(name: str, value: int, least: int, most: int) -> None:
     """Refuse an integer that is out of range."""
     if value < least:
         raise ValueError(f"{name}: expected an integer of at least {least}, got {shown(value)}")
@@ -75,7 +75,7 @@ def whole(name: str, value: int, least: int, most: int) -> None:
         raise ValueError(f"{name}: expected an integer of at most {most}, got {shown(value)}")
 
 
-def positive(instance: Any, *names: str) -> None:
+def check_positive(instance: Any, *names: str) -> None:
     """Refuse numbers that are not positive."""
     for name in names:
         if not getattr(instance, name) > 0:
@@ -172,7 +172,7 @@ def _number(value: Any) -> float:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= LONGEST:
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= LONGEST_TEXT:
         raise _Mismatch
     # The text itself, of an enumeration's members too.
     return str.__str__(value)
@@ -199,7 +199,7 @@ def _described(hint: Any) -> str:
         float: "a finite number",
         int: "an integer",
         bool: "a bool",
-        str: f"a line of at most {LONGEST} characters",
+        str: f"a line of at most {LONGEST_TEXT} characters",
         NoneType: "None",
     }
     return names.get(hint) or f"a {getattr(hint, '__name__', hint)}"

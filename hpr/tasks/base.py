@@ -83,9 +83,9 @@ class Task(ABC):
             ValueError: an argument is out of range, a batch exceeds the task's data, or the task is at fault: inputs or
                 targets that are not finite, or of another shape or type, or classes beyond N_out.
         """
-        seed = _whole("seed", seed)
-        start, count = _whole("start", start, 0), _whole("count", count, 1)
-        batch = _whole("batch", batch, 1)
+        seed = _whole_number("seed", seed)
+        start, count = _whole_number("start", start, 0), _whole_number("count", count, 1)
+        batch = _whole_number("batch", batch, 1)
         if split not in get_args(Split):
             raise ValueError(f"split must be 'train' or 'evaluation', got {split!r}")
         drawn = self._draw(seed, start, count, batch, split)
@@ -112,7 +112,7 @@ class Task(ABC):
                 return (
                     f"{name} of {np.dtype(kind)} {list(of)}, got {array.dtype} {list(array.shape)}"
                 )
-            if kind is np.float32 and not finite(array):
+            if kind is np.float32 and not all_finite(array):
                 bad = array.size - int(np.isfinite(array).sum())
                 return f"finite {name}, got {bad} NaN or infinite"
         # A negative number is beyond every class when its bits are read without a sign.
@@ -126,13 +126,13 @@ class Task(ABC):
         """Draw with checked arguments."""
 
 
-def finite(array: np.ndarray) -> bool:
+def all_finite(array: np.ndarray) -> bool:
     """Whether all numbers are finite; one pass where they are, for so is their sum."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
 
 
-def _whole(name: str, value: int, least: int | None = None) -> int:
+def _whole_number(name: str, value: int, least: int | None = None) -> int:
     try:
         whole = operator.index(value)
     except TypeError:

@@ -20,7 +20,7 @@ Pictures = dict[Split, tuple[np.ndarray, np.ndarray]]
 class RowDigits(Task):
     """Digits whose rows are the time steps: T rows of N_in pixels, the loss at the last one.
 
-    A whole picture is one row of all pixels (`whole`).
+    A whole picture is one row of all pixels (`as_one_row`).
 
     A split's pictures are gone through in epochs. Each epoch has its own permutation, keyed by
     (task, seed, split, epoch), and is cut into full batches; what is left over waits for a later
@@ -88,7 +88,7 @@ class RowDigits(Task):
         return np.argsort(words, kind="stable")
 
 
-def whole(pictures: Pictures) -> Pictures:
+def as_one_row(pictures: Pictures) -> Pictures:
     """Make each picture one row of all its pixels: images [n, 1, T * N_in]."""
     return {
         split: (images.reshape(len(images), 1, -1), labels)
@@ -116,5 +116,5 @@ def small_digits(*, rows: bool = True) -> RowDigits:
         f"{name} (8x8 digits, a stand-in for {original})",
         batch_size=32,
         brightest=16,
-        pictures=pictures if rows else whole(pictures),
+        pictures=pictures if rows else as_one_row(pictures),
     )

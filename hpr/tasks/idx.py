@@ -33,12 +33,12 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """
     try:
         with open_bounded(path) as file:
-            return _read(path, file.read, dimensions)
+            return _read_array(path, file.read, dimensions)
     except GARBLED as error:
         raise ValueError(f"{path} must be a whole gzip file: {error}") from error
 
 
-def _read(path: Path, read: Callable[[int], bytes], dimensions: int) -> np.ndarray:
+def _read_array(path: Path, read: Callable[[int], bytes], dimensions: int) -> np.ndarray:
     magic = bytes([0, 0, _UNSIGNED_BYTE, dimensions])
     size = 4 + 4 * dimensions
     head = read(size)

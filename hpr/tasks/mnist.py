@@ -16,7 +16,7 @@ from hpr.system.extras import install
 from hpr.system.files import unusable, write_to_cache
 
 from .base import Split
-from .digits import Pictures, RowDigits, whole
+from .digits import Pictures, RowDigits, as_one_row
 from .idx import read_idx
 
 _SIDE = 28
@@ -72,7 +72,7 @@ def find_mnist(
     folder = cache_folder() / "mnist"
     present = [name for name in _SHA256 if (folder / name).is_file()]
     for name in present:
-        _check(folder / name)
+        _check_sha256(folder / name)
     if len(present) < len(_SHA256):
         if not download:
             return None
@@ -94,7 +94,7 @@ def mnist(mnist_dir: str | os.PathLike[str] | None = None, *, rows: bool = True)
     """
     folder = find_mnist(mnist_dir, download=True)
     assert folder is not None
-    pictures = _read(folder)
+    pictures = _read_pictures(folder)
     content = _content(pictures)
     name = "sMNIST" if rows else "MNIST"
     return RowDigits(
@@ -102,7 +102,7 @@ def mnist(mnist_dir: str | os.PathLike[str] | None = None, *, rows: bool = True)
         name if content is None else f"{name} on {other_pictures(content)}",
         batch_size=200,
         brightest=255,
-        pictures=pictures if rows else whole(pictures),
+        pictures=pictures if rows else as_one_row(pictures),
         content=content,
     )
 
@@ -115,7 +115,7 @@ def pictures_content(mnist_dir: str | os.PathLike[str]) -> str | None:
         ValueError: a file is not what its name says.
         OSError: a file can't be read.
     """
-    return _content(_read(_folder(Path(mnist_dir))))
+    return _content(_read_pictures(_folder(Path(mnist_dir))))
 
 
 def other_pictures(content: str) -> str:
@@ -133,7 +133,7 @@ def _content(pictures: Pictures) -> str | None:
     return None if found == _PICTURES else found[:16]
 
 
-def _read(folder: Path) -> Pictures:
+def _read_pictures(folder: Path) -> Pictures:
     return {split: _pictures(folder, stem) for split, stem in _STEMS.items()}
 
 
@@ -178,7 +178,7 @@ def _spelt(folder: Path, name: str) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def _check(path: Path) -> None:
+def _check_sha256(path: Path) -> None:
     try:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:

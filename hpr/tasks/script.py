@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-Size = int | tuple[int, ...] | None
+_Size = int | tuple[int, ...] | None
 
 MOST_CONDITIONS = 4096
 _MOST_DRAWS = 1024
@@ -38,7 +38,7 @@ class Script:
         raise NotEnumerable(f"it draws from the generator's {name}")
 
     def choice(
-        self, a: Any, size: Size = None, replace: bool = True, p: Sequence[float] | None = None
+        self, a: Any, size: _Size = None, replace: bool = True, p: Sequence[float] | None = None
     ) -> Any:
         """Branch over the elements of `a`, or over range(a)."""
         values = np.arange(a) if np.ndim(a) == 0 else np.asarray(a)
@@ -52,7 +52,7 @@ class Script:
                 weights[picked[-1]] = 0
         return values[np.array(picked, int).reshape(size)]
 
-    def randint(self, low: int, high: int | None = None, size: Size = None) -> Any:
+    def randint(self, low: int, high: int | None = None, size: _Size = None) -> Any:
         """Branch over low … high - 1, or over range(low)."""
         first, stop = (0, low) if high is None else (low, high)
         if stop - first > MOST_CONDITIONS:
@@ -69,14 +69,14 @@ class Script:
         """Branch over the orders of `x`, in place."""
         x[:] = [x[i] for i in self.choice(len(x), len(x), replace=False)]
 
-    def standard_normal(self, size: Size = None) -> Any:
+    def standard_normal(self, size: _Size = None) -> Any:
         """Answer with the next numbers of the noise."""
         count = 1 if size is None else prod(np.atleast_1d(size))
         first, self.normals = self.normals, self.normals + int(count)
         drawn = np.zeros(count) if self._noise is None else self._noise[first : self.normals]
         return float(drawn[0]) if size is None else drawn.reshape(size)
 
-    def normal(self, loc: Any = 0.0, scale: Any = 1.0, size: Size = None) -> Any:
+    def normal(self, loc: Any = 0.0, scale: Any = 1.0, size: _Size = None) -> Any:
         """Answer with the next numbers of the noise, scaled."""
         shape = np.broadcast_shapes(np.shape(loc), np.shape(scale)) if size is None else size
         return loc + scale * self.standard_normal(shape or None)

@@ -111,7 +111,7 @@ class StreamedTask(Task):
         trials = [self._draw(seed, 0, steps, batch, "train") for seed in range(seeds)]
         arrays = [array for drawn in trials for array in (drawn.inputs, drawn.targets)]
         # Values that differ between two environments made alike are not part of the task.
-        one, other = (_values(open_environment(self.name, self.dt)) for _ in range(2))
+        one, other = (_held_values(open_environment(self.name, self.dt)) for _ in range(2))
         held = sorted(one.items() & other.items())
         return digest(self.N_out, *arrays, _sources(environment), held)
 
@@ -143,19 +143,19 @@ def _sources(environment: Any) -> list[str]:
     return found
 
 
-def _values(environment: Any) -> dict[str, str]:
+def _held_values(environment: Any) -> dict[str, str]:
     """What an environment holds that JSON can, as text; not what a representation shows an address of."""
     found = {}
     for name in state(environment):
         value = vars(environment)[name]
         try:
-            found[name] = json.dumps(value, sort_keys=True, default=_listed)
+            found[name] = json.dumps(value, sort_keys=True, default=_array_as_list)
         except (TypeError, ValueError):
             continue
     return found
 
 
-def _listed(value: Any) -> Any:
+def _array_as_list(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     raise TypeError

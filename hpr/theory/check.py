@@ -19,7 +19,7 @@ ROUNDOFF = 2.0**-53
 # Least relative squared error that counts as none: a residual of 1e-10 of the target.
 ZERO_ERROR = 1e-20
 
-RULE = (
+CHECK_RULE = (
     "Each case has a stated error, fixed before it is computed: a rounding bound for identities, "
     f"z standard errors for Monte Carlo averages (z such that a true equation fails in {FALSE_ALARM:.0%} "
     "of all repetitions, Bonferroni over the cases of a claim), and the derived bound of what the "
@@ -31,7 +31,7 @@ RULE = (
 
 
 @dataclass(frozen=True)
-class Case:
+class CheckCase:
     """One number of a check, from n values; `sd` is theirs where the number is their mean."""
 
     label: str
@@ -58,12 +58,12 @@ class Check:
     """A statement with the cases that test it."""
 
     statement: Statement
-    cases: tuple[Case, ...]
+    cases: tuple[CheckCase, ...]
     note: str = ""
 
     @property
     def verdict(self) -> Literal["agrees", "disagrees", "inconclusive"]:
-        """By RULE; a case that is not a number never agrees."""
+        """By CHECK_RULE; a case that is not a number never agrees."""
         if any(case.deviation > case.error for case in self.cases):
             return "disagrees"
         fine = all(case.deviation <= case.error <= case.resolution for case in self.cases)
@@ -77,10 +77,10 @@ def standard_errors(cases: int) -> float:
 
 def average(
     label: str, values: Tensor, expected: float, error: float, resolution: float = math.inf
-) -> Case:
+) -> CheckCase:
     """The case of the mean of values [n]."""
     mean, sd = float(values.mean()), float(values.std())
-    return Case(label, mean, expected, error, len(values), sd, resolution=resolution)
+    return CheckCase(label, mean, expected, error, len(values), sd, resolution=resolution)
 
 
 def extreme(
@@ -89,7 +89,7 @@ def extreme(
     relation: Literal["at least", "at most"],
     expected: float,
     error: float = 0.0,
-) -> Case:
+) -> CheckCase:
     """The case that all values [n] obey an inequality."""
     measured = float(values.min() if relation == "at least" else values.max())
-    return Case(label, measured, expected, error, len(values), relation=relation)
+    return CheckCase(label, measured, expected, error, len(values), relation=relation)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-def alignment(A: Tensor, B: Tensor) -> Tensor:
+def batched_alignment(A: Tensor, B: Tensor) -> Tensor:
     """Tr(A B) / (‖A‖ ‖B‖) of symmetric matrices [..., m, m] (Eq. 5, 6, 9)."""
     return torch.nn.functional.cosine_similarity(A.flatten(-2), B.flatten(-2), dim=-1)
 
@@ -24,7 +24,7 @@ def second_moment(W_1: Tensor, W_2: Tensor) -> Tensor:
     return W_1.mT @ W_1 + W_2.square().sum(-1)[..., None, None] * eye
 
 
-def tangent_kernel(X: Tensor, W_1: Tensor, W_2: Tensor) -> Tensor:
+def linear_network_kernel(X: Tensor, W_1: Tensor, W_2: Tensor) -> Tensor:
     """K = Xᵀ (W_1ᵀ W_1 + ‖W_2‖² I) X, [..., m, m] (Eq. 7)."""
     return X.mT @ second_moment(W_1, W_2) @ X
 
@@ -80,13 +80,13 @@ def task_alignment(M_0: Tensor, beta: Tensor) -> Tensor:
     """
     d = beta.shape[-1]
     quadratic = torch.einsum("...i,...ij,...j->...", beta, M_0, beta) / beta.square().sum(-1)
-    return (quadratic + _trace(M_0)) / math.sqrt(d + 3) / M_0.norm(dim=(-2, -1))
+    return (quadratic + _matrix_trace(M_0)) / math.sqrt(d + 3) / M_0.norm(dim=(-2, -1))
 
 
 def expected_alignment(M_0: Tensor, c: float) -> Tensor:
     """E_β[KA] = (1 + c) Tr M_0 / √((d+3) Tr M_0²), up to O(σ²) (Eq. 18)."""
     d = M_0.shape[-1]
-    return (1 + c) * _trace(M_0) / math.sqrt(d + 3) / M_0.norm(dim=(-2, -1))
+    return (1 + c) * _matrix_trace(M_0) / math.sqrt(d + 3) / M_0.norm(dim=(-2, -1))
 
 
 def expected_alignment_of_spectrum(s: Tensor, c: float) -> Tensor:
@@ -113,5 +113,5 @@ def expected_representation_alignment(s: Tensor, c: float) -> Tensor:
     return c * s.square().sum(-1) / s.pow(4).sum(-1).sqrt()
 
 
-def _trace(M: Tensor) -> Tensor:
+def _matrix_trace(M: Tensor) -> Tensor:
     return M.diagonal(dim1=-2, dim2=-1).sum(-1)

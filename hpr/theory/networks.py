@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hpr.theory.equations import tangent_kernel
+from hpr.theory.equations import linear_network_kernel
 from hpr_kernels import leaky_rnn
 
 # Time steps of the recurrent networks, the last without input.
-STEPS = 4
+TIME_STEPS = 4
 # Sum of squared errors, of targets of norm 1, at which there is nothing left to learn.
-VANISHED = 1e-26
+VANISHED_LOSS = 1e-26
 
 
 def normal(*shape: int, rng: torch.Generator) -> Tensor:
@@ -36,7 +36,7 @@ def isotropic_spectrum(d: int, rank: int, sigma: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TwoLayer:
+class LinearNetworks:
     """R networks y = W_2 W_1 x."""
 
     W_1: Tensor  # [R, N, d]
@@ -44,7 +44,7 @@ class TwoLayer:
 
     def kernel(self, X: Tensor) -> Tensor:
         """Eq. 7, [R, m, m]."""
-        return tangent_kernel(X, self.W_1, self.W_2)
+        return linear_network_kernel(X, self.W_1, self.W_2)
 
     def representation(self, X: Tensor) -> Tensor:
         """R = Hᵀ H with H = W_1 X, [R, m, m]."""
@@ -52,23 +52,25 @@ class TwoLayer:
         return H.mT @ H
 
 
-def two_layer(R: int, N: int, s: Tensor, sigma: float, rng: torch.Generator) -> TwoLayer:
+def draw_linear_networks(
+    R: int, N: int, s: Tensor, sigma: float, rng: torch.Generator
+) -> LinearNetworks:
     """Networks with singular values s [d] of W_1, random singular vectors, and ‖W_2‖ = σ; N ≥ d."""
     (d,) = s.shape
     W_1 = orthonormal(R, N, d, rng=rng) * s @ orthonormal(R, d, d, rng=rng).mT
     W_2 = normal(R, N, rng=rng)
-    return TwoLayer(W_1, sigma * W_2 / W_2.norm(dim=-1, keepdim=True))
+    return LinearNetworks(W_1, sigma * W_2 / W_2.norm(dim=-1, keepdim=True))
 
 
-def train_two_layer(
-    start: TwoLayer,
+def train_linear_networks(
+    start: LinearNetworks,
     X: Tensor,
     beta: Tensor,
     *,
     step: float = 0.05,
     tolerance: float = 1e-10,
     iterations: int = 20_000,
-) -> TwoLayer:
+) -> LinearNetworks:
     """Gradient descent on ‖Y - W_2 W_1 X‖² / 2, Y = βᵀ X, until all errors are below `tolerance` · ‖Y‖.
 
     Args:
@@ -90,7 +92,7 @@ def train_two_layer(
         if iteration % 50 == 0:
             worst = float((error.detach().norm(dim=-1) / Y.norm(dim=-1)).max())
             if worst < tolerance:
-                return TwoLayer(*(W.detach() for W in weights))
+                return LinearNetworks(*(W.detach() for W in weights))
         gradients = torch.autograd.grad(error.square().sum() / 2, weights)
         with torch.no_grad():
             weights[0] -= rates[:, None, None] * gradients[0]
@@ -106,7 +108,7 @@ class RecurrentTask:
     y = w W_h Σ_t W_h^{T-t-1} X_t.
     """
 
-    x: Tensor  # [R, STEPS, B, N]; B is the paper's number of data points d
+    x: Tensor  # [R, TIME_STEPS, B, N]; B is the paper's number of data points d
     recurrent: Tensor  # W_h [R, N, N]
     readout: Tensor  # w [R, N_out, N]
     rho: float
@@ -128,7 +130,7 @@ def recurrent_task(
     U, s, Vh = torch.linalg.svd(normal(R, N, N, rng=rng) / math.sqrt(N))
     kept = s * (torch.arange(N) < torch.tensor(ranks)[:, None, None])  # [ranks, R, N]
     kept = kept * (s.norm(dim=-1) / kept.norm(dim=-1))[..., None]
-    x = normal(R, STEPS, B, N, rng=rng) / math.sqrt(N)
+    x = normal(R, TIME_STEPS, B, N, rng=rng) / math.sqrt(N)
     x[:, -1] = 0
     readout = normal(R, N_out, N, rng=rng) / math.sqrt(N)
     copies = len(ranks)
@@ -167,7 +169,7 @@ def train_recurrent(
             states = task.states(recurrent)
         error = target - readout @ states
         loss = error.square().sum()
-        if float(loss.detach()) < VANISHED:
+        if float(loss.detach()) < VANISHED_LOSS:
             break
         gradients = torch.autograd.grad(loss / 2, weights)
         with torch.no_grad():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hpr.theory import equations
-from hpr.theory.check import ROUNDOFF, Case, Check
+from hpr.theory.check import ROUNDOFF, Check, CheckCase
 from hpr.theory.networks import isotropic_spectrum, normal, orthonormal
 from hpr.theory.statements import STATEMENTS
 
@@ -16,13 +16,13 @@ from hpr.theory.statements import STATEMENTS
 ACCURACY = 1.5e-8
 
 
-def printed() -> list[Check]:
+def check_printed_steps() -> list[Check]:
     """Eq. 12, 15, 20 and the solutions of Eq. 22, each against its own surroundings."""
     return [_final_norm(), _gaussian_density(), _squared_moment(), _stationary_points()]
 
 
-def _case(label: str, measured: float, expected: float) -> Case:
-    return Case(label, measured, expected, ACCURACY * abs(expected), 1)
+def _printed_case(label: str, measured: float, expected: float) -> CheckCase:
+    return CheckCase(label, measured, expected, ACCURACY * abs(expected), 1)
 
 
 def _final_norm() -> Check:
@@ -31,7 +31,7 @@ def _final_norm() -> Check:
     for d in (2, 5, 20):
         beta, X = normal(d, rng=rng), orthonormal(d + 3, d, rng=rng).mT
         K = equations.final_kernel(X, beta) / beta.norm()
-        cases.append(_case(f"d = {d}", float(K.trace()), float(K.square().sum())))
+        cases.append(_printed_case(f"d = {d}", float(K.trace()), float(K.square().sum())))
     return Check(
         STATEMENTS["printed Eq. 12"],
         tuple(cases),
@@ -50,7 +50,7 @@ def _gaussian_density() -> Check:
             return sphere * r ** (d - 1) * math.exp(-(r**2) / d) / (2 * math.pi * d) ** (d / 2)
 
         mass = quad(radial, 0, 10 * d)[0]
-        cases.append(_case(f"d = {d}", mass, 1.0))
+        cases.append(_printed_case(f"d = {d}", mass, 1.0))
     return Check(
         STATEMENTS["printed Eq. 15"],
         tuple(cases),
@@ -65,7 +65,7 @@ def _squared_moment() -> Check:
         s = isotropic_spectrum(d, d, sigma)
         printed = (s.square() + sigma).square().sum()
         cases.append(
-            _case(f"d = {d}", float(printed), float((s.square() + sigma**2).square().sum()))
+            _printed_case(f"d = {d}", float(printed), float((s.square() + sigma**2).square().sum()))
         )
     return Check(
         STATEMENTS["printed Eq. 20"],
@@ -87,7 +87,9 @@ def _stationary_points() -> Check:
         s = isotropic_spectrum(5, rank, 1.0)
         if stationarity(s) > 8 * ROUNDOFF:
             raise AssertionError(f"rank {rank}: expected a stationary point, got {stationarity(s)}")
-        cases.append(_case(f"d = 5, equal s at rank {rank}", float(s.square().max()), 1 / 5))
+        cases.append(
+            _printed_case(f"d = 5, equal s at rank {rank}", float(s.square().max()), 1 / 5)
+        )
     return Check(
         STATEMENTS["printed Eq. 22"],
         tuple(cases),

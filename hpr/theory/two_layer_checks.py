@@ -9,33 +9,33 @@ import torch
 from torch import Tensor
 
 from hpr.theory import equations
-from hpr.theory.check import ROUNDOFF, Case, Check, average, extreme, standard_errors
+from hpr.theory.check import ROUNDOFF, Check, CheckCase, average, extreme, standard_errors
 from hpr.theory.networks import (
-    TwoLayer,
+    LinearNetworks,
+    draw_linear_networks,
     isotropic_spectrum,
     normal,
     orthonormal,
-    train_two_layer,
-    two_layer,
+    train_linear_networks,
 )
 from hpr.theory.statements import STATEMENTS
 from hpr_kernels import two_layer_ntk
 
 # Dimension of the inputs, and how many equal singular values W_1 has.
 SETTINGS = ((2, 1), (2, 2), (5, 1), (5, 2), (5, 5), (20, 1), (20, 5), (20, 20))
-SMALL = 0.003
+SMALL_SIGMA = 0.003
 # Where the order in σ is looked at.
 SWEPT = ((2, 1), (2, 2), (5, 1), (5, 5))
-SIGMAS = (0.1, 0.03, 0.01, SMALL)
+SIGMAS = (0.1, 0.03, 0.01, SMALL_SIGMA)
 
 # N, d, m of the networks of Eq. 7.
-SHAPES = (
+KERNEL_SIZES = (
     (1, 1, 1), (1, 4, 3), (5, 1, 2), (3, 2, 4), (2, 7, 9), (7, 5, 3), (16, 16, 16), (33, 10, 20), (64, 3, 50)
 )  # fmt: skip
 
 InitialKernel = Callable[[Tensor, Tensor, Tensor], Tensor]  # X, W_1, W_2
 FinalKernel = Callable[[Tensor, Tensor], Tensor]  # X, β
-Alignment = Callable[[Tensor, Tensor], Tensor]  # M_0, β
+AlignmentFormula = Callable[[Tensor, Tensor], Tensor]  # M_0, β
 
 
 @dataclass(frozen=True)
@@ -47,19 +47,19 @@ class Trained:
     sigma: float
     X: Tensor  # [d, m]
     beta: Tensor  # [R, d]
-    start: TwoLayer
-    end: TwoLayer
+    start: LinearNetworks
+    end: LinearNetworks
 
     @property
     def alignment(self) -> Tensor:
         """KA between the kernels before and after training, [R]."""
-        return equations.alignment(self.end.kernel(self.X), self.start.kernel(self.X))
+        return equations.batched_alignment(self.end.kernel(self.X), self.start.kernel(self.X))
 
     @property
     def representation_alignment(self) -> Tensor:
         """RA, [R]."""
         before, after = (net.representation(self.X) for net in (self.start, self.end))
-        return equations.alignment(after, before)
+        return equations.batched_alignment(after, before)
 
     @property
     def label(self) -> str:
@@ -72,14 +72,14 @@ def train_tasks(d: int, rank: int, sigma: float, R: int, seed: int = 0) -> Train
     rng = torch.Generator().manual_seed(seed)
     X = orthonormal(d + 3, d, rng=rng).mT
     beta = normal(R, d, rng=rng) / d**0.5
-    start = two_layer(R, d + 2, isotropic_spectrum(d, rank, sigma), sigma, rng)
-    return Trained(d, rank, sigma, X, beta, start, train_two_layer(start, X, beta))
+    start = draw_linear_networks(R, d + 2, isotropic_spectrum(d, rank, sigma), sigma, rng)
+    return Trained(d, rank, sigma, X, beta, start, train_linear_networks(start, X, beta))
 
 
-def kernel_by_autograd(kernel: InitialKernel = equations.tangent_kernel) -> Check:
+def check_kernel(kernel: InitialKernel = equations.linear_network_kernel) -> Check:
     """Eq. 7 against jacrev and against this project's kernel engine, up to rounding."""
     cases = []
-    for seed, (N, d, m) in enumerate(SHAPES):
+    for seed, (N, d, m) in enumerate(KERNEL_SIZES):
         rng = torch.Generator().manual_seed(seed)
         W_1, W_2, X = normal(N, d, rng=rng), normal(N, rng=rng), normal(d, m, rng=rng)
         jacobians = torch.func.jacrev(lambda W, X=X: W[1] @ W[0] @ X)((W_1, W_2))
@@ -87,11 +87,11 @@ def kernel_by_autograd(kernel: InitialKernel = equations.tangent_kernel) -> Chec
         engine = two_layer_ntk(X.mT, hidden=W_1, readout=W_2[None], activation="linear")
         formula = kernel(X, W_1, W_2)
         # |sum of k rounded products| errs by at most k u times the sum of their sizes, for each way.
-        sizes = equations.tangent_kernel(X.abs(), W_1.abs(), W_2)
+        sizes = equations.linear_network_kernel(X.abs(), W_1.abs(), W_2)
         terms = (N + 2 * d + 3) + (N * (d + 1) + 2 * d + 3)
         error = max(float(((K - formula).abs() / sizes).max()) for K in (J @ J.mT, engine))
         label = f"N = {N}, d = {d}, m = {m}"
-        cases.append(Case(label, error, 0.0, terms * ROUNDOFF, 1))
+        cases.append(CheckCase(label, error, 0.0, terms * ROUNDOFF, 1))
     return Check(
         STATEMENTS["kernel"],
         tuple(cases),
@@ -105,7 +105,9 @@ def kernel_shares(run: Trained, kernel: FinalKernel = equations.final_kernel) ->
     return distance / _distances(run)[0]
 
 
-def final_kernel(trained: Sequence[Trained], kernel: FinalKernel = equations.final_kernel) -> Check:
+def check_final_kernel(
+    trained: Sequence[Trained], kernel: FinalKernel = equations.final_kernel
+) -> Check:
     """Eq. 8: how far trained kernels are from it, as a share of the derived bound of its O(σ²)."""
     return Check(
         STATEMENTS["final kernel"],
@@ -114,8 +116,8 @@ def final_kernel(trained: Sequence[Trained], kernel: FinalKernel = equations.fin
     )
 
 
-def task_alignment(
-    trained: Sequence[Trained], predicted: Alignment = equations.task_alignment
+def check_task_alignment(
+    trained: Sequence[Trained], predicted: AlignmentFormula = equations.task_alignment
 ) -> Check:
     """Eq. 14 task by task: |KA - Eq. 14| of trained networks, as a share of its derived bound."""
 
@@ -130,7 +132,7 @@ def task_alignment(
     )
 
 
-def _largest(trained: Sequence[Trained], shares: Sequence[Tensor]) -> tuple[Case, ...]:
+def _largest(trained: Sequence[Trained], shares: Sequence[Tensor]) -> tuple[CheckCase, ...]:
     """One case a setting, of all σ together: that no share is above 1."""
     merged: dict[str, list[Tensor]] = {}
     for run, share in zip(trained, shares, strict=True):
@@ -140,13 +142,13 @@ def _largest(trained: Sequence[Trained], shares: Sequence[Tensor]) -> tuple[Case
     )
 
 
-def trained_expectation(
+def check_trained_expectation(
     trained: Sequence[Trained], c: Callable[[int], float] = equations.mean_square_direction
 ) -> list[Check]:
     """Eq. 21 and its analogue for RA against the mean over trained tasks."""
     z = standard_errors(len(trained))
-    kernel: list[Case] = []
-    representation: list[Case] = []
+    kernel: list[CheckCase] = []
+    representation: list[CheckCase] = []
     for run in trained:
         KA_bias = _alignment_bound(run)
         # A cosine moves by at most twice its argument's relative change.
@@ -186,7 +188,7 @@ def aligned_start(d: int, sigma: float, R: int, angle: Tensor | None = None) -> 
     rng = torch.Generator().manual_seed(d)
     X = orthonormal(d + 3, d, rng=rng).mT
     beta = normal(R, d, rng=rng) / d**0.5
-    start = two_layer(R, d + 2, isotropic_spectrum(d, 1, sigma), sigma, rng)
+    start = draw_linear_networks(R, d + 2, isotropic_spectrum(d, 1, sigma), sigma, rng)
     direction = beta / beta.norm(dim=-1, keepdim=True)
     if angle is not None:
         other = normal(R, d, rng=rng)
@@ -195,14 +197,14 @@ def aligned_start(d: int, sigma: float, R: int, angle: Tensor | None = None) -> 
         direction = angle.cos()[:, None] * direction + angle.sin()[:, None] * other
     W_1 = torch.zeros_like(start.W_1)
     W_1[:, 0] = sigma * direction
-    start = TwoLayer(W_1, start.W_2)
-    return Trained(d, 1, sigma, X, beta, start, train_two_layer(start, X, beta))
+    start = LinearNetworks(W_1, start.W_2)
+    return Trained(d, 1, sigma, X, beta, start, train_linear_networks(start, X, beta))
 
 
-def proposition_1(R: int, angle: float = 0.0) -> Check:
+def check_proposition_1(R: int, angle: float = 0.0) -> Check:
     """KA = 1 from a rank-1 start along the task, at small σ and at others."""
     cases = []
-    for d, sigma in ((2, SMALL), (5, SMALL), (20, SMALL), (5, 0.1), (5, 1.0)):
+    for d, sigma in ((2, SMALL_SIGMA), (5, SMALL_SIGMA), (20, SMALL_SIGMA), (5, 0.1), (5, 1.0)):
         run = aligned_start(d, sigma, R, torch.full((R,), angle, dtype=torch.float64))
         KA = run.alignment
         # A cosine of m² products, of kernels that are sums of d and d + 2 products.

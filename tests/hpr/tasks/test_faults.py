@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hpr.tasks import Task, Trials, make_task
-from hpr.tasks.base import Loss, Split, finite
+from hpr.tasks.base import Loss, Split, all_finite
 from hpr.tasks.compiled_task import CompiledTask
 from hpr.tasks.conditions import Bank
 from hpr.tasks.streamed_task import StreamedTask
@@ -215,4 +215,4 @@ def test_a_task_at_fault_is_named(loss: Loss, change: dict[str, Any], message: s
 )
 def test_finite(values: list[float], expected: bool) -> None:
     """Also where the sum overflows and no number does; and without a warning."""
-    assert finite(np.array(values, np.float32)) is expected
+    assert all_finite(np.array(values, np.float32)) is expected
