@@ -11,9 +11,9 @@ from types import ModuleType
 
 import numpy as np
 
-from hpr.system.cache import cache_folder
 from hpr.system.extras import install
 from hpr.system.files import unusable, write_to_cache
+from hpr.system.paths import cache_folder
 
 from .base import Split
 from .digits import Pictures, RowDigits, as_one_row
