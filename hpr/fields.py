@@ -56,7 +56,7 @@ def hints(cls: type) -> dict[str, Any]:
 
 
 def survives_json(hint: Any) -> bool:
-    """Whether values of an annotation are equal to themselves after JSON: scalars, and tuples of scalars."""
+    """Whether values of an annotation can be restored from JSON: scalars and tuples of scalars can."""
     if get_origin(hint) in (Union, UnionType):
         [*others] = (option for option in get_args(hint) if option is not NoneType)
         # A field `bool | int` could hold 1 or True: they are equal, but JSON and keys tell them apart.
