@@ -1,4 +1,4 @@
-"""The shapes of the project's own tasks, known without making them: a plan needs neither NeuroGym nor files."""
+"""The shapes of the paper's and the project's tasks, known without making them, so that planning needs no files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .pattern import PatternGeneration
 from .student_teacher import student_teacher
 from .versions import own_version
 
-# The inputs of NeuroGym's environments by version; each has three classes.
+# The number of inputs of the paper's NeuroGym tasks by version; each has three classes.
 _NEUROGYM_INPUTS = {
     ("2AF", "0.0.2"): 3,
     ("2AF", NEUROGYM_VERSION): 3,
@@ -22,14 +22,14 @@ _NEUROGYM_INPUTS = {
     ("CXT", "0.0.2"): 7,
     ("CXT", NEUROGYM_VERSION): 5,
 }
-# Side of a task's square pictures.
+# Side of the square pictures, of tasks that show rows and of tasks that show whole pictures.
 _ROW_SIDES = {"sMNIST": 28, "sDigits": 8}
 _WHOLE_SIDES = {"MNIST": 28, "Digits": 8}
 
 
 @dataclass
 class TaskShape:
-    """A task's numbers of inputs, outputs and time steps, and the steps that its loss counts."""
+    """The dimensions of a task, and the time steps that its loss counts (see `Task`)."""
 
     N_in: int
     N_out: int
@@ -38,9 +38,10 @@ class TaskShape:
 
 
 def shape_of(name: str, version: str, dt: float) -> TaskShape | None:
-    """The shape of the task that `make_task` makes of the same arguments, dt in ms.
+    """Return the shape of the task that `make_task` would make of the same arguments; `dt` is in ms.
 
-    None where it must be made to know it, or can't be made: a NeuroGym id, or arguments that `make_task` refuses.
+    The result is None for a NeuroGym id, whose task must be made to know its shape, and for arguments that `make_task`
+    refuses.
     """
     if not 0 < dt < math.inf:
         return None
