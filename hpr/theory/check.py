@@ -1,4 +1,4 @@
-"""A check of one statement: numbers measured, numbers expected, and the error stated beforehand."""
+"""A check of one statement: measured and expected numbers, and the error that is stated beforehand."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hpr.theory.statements import Statement
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Chance that a true equation fails its Monte Carlo check, over all the cases of the check together.
+# Probability that a true equation fails its Monte Carlo check, over all cases of the check together.
 FALSE_ALARM = 0.01
 # Unit roundoff of fp64.
 ROUNDOFF = 2.0**-53
-# Least relative squared error that counts as none: a residual of 1e-10 of the target.
+# A smaller relative squared error counts as zero; the residual is then 1e-10 of the target.
 ZERO_ERROR = 1e-20
 
 CHECK_RULE = (
@@ -32,7 +32,7 @@ CHECK_RULE = (
 
 @dataclass(frozen=True)
 class CheckCase:
-    """One number of a check, from n values; `sd` is theirs where the number is their mean."""
+    """One number of a check, computed from n values; if it is their mean, `sd` is their standard deviation."""
 
     label: str
     measured: float
@@ -41,12 +41,12 @@ class CheckCase:
     n: int
     sd: float | None = None
     relation: Literal["equal", "at least", "at most"] = "equal"
-    # The largest error with which agreement means something.
+    # With a larger stated error, agreement is inconclusive.
     resolution: float = math.inf
 
     @property
     def deviation(self) -> float:
-        """By how much the measured value violates the relation; 0 where an inequality holds."""
+        """By how much the measured value violates the relation; 0 if an inequality holds."""
         excess = self.measured - self.expected
         if self.relation == "equal":
             return abs(excess)
@@ -63,7 +63,7 @@ class Check:
 
     @property
     def verdict(self) -> Literal["agrees", "disagrees", "inconclusive"]:
-        """By CHECK_RULE; a case that is not a number never agrees."""
+        """The verdict by CHECK_RULE; a NaN never agrees."""
         if any(case.deviation > case.error for case in self.cases):
             return "disagrees"
         fine = all(case.deviation <= case.error <= case.resolution for case in self.cases)
@@ -71,14 +71,14 @@ class Check:
 
 
 def standard_errors(cases: int) -> float:
-    """How many standard errors are stated for each of so many cases of one check."""
+    """The number z of standard errors that is stated for each case of a check with so many cases."""
     return NormalDist().inv_cdf(1 - FALSE_ALARM / 2 / cases)
 
 
 def average(
     label: str, values: Tensor, expected: float, error: float, resolution: float = math.inf
 ) -> CheckCase:
-    """The case of the mean of values [n]."""
+    """The case that compares the mean of values [n] with `expected`."""
     mean, sd = float(values.mean()), float(values.std())
     return CheckCase(label, mean, expected, error, len(values), sd, resolution=resolution)
 
@@ -90,6 +90,6 @@ def extreme(
     expected: float,
     error: float = 0.0,
 ) -> CheckCase:
-    """The case that all values [n] obey an inequality."""
+    """The case that all values [n] satisfy an inequality."""
     measured = float(values.min() if relation == "at least" else values.max())
     return CheckCase(label, measured, expected, error, len(values), relation=relation)

@@ -1,8 +1,8 @@
 """The closed forms of Section 2.3 and Appendix B, for two-layer linear networks y = W_2 W_1 x on whitened inputs.
 
 Tensors are fp64; leading dimensions are batches of networks or tasks. W_1 [..., N, d], W_2 [..., N],
-X [d, m] with X Xᵀ = I, and a task is β [..., d], β_i ~ N(0, 1/d), Y = βᵀ X. Directions are β̂ = β / ‖β‖, and
-M_0 = W_1ᵀ W_1 + ‖W_2‖² I is what Eq. 7 has between Xᵀ and X before training.
+X [d, m] with X Xᵀ = I. A task is β [..., d] with β_i ~ N(0, 1/d) and targets Y = βᵀ X; its direction is β̂ = β / ‖β‖.
+M_0 = W_1ᵀ W_1 + ‖W_2‖² I before training, so that Eq. 7 is K^(0) = Xᵀ M_0 X.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def batched_alignment(A: Tensor, B: Tensor) -> Tensor:
-    """Tr(A B) / (‖A‖ ‖B‖) of symmetric matrices [..., m, m] (Eq. 5, 6, 9)."""
+    """Tr(A B) / (‖A‖ ‖B‖) of symmetric matrices [..., m, m] (Eq. 5, 6, 9); `hpr.laziness.alignment` of many pairs."""
     return torch.nn.functional.cosine_similarity(A.flatten(-2), B.flatten(-2), dim=-1)
 
 
@@ -37,21 +37,13 @@ def final_kernel(X: Tensor, beta: Tensor) -> Tensor:
 
 
 def final_moment_distance(norm: Tensor, d: int, sigma: float) -> tuple[Tensor, Tensor]:
-    """What Eq. 8 leaves out, at most, of M = W_1ᵀ W_1 + ‖W_2‖² I and of W_1ᵀ W_1 after training.
+    """Upper bounds of the O(σ²) of Eq. 8: how far trained weights can be from the limit σ → 0.
 
-    Gradient flow keeps C = W_1 W_1ᵀ - W_2ᵀ W_2 and never lengthens E, the part of W_1 orthogonal to β̂
-    (∂E/∂t = -W_2ᵀ W_2 E). At the end W_1 = a β̂ᵀ + E, W_2 E = 0, W_2 a = ‖β‖. Both layers began with norm σ, so
-    ‖W_2‖² - ‖a‖² = ‖E‖² ≤ σ² and ‖C‖ ≤ σ²; and C W_2ᵀ = ‖β‖ a - ‖W_2‖² W_2ᵀ. With these,
-
-        ‖W_2‖² = ‖β‖ + ‖E‖²/2 + η,  ‖a‖² = ‖β‖ - ‖E‖²/2 + η,  0 ≤ η ≤ σ⁴ (1/4 + ‖W_2‖⁴/‖β‖²) / 2‖β‖,
-        ‖Eᵀ a‖ ≤ σ³ ‖W_2‖/‖β‖,  ‖W_2‖² ≤ σ²/2 + √(‖β‖² + σ⁴/4),
-
-    so that Frobenius norms of the differences from ‖β‖ (β̂ β̂ᵀ + I) and from ‖β‖ β̂ β̂ᵀ are at most
-
-        (1 + √(d-1)/2) σ² + √2 ‖Eᵀ a‖ + √(d+3) η  and  √5/2 σ² + √2 ‖Eᵀ a‖ + η.
+    The first is the largest Frobenius norm of W_1ᵀ W_1 + ‖W_2‖² I - ‖β‖ (β̂ β̂ᵀ + I), the second that of
+    W_1ᵀ W_1 - ‖β‖ β̂ β̂ᵀ, both after training by gradient flow. docs/theory.md derives them.
 
     Args:
-        norm: ‖β‖ [R].
+        norm: ‖β‖ of R tasks, [R].
         d: input dimension.
         sigma: ‖W_1‖ = ‖W_2‖ before training.
 
@@ -66,10 +58,7 @@ def final_moment_distance(norm: Tensor, d: int, sigma: float) -> tuple[Tensor, T
 
 
 def mean_square_direction(d: int) -> float:
-    """c = 1/d, the constant of Lemma 2: E[β̂ᵀ M β̂] = c Tr M; the paper leaves its value open.
-
-    By Eq. 16 and 17 every E[β̂_j²] is the same c, and their sum is E[‖β̂‖²] = 1: so d c = 1.
-    """
+    """c = 1/d, the constant of Lemma 2, E[β̂ᵀ M β̂] = c Tr M. The paper leaves c open; docs/theory.md derives it."""
     return 1 / d
 
 
@@ -105,10 +94,10 @@ def largest_expected_alignment(d: int) -> float:
 
 
 def expected_representation_alignment(s: Tensor, c: float) -> Tensor:
-    """E_β[RA] = c σ² / √(Σ s_j⁴), up to O(σ²): Theorem 1 for R = Hᵀ H, which Section 2.3 says follows.
+    """E_β[RA] = c σ² / √(Σ s_j⁴), up to O(σ²): the analogue of Eq. 21 for R = Hᵀ H, which Section 2.3 mentions.
 
-    As R^(0) = Xᵀ W_1ᵀ W_1 X and R^(f) = ‖β‖ Xᵀ β̂ β̂ᵀ X + O(σ²), RA = β̂ᵀ W_1ᵀ W_1 β̂ / ‖W_1ᵀ W_1‖; then Lemma 2. It is
-    maximal where Eq. 21 is; at rank r with equal singular values it is c √r.
+    RA = β̂ᵀ W_1ᵀ W_1 β̂ / ‖W_1ᵀ W_1‖ up to O(σ²), to which Lemma 2 applies. The maximum is at the same s as that of
+    Eq. 21; for r equal singular values the result is c √r.
     """
     return c * s.square().sum(-1) / s.pow(4).sum(-1).sqrt()
 

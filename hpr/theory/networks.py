@@ -1,4 +1,4 @@
-"""Small networks of the theory, really trained: gradient descent in fp64, many networks at once."""
+"""The theory's small networks, trained by gradient descent in fp64, many networks at once."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from hpr.theory.equations import linear_network_kernel
 from hpr_kernels import leaky_rnn
 
-# Time steps of the recurrent networks, the last without input.
+# Time steps of the recurrent networks; the last one has no input.
 TIME_STEPS = 4
-# Sum of squared errors, of targets of norm 1, at which there is nothing left to learn.
+# Training stops at this sum of squared errors over all networks; each target has norm 1.
 VANISHED_LOSS = 1e-26
 
 
@@ -24,12 +24,12 @@ def normal(*shape: int, rng: torch.Generator) -> Tensor:
 
 
 def orthonormal(*shape: int, rng: torch.Generator) -> Tensor:
-    """Random matrices [..., n, k] of k ≤ n orthonormal columns."""
+    """Random matrices [..., n, k] with k ≤ n orthonormal columns."""
     return torch.linalg.qr(normal(*shape, rng=rng))[0]
 
 
 def isotropic_spectrum(d: int, rank: int, sigma: float) -> Tensor:
-    """`rank` equal singular values and d - rank zeros, of Frobenius norm σ: [d]."""
+    """Singular values [d]: `rank` equal ones and d - rank zeros, with Frobenius norm σ."""
     s = torch.zeros(d, dtype=torch.float64)
     s[:rank] = sigma / math.sqrt(rank)
     return s
@@ -55,7 +55,7 @@ class LinearNetworks:
 def draw_linear_networks(
     R: int, N: int, s: Tensor, sigma: float, rng: torch.Generator
 ) -> LinearNetworks:
-    """Networks with singular values s [d] of W_1, random singular vectors, and ‖W_2‖ = σ; N ≥ d."""
+    """Draw R networks: W_1 has singular values s [d] and random singular vectors, ‖W_2‖ = σ; N ≥ d."""
     (d,) = s.shape
     W_1 = orthonormal(R, N, d, rng=rng) * s @ orthonormal(R, d, d, rng=rng).mT
     W_2 = normal(R, N, rng=rng)
@@ -77,12 +77,12 @@ def train_linear_networks(
         start: R networks.
         X: inputs [d, m].
         beta: their tasks [R, d].
-        step: learning rate times ‖β‖, so that all tasks take as many iterations.
-        tolerance: relative error at the end.
-        iterations: the most that it may take.
+        step: learning rate times ‖β‖; with this scaling all tasks need about as many iterations.
+        tolerance: the relative error at which training stops.
+        iterations: the largest number of iterations.
 
     Raises:
-        RuntimeError: a network did not get there.
+        RuntimeError: a network did not reach the tolerance.
     """
     weights = [start.W_1.clone().requires_grad_(), start.W_2.clone().requires_grad_()]
     rates = step / beta.norm(dim=-1)
@@ -102,7 +102,7 @@ def train_linear_networks(
 
 @dataclass(frozen=True)
 class RecurrentTask:
-    """R linear recurrent networks, their inputs, and targets of the last step (Eq. 25).
+    """R linear recurrent networks and their inputs; the output is that of the last step (Eq. 25).
 
     h_{t+1} = ρ h_t + (1 - ρ)(W_h h_t + X_t), h_0 = 0, y = w h_T. The last step has no input, so that at ρ = 0
     y = w W_h Σ_t W_h^{T-t-1} X_t.
@@ -114,7 +114,7 @@ class RecurrentTask:
     rho: float
 
     def states(self, recurrent: Tensor | None = None) -> Tensor:
-        """h_T of every data point, as columns: [R, N, B]."""
+        """h_T of every data point, as columns, [R, N, B]; with other recurrent weights if they are given."""
         W_h = self.recurrent if recurrent is None else recurrent
         eye = torch.eye(W_h.shape[-1], dtype=W_h.dtype).expand_as(W_h)
         return leaky_rnn(self.x, W_h, eye, self.rho, "linear")[:, -1].mT
@@ -123,9 +123,9 @@ class RecurrentTask:
 def recurrent_task(
     R: int, ranks: Sequence[int], N: int, N_out: int, B: int, rho: float, rng: torch.Generator
 ) -> RecurrentTask:
-    """R Gaussian networks at each rank: W_h cut to its top singular triplets, rescaled to its norm.
+    """Draw R Gaussian networks and truncate each W_h to each of `ranks`, rescaled to its Frobenius norm before.
 
-    The network (rank i, replicate r) is number i R + r; all ranks share the Gaussian weights and the inputs.
+    Network i R + r has the rank ranks[i] and the Gaussian weights and inputs of replicate r, which all ranks share.
     """
     U, s, Vh = torch.linalg.svd(normal(R, N, N, rng=rng) / math.sqrt(N))
     kept = s * (torch.arange(N) < torch.tensor(ranks)[:, None, None])  # [ranks, R, N]
@@ -145,14 +145,14 @@ def recurrent_task(
 def train_recurrent(
     task: RecurrentTask, target: Tensor, *, freeze: bool, iterations: int, momentum: float = 0.95
 ) -> tuple[Tensor, Tensor]:
-    """Gradient descent with momentum on ‖Y - w h_T‖² / 2, of w alone (`freeze`) or of w and W_h.
+    """Gradient descent with momentum on ‖Y - w h_T‖² / 2, of w only (`freeze`) or of w and W_h.
 
     Args:
         task: R networks.
         target: Y [R, N_out, B], of norm about 1.
-        freeze: whether W_h stays as it is.
-        iterations: the most; fewer where all errors have vanished.
-        momentum: of the heavy ball.
+        freeze: whether W_h is kept fixed.
+        iterations: the largest number; training stops earlier at a loss below `VANISHED_LOSS`.
+        momentum: the coefficient of heavy-ball momentum.
 
     Returns:
         ‖Y - w h_T‖² / ‖Y‖² [R] and W_h [R, N, N] at the end.
@@ -162,7 +162,7 @@ def train_recurrent(
     weights = [readout] if freeze else [readout, recurrent]
     velocity = [torch.zeros_like(W) for W in weights]
     states = task.states()
-    # 1 / ‖h_T‖² is a stable rate for w; the steeper surface of both w and W_h takes a smaller one.
+    # 1 / ‖h_T‖² is a stable rate for w; training W_h as well needs a smaller one.
     rate = (1.0 if freeze else 0.1) / torch.linalg.matrix_norm(states, 2) ** 2
     for _ in range(iterations):
         if not freeze:

@@ -1,4 +1,4 @@
-"""Steps of Appendix B that don't hold as they are printed; no conclusion rests on them."""
+"""Checks of steps of Appendix B that don't hold as printed; no conclusion depends on them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hpr.theory.check import ROUNDOFF, Check, CheckCase
 from hpr.theory.networks import isotropic_spectrum, normal, orthonormal
 from hpr.theory.statements import STATEMENTS
 
-# What SciPy's quadrature promises; the rounding of the rest is far below.
+# The accuracy of SciPy's quadrature; the other rounding errors are far smaller.
 ACCURACY = 1.5e-8
 
 
 def check_printed_steps() -> list[Check]:
-    """Eq. 12, 15, 20 and the solutions of Eq. 22, each against its own surroundings."""
+    """Compare Eq. 12, 15, 20 and the solutions of Eq. 22 as printed with the equations around them."""
     return [_final_norm(), _gaussian_density(), _squared_moment(), _stationary_points()]
 
 
@@ -75,7 +75,7 @@ def _squared_moment() -> Check:
 
 
 def stationarity(s: Tensor) -> float:
-    """Largest entry of the gradient of Σ s_j⁴ along the sphere Σ s_j² = σ²: zero at a KKT point of Eq. 22."""
+    """Largest entry of the gradient of Σ s_j⁴ along the sphere Σ s_j² = σ²; it is zero at a KKT point of Eq. 22."""
     gradient = 4 * s.pow(3)
     along = gradient - (gradient @ s) / (s @ s) * s
     return float(along.abs().max())

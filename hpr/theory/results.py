@@ -1,4 +1,4 @@
-"""All checks of the theory, and the numbers that its figure draws."""
+"""Run all checks of the theory and keep the numbers that its figure draws."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hpr.theory.size import Size
 
 @dataclass(frozen=True)
 class Results:
-    """Checks in the paper's order, and what they rest on."""
+    """The checks in the paper's order, and the data behind those that the figure draws."""
 
     checks: tuple[Check, ...]
     expected: Check  # Eq. 21 by Monte Carlo
@@ -28,7 +28,7 @@ class Results:
 
 @cache
 def run_checks(size: Size) -> Results:
-    """Compute everything; the same size gives the same numbers, and is computed once a process."""
+    """Run all checks. One size always gives the same numbers, and each process computes them once."""
     R = size.trained
     swept = tuple(
         two_layer_checks.train_tasks(d, rank, sigma, R)
