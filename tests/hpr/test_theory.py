@@ -1,4 +1,4 @@
-"""The theory's checks: each accepts the paper's equation, and rejects one that is a little wrong."""
+"""Each check of the theory accepts the paper's equation and rejects a slightly wrong one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NETWORKS = 100
 
 @pytest.fixture(scope="module")
 def trained() -> list[two_layer_checks.Trained]:
-    """Rank 1 and full rank, at two σ."""
+    """Trained networks of rank 1 and of full rank, at two σ."""
     return [
         two_layer_checks.train_tasks(d, rank, sigma, NETWORKS)
         for d, rank in ((2, 1), (5, 5))
@@ -60,7 +60,7 @@ def verdicts(checks: list[Check]) -> list[str]:
     return [check.verdict for check in checks]
 
 
-# What c might wrongly be: Eq. 15 as printed, off by one dimension, no task at all, the other convention.
+# Wrong values of c: Eq. 15 as printed, a wrong dimension, no dependence on the task, other normalisations.
 WRONG: dict[str, Callable[[int], float]] = {
     "Eq. 15 as printed": lambda d: 2 ** (-d / 2) / d,
     "1/(d+1)": lambda d: 1 / (d + 1),
@@ -114,7 +114,7 @@ def test_training_descends_the_loss_of_the_data(rng: torch.Generator) -> None:
     beta = normal(1, d, rng=rng)
     end = train_linear_networks(start, X, beta, step=0.01)
     assert (end.W_2[0] @ end.W_1[0] - beta[0]).norm() < 1e-9 * beta.norm()
-    # What gradient flow conserves, small steps nearly do.
+    # Gradient flow conserves this matrix, and small steps nearly do.
     before, after = (
         net.W_1[0] @ net.W_1[0].mT - torch.outer(net.W_2[0], net.W_2[0]) for net in (start, end)
     )
@@ -198,7 +198,7 @@ def test_eq_18_is_eq_21_for_equal_norms(d: int, ranks: str, rng: torch.Generator
 def test_theorem_1_by_optimisation() -> None:
     check, optimum = expectation_checks.check_maximiser(4)
     assert check.verdict == "agrees"
-    # Starts were not at the end already, and some were near the minimum.
+    # The starts differ from the ends, and some are near the minimum.
     assert abs(optimum.starts - 0.2).max(axis=1).min() > 0.1
     assert optimum.starts.max() > 0.99
     at_the_end = equations.expected_alignment_of_spectrum(
@@ -214,7 +214,7 @@ def test_proposition_1_needs_the_tasks_direction() -> None:
 
 def test_proposition_2(losses: recurrent_checks.Losses) -> None:
     assert verdicts(recurrent_checks.check_proposition_2(losses)) == ["agrees"] * 4 + ["disagrees"]
-    # At and above the number of data points any target is learned with W_h frozen.
+    # At ranks above the number of data points, any target is learned with W_h frozen.
     assert all(losses.frozen[rank].max() < ZERO_ERROR for rank in (12, 24))
     assert all(losses.frozen[rank].min() > 0.05 for rank in (1, 2, 3, 5))
     assert all(losses.leaky[rank].max() < ZERO_ERROR for rank in recurrent_checks.INITIAL_RANKS)

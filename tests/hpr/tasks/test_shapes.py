@@ -25,7 +25,7 @@ VERSIONS = ("0.0.2", "2.3", "1", "0.1")
 
 @pytest.fixture(scope="module")
 def mnist_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of MNIST's form and of its size, but for the number of pictures."""
+    """Files of MNIST's form with 3 blank pictures of its size."""
     folder = tmp_path_factory.mktemp("mnist")
     for part in ("train", "t10k"):
         images, labels = np.zeros((3, 28, 28), np.uint8), np.zeros(3, np.uint8)
