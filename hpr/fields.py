@@ -159,7 +159,7 @@ def _integer(value: Any) -> int:
     return int(value)
 
 
-def _number(value: Any) -> float:
+def _finite_float(value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise _Mismatch
     try:
@@ -172,7 +172,7 @@ def _number(value: Any) -> float:
     return number + 0.0
 
 
-def _text(value: Any) -> str:
+def _line_of_text(value: Any) -> str:
     if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= LONGEST_TEXT:
         raise _Mismatch
     # A member of a str enumeration becomes a plain str.
@@ -182,8 +182,8 @@ def _text(value: Any) -> str:
 _SCALARS: dict[Any, Callable[[Any], Any]] = {
     bool: functools.partial(_instance, bool),
     int: _integer,
-    float: _number,
-    str: _text,
+    float: _finite_float,
+    str: _line_of_text,
 }
 
 

@@ -28,7 +28,7 @@ _WHOLE_SIDES = {"MNIST": 28, "Digits": 8}
 
 
 @dataclass
-class TaskShape:
+class TaskDimensions:
     """The dimensions of a task, and the time steps that its loss counts (see `Task`)."""
 
     N_in: int
@@ -37,7 +37,7 @@ class TaskShape:
     loss_steps: Literal["all", "last"]
 
 
-def shape_of(name: str, version: str, dt: float) -> TaskShape | None:
+def shape_of(name: str, version: str, dt: float) -> TaskDimensions | None:
     """Return the shape of the task that `make_task` would make of the same arguments; `dt` is in ms.
 
     The result is None for a NeuroGym id, whose task must be made to know its shape, and for arguments that `make_task`
@@ -49,17 +49,17 @@ def shape_of(name: str, version: str, dt: float) -> TaskShape | None:
         periods = PAPER_TASKS[name].timing.values()
         if any(length % dt for length in periods):
             return None
-        return TaskShape(_NEUROGYM_INPUTS[name, version], 3, int(sum(periods) / dt), "all")
+        return TaskDimensions(_NEUROGYM_INPUTS[name, version], 3, int(sum(periods) / dt), "all")
     if version != own_version(name):
         return None
     if name in _ROW_SIDES:
-        return TaskShape(_ROW_SIDES[name], 10, _ROW_SIDES[name], "last")
+        return TaskDimensions(_ROW_SIDES[name], 10, _ROW_SIDES[name], "last")
     if name in _WHOLE_SIDES:
-        return TaskShape(_WHOLE_SIDES[name] ** 2, 10, 1, "last")
+        return TaskDimensions(_WHOLE_SIDES[name] ** 2, 10, 1, "last")
     try:
         task: Task = (
             PatternGeneration(dt) if name == PatternGeneration.name else student_teacher(name)
         )
     except ValueError:
         return None
-    return TaskShape(task.N_in, task.N_out, task.T, task.loss_steps)
+    return TaskDimensions(task.N_in, task.N_out, task.T, task.loss_steps)

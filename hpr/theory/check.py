@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FALSE_ALARM = 0.01
 # Unit roundoff of fp64.
 ROUNDOFF = 2.0**-53
-# A smaller relative squared error counts as zero; the residual is then 1e-10 of the target.
+# A relative squared error below this counts as zero: the residual is below 1e-10 of the target.
 ZERO_ERROR = 1e-20
 
 CHECK_RULE = (
@@ -71,7 +71,7 @@ class Check:
 
 
 def standard_errors(cases: int) -> float:
-    """The number z of standard errors that is stated for each case of a check with so many cases."""
+    """The stated error of each case in standard errors, z, for a check with this number of cases."""
     return NormalDist().inv_cdf(1 - FALSE_ALARM / 2 / cases)
 
 

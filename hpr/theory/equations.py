@@ -1,8 +1,8 @@
 """The closed forms of Section 2.3 and Appendix B, for two-layer linear networks y = W_2 W_1 x on whitened inputs.
 
-Tensors are fp64; leading dimensions are batches of networks or tasks. W_1 [..., N, d], W_2 [..., N],
-X [d, m] with X Xᵀ = I. A task is β [..., d] with β_i ~ N(0, 1/d) and targets Y = βᵀ X; its direction is β̂ = β / ‖β‖.
-M_0 = W_1ᵀ W_1 + ‖W_2‖² I before training, so that Eq. 7 is K^(0) = Xᵀ M_0 X.
+Tensors are fp64; leading dimensions are batches of networks or tasks. The weights are W_1 [..., N, d] and
+W_2 [..., N], the inputs X [d, m] with X Xᵀ = I. A task is β [..., d] with β_i ~ N(0, 1/d) and targets Y = βᵀ X; its
+direction is β̂ = β / ‖β‖. M_0 = W_1ᵀ W_1 + ‖W_2‖² I before training, so that Eq. 7 is K^(0) = Xᵀ M_0 X.
 """
 
 from __future__ import annotations

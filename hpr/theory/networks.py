@@ -123,7 +123,7 @@ class RecurrentTask:
 def recurrent_task(
     R: int, ranks: Sequence[int], N: int, N_out: int, B: int, rho: float, rng: torch.Generator
 ) -> RecurrentTask:
-    """Draw R Gaussian networks and truncate each W_h to each of `ranks`, rescaled to its Frobenius norm before.
+    """Draw R Gaussian networks, truncate each W_h to each of `ranks`, and restore its Frobenius norm.
 
     Network i R + r has the rank ranks[i] and the Gaussian weights and inputs of replicate r, which all ranks share.
     """

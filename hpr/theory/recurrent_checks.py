@@ -33,7 +33,7 @@ class Losses:
     reachable: dict[int, Tensor]  # W_h frozen, targets that some readout of this network produces
     leaky: dict[int, Tensor]  # W_h frozen, with the leak of Eq. 1
     trained: dict[int, Tensor]  # W_h trained
-    movement: dict[int, Tensor]  # W_h trained: ‖W_h^(f) - W_h^(0)‖ / ‖W_h^(0)‖, which is no error
+    movement: dict[int, Tensor]  # W_h trained: the relative change ‖W_h^(f) - W_h^(0)‖ / ‖W_h^(0)‖
 
 
 @cache

@@ -12,7 +12,7 @@ from hpr.experiment.plan import tasks
 from hpr.figures import Settings, discover
 from hpr.tasks import TASKS, make_task, task_version
 from hpr.tasks.paper import PAPER_TASKS
-from hpr.tasks.shapes import TaskShape, shape_of
+from hpr.tasks.shapes import TaskDimensions, shape_of
 
 STUDENTS = (
     "student-teacher(d=2)",
@@ -46,7 +46,7 @@ def test_a_shape_is_that_of_the_task_made_and_none_where_it_cannot_be_made(
         except ValueError:
             assert shape_of(name, version, dt) is None, dt
         else:
-            made = TaskShape(task.N_in, task.N_out, task.T, task.loss_steps)
+            made = TaskDimensions(task.N_in, task.N_out, task.T, task.loss_steps)
             assert shape_of(name, version, dt) == made, dt
 
 
