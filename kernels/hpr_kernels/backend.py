@@ -29,8 +29,8 @@ BACKENDS = ("auto", "torch", "interpret")
 
 # How a product of fp32 numbers is made: on the ordinary units, or on tensor cores from three TF32 products (all but the
 # last bits of fp32) or one (10-bit mantissas).
-PRECISIONS = ("ieee", "tf32x3", "tf32")
-DEFAULT_PRECISION = "tf32x3"
+PRECISIONS = checks.PRECISIONS
+DEFAULT_PRECISION: checks.Precision = "tf32x3"
 
 # The oldest Triton that has what the kernels use, and the newest that they were tested with.
 OLDEST_TRITON = (3, 6)

@@ -6,12 +6,26 @@ import operator
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+# Every choice that a public function offers, as a type for mypy and as the values for the check at run time.
+Activation = Literal["relu", "linear"]
+Precision = Literal["ieee", "tf32x3", "tf32"]
+Reduction = Literal["full", "trace", "diagonal"]
+Order = Literal["auto", "hadamard", "propagate", "dense"]
+Group = Literal["recurrent", "input", "readout"]
+TwoLayerGroup = Literal["hidden", "readout"]
 Outputs = Literal["all", "last"] | Sequence[int]
+
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
+ORDERS: tuple[Order, ...] = get_args(Order)
+GROUPS: tuple[Group, ...] = get_args(Group)
+TWO_LAYER_GROUPS: tuple[TwoLayerGroup, ...] = get_args(TwoLayerGroup)
 
 
 class NonFinite(ValueError):
