@@ -6,7 +6,7 @@ The interpreter is slow: `CASES` covers each size of N, B, T, R and each activat
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -20,6 +20,11 @@ from hpr_kernels.recurrence import eager, reference
 from hpr_kernels.testing import Network, assert_close, random_network, relative_error
 
 pytest.importorskip("triton")
+
+
+def rates_of(x: Tensor, recurrent: Tensor, input: Tensor, rho: float = 0.367) -> Tensor:
+    """`leaky_rnn` with the weights in the positions of the reference."""
+    return leaky_rnn(x, recurrent=recurrent, input=input, rho=rho)
 
 
 class Case(NamedTuple):
@@ -163,10 +168,10 @@ def test_gradients(rng: torch.Generator, device: str) -> None:
         return torch.func.grad(loss, argnums=(0, 1, 2))(*leaves)
 
     leaves = [value.clone().requires_grad_() for value in net[:3]]
-    leaky_rnn(*leaves, 0.367).square().sum().backward()
+    rates_of(*leaves).square().sum().backward()
     for leaf, by_func, wanted, theirs in zip(
         leaves,
-        gradients(leaky_rnn, *net[:3]),
+        gradients(rates_of, *net[:3]),
         gradients(reference.leaky_rnn, *exact[:3]),
         gradients(reference.leaky_rnn, *net[:3]),
         strict=True,
@@ -181,12 +186,12 @@ def test_pack_is_its_networks(rng: torch.Generator, device: str) -> None:
     """Bit for bit: a result depends on no other network of the pack, and is the same each time."""
     _, net = networks(rng, CASES[1], device)
     options = {"recurrent": net.recurrent, "readout": net.readout, "rho": 0.367}
-    rates = leaky_rnn(*net[:3], 0.367)
+    rates = rates_of(*net[:3])
     adjoints = leaky_rnn_adjoints(rates, outputs=[2, 5], **options)
-    assert torch.equal(leaky_rnn(*net[:3], 0.367), rates)
+    assert torch.equal(rates_of(*net[:3]), rates)
     for r in range(CASES[1].R):
         x, recurrent, input, readout = (value[r] for value in net)
-        alone = leaky_rnn(x, recurrent, input, 0.367)
+        alone = rates_of(x, recurrent, input)
         assert torch.equal(alone, rates[r])
         options = {"recurrent": recurrent, "readout": readout, "rho": 0.367}
         assert torch.equal(leaky_rnn_adjoints(alone, outputs=[2, 5], **options), adjoints[r])
@@ -197,7 +202,7 @@ def test_nan_is_not_lost(rng: torch.Generator, device: str) -> None:
     """A diverged example shows in its own rates and in no others."""
     _, net = networks(rng, CASES[1], device)
     net.x[0, 2, 5] = torch.nan
-    dead = leaky_rnn(*net[:3], 0.367).isnan()
+    dead = rates_of(*net[:3]).isnan()
     expected = torch.zeros_like(dead)
     expected[0, 2:, 5] = True
     assert torch.equal(dead, expected)
@@ -219,13 +224,13 @@ def test_kernel_of_a_network(rng: torch.Generator, device: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_precision_on_a_card(
-    rng: torch.Generator, precision: str, monkeypatch: pytest.MonkeyPatch
+    rng: torch.Generator, precision: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each precision errs at most twice as much as torch does: `tf32` as torch's TF32, the others as its fp32."""
     exact, net = networks(rng, CASES[4], "cuda")
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", precision == "tf32")
     assert_as_good_as_torch(
-        leaky_rnn(*net[:3], 0.367, precision=precision),
+        leaky_rnn(net.x, recurrent=net.recurrent, input=net.input, rho=0.367, precision=precision),
         reference.leaky_rnn(*exact[:3], 0.367),
         reference.leaky_rnn(*net[:3], 0.367),
     )
