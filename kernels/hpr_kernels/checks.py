@@ -131,13 +131,17 @@ class BudgetTooSmallError(ValueError):
 
 def flag(name: str, value: bool) -> bool:
     """`value` as a bool; it must be Python's or NumPy's True or False."""
+    if not _is_bool(value):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
+def _is_bool(value: object) -> bool:
+    """Whether `value` is a bool of Python or NumPy, which is not imported here."""
     kind = type(value)
-    # NumPy is not imported here. Its bool is named `bool_` before NumPy 2, and `bool` since.
-    if isinstance(value, bool) or (
-        kind.__module__ == "numpy" and kind.__name__ in ("bool_", "bool")
-    ):
-        return bool(value)
-    raise TypeError(f"{name}: expected True or False, got {value!r}")
+    # The class is named `bool_` before NumPy 2, and `bool` since.
+    numpys = kind.__module__ == "numpy" and kind.__name__ in ("bool_", "bool")
+    return isinstance(value, bool) or numpys
 
 
 def groups(parameters: Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -189,7 +193,7 @@ def steps(outputs: Outputs, T: int) -> tuple[int, ...]:
 
 def _step(t: object, T: int) -> int:
     """Step `t` as an int, where a negative step counts from the end; a bool is a TypeError."""
-    if isinstance(t, bool) or getattr(t, "dtype", None) == torch.bool:
+    if _is_bool(t) or getattr(t, "dtype", None) == torch.bool:
         raise TypeError
     number = operator.index(t)  # type: ignore[arg-type]
     return number + T if number < 0 else number

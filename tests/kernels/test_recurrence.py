@@ -1,4 +1,4 @@
-"""The recurrence, its gradients and its adjoints against the fp64 reference, and under torch.func."""
+"""Tests of the recurrence, its gradients and its adjoints against the fp64 reference, and under torch.func."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ACTIVATIONS = ("relu", "linear")
 def rates_of(
     x: Tensor, recurrent: Tensor, input: Tensor, rho: float = RHO, activation: Any = "relu"
 ) -> Tensor:
-    """`leaky_rnn` with the weights in the positions of the reference, as `torch.func` passes them."""
+    """`leaky_rnn` with positional weights like the reference, because `torch.func` differentiates by position."""
     return leaky_rnn(x, recurrent=recurrent, input=input, rho=rho, activation=activation)
 
 
@@ -117,7 +117,7 @@ def test_torch_func(rng: torch.Generator, N: int, transform: Callable[..., Tenso
 
 
 def test_operators_keep_their_contract(rng: torch.Generator) -> None:
-    """Shapes, strides and aliasing are as the shape rules say, which is what `torch.compile` relies on."""
+    """Shapes, strides and aliasing agree with the shape rules, on which `torch.compile` relies."""
     net = random_network(rng, N=33, T=4, B=5, R=2)
     trace = op._trace(*net[:3], RHO, "relu", "ieee")
     for operator, arguments in ((op._trace, net[:3]), (op._backward, (trace, trace, *net[1:3]))):
@@ -128,7 +128,7 @@ def test_operators_keep_their_contract(rng: torch.Generator) -> None:
         )
 
 
-# Torch warns of what its own tracing of a Function does.
+# Torch's own tracing of a Function causes this warning.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiles_without_a_break(rng: torch.Generator) -> None:
     net = random_network(rng, N=33, T=4, B=5, R=2)
