@@ -91,7 +91,7 @@ class PaperSize:
     outputs: checks.Outputs
 
 
-# 2AF, DMS and CXT; sequential MNIST; the widest network of all.
+# In this order: 2AF, DMS and CXT; sequential MNIST; the widest network of the paper.
 PAPER_SIZES = (
     PaperSize(T=8, B=32, N=300, N_in=3, N_out=3, outputs="all"),
     PaperSize(T=28, B=200, N=300, N_in=28, N_out=10, outputs="last"),
