@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hpr.paths import expanded
+from hpr.system.paths import expanded
 
 
 class UsageError(Exception):

@@ -1,7 +1,6 @@
 """The paper's tasks, and any NeuroGym task, as pure functions from (seed, step) to trials."""
 
 from .base import Split, Task, Trials
-from .content import bind
 from .mnist import MnistUnavailable, find_mnist
 from .registry import TASKS, make_task
 
@@ -11,7 +10,6 @@ __all__ = [
     "Split",
     "Task",
     "Trials",
-    "bind",
     "find_mnist",
     "make_task",
 ]

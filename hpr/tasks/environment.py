@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hpr.extras import install
+from hpr.system.extras import install
 
 NEUROGYM_VERSION = "2.3"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpr.files import GARBLED, LARGEST, open_bounded
+from hpr.system.files import GARBLED, LARGEST, open_bounded
 
 _UNSIGNED_BYTE = 0x08
 _CHUNK = 2**20

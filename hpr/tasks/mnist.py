@@ -11,9 +11,9 @@ from types import ModuleType
 
 import numpy as np
 
-from hpr.cache import cache_folder
-from hpr.extras import install
-from hpr.files import unusable, write_to_cache
+from hpr.system.cache import cache_folder
+from hpr.system.extras import install
+from hpr.system.files import unusable, write_to_cache
 
 from .base import Split
 from .digits import Pictures, RowDigits, whole

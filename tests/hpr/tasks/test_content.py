@@ -15,14 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from hpr.connectivity import SVD, Dense
-from hpr.executors import Outcome, run_local, tasks
-from hpr.runs import RunSpec
-from hpr.store import Store
-from hpr.tasks import TASKS, Task, bind, make_task, paper
+from hpr.connectivity import Dense, LowRank
+from hpr.experiment.binding import bind
+from hpr.experiment.execution import Outcome, run_local
+from hpr.experiment.plan import tasks
+from hpr.experiment.specification import RunSpec
+from hpr.experiment.store import Store
+from hpr.tasks import TASKS, Task, make_task, paper
 from hpr.tasks.compiled import CompiledTask
 from hpr.tasks.streamed import StreamedTask
-from hpr.training import train_pack
+from hpr.training.loop import train_pack
 
 neurogym = pytest.importorskip("neurogym")
 
@@ -33,7 +35,7 @@ from neurogym.utils import spaces  # noqa: E402
 CPU = torch.device("cpu")
 NAME = "OwnChoice-v0"
 SPEC = RunSpec(
-    NAME, SVD(rank=1), seed=0, task_version="2.3", N=9, batch=3, iterations=2, trials=4,
+    NAME, LowRank(rank=1), seed=0, task_version="2.3", N=9, batch=3, iterations=2, trials=4,
     kernel_trials=2,
 )  # fmt: skip
 

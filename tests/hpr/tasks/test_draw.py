@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpr.extras import install
+from hpr.system.extras import install
 from hpr.tasks import TASKS, Task, Trials, make_task
 
 pytest.importorskip("neurogym")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpr.executors import tasks
+from hpr.experiment.plan import tasks
 from hpr.figures import Settings, discover
 from hpr.tasks import TASKS, make_task
 from hpr.tasks.shapes import Shape, shape_of
@@ -66,8 +66,9 @@ def test_what_is_no_task_of_the_projects_has_no_shape(name: str) -> None:
 def test_a_neurogym_id_is_made_to_know_its_shape() -> None:
     assert shape_of("GoNogo-v0", "2.3", 100.0) is None
     from hpr.connectivity import Dense
-    from hpr.executors import pack_cost
-    from hpr.runs import RunSpec, cost
+    from hpr.experiment.cost import cost
+    from hpr.experiment.plan import pack_cost
+    from hpr.experiment.specification import RunSpec
 
     spec = RunSpec("GoNogo-v0", Dense(), seed=0, task_version="2.3")
     assert pack_cost([spec], tasks()) == cost([spec], make_task("GoNogo-v0", version="2.3"))
