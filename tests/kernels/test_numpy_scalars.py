@@ -47,7 +47,7 @@ def adjoints(**options: Any) -> Tensor:
 
 def alignment(**options: Any) -> Tensor:
     before, after = every(net()), {name: 2 * w for name, w in every(net()).items()}
-    return hpr_kernels.leaky_rnn_kernel_alignment(net().x, before, after, **options)
+    return hpr_kernels.leaky_rnn_kernel_alignment(net().x, before=before, after=after, **options)
 
 
 def module(**options: Any) -> Tensor:
