@@ -117,7 +117,8 @@ class RecurrentTask:
         """h_T of every data point, as columns, [R, N, B]; with other recurrent weights if they are given."""
         W_h = self.recurrent if recurrent is None else recurrent
         eye = torch.eye(W_h.shape[-1], dtype=W_h.dtype).expand_as(W_h)
-        return leaky_rnn(self.x, W_h, eye, self.rho, "linear")[:, -1].mT
+        h = leaky_rnn(self.x, recurrent=W_h, input=eye, rho=self.rho, activation="linear")
+        return h[:, -1].mT
 
 
 def recurrent_task(
