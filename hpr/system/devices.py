@@ -1,8 +1,8 @@
 """The device to train on and its expected speed. PyTorch is imported only if the machine can have a CUDA card.
 
-`import torch` takes seconds, and so does importing `hpr_kernels`, which imports torch. A dry run or `--list` needs only
-two small modules of these packages that import nothing of them: `torch/version.py` and `hpr_kernels/cores.py`. `_alone`
-loads such a module from its file.
+`import torch` takes seconds, and so does `import hpr_kernels`, because it imports torch. A dry run and `--list` need
+only two small modules, `torch/version.py` and `hpr_kernels/cores.py`, which import nothing from their packages.
+`_alone` loads such a module from its file.
 """
 
 from __future__ import annotations
