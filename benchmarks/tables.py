@@ -29,7 +29,7 @@ from asv.results import Results, iter_results
 
 from benchmarks.gate import FLOORS, RESULTS, ROOT, values
 from benchmarks.markdown import heading, row
-from benchmarks.peers.ntk import CASES, NEEDS
+from benchmarks.peers.ntk_methods import CASES, NEEDS
 from hpr.command_line import Parser, path
 
 PACKAGES = ("torch", "triton", "numpy", "neurogym")
@@ -55,18 +55,18 @@ def sections(shapes: Sequence[str], seconds: float) -> list[Section]:
         Section(
             "The exact NTK",
             "One network of 300 units by every way that torch and jax offer; the error is against fp64.",
-            ["-m", "benchmarks.peers.ntk", "--shapes", *shapes],
+            ["-m", "benchmarks.peers.ntk_methods", "--shapes", *shapes],
         ),
         Section(
             "Training",
             "One iteration of SGD with momentum of a whole pack, on trials that are there. The ways that train one "
             "network at a time are timed on a few, and their time is scaled.",
-            ["-m", "benchmarks.peers.training"],
+            ["-m", "benchmarks.peers.training_methods"],
         ),
         Section(
             "Trials",
             "A batch of 32 trials of the paper's NeuroGym tasks.",
-            ["-m", "benchmarks.peers.tasks"],
+            ["-m", "benchmarks.peers.trials_table"],
         ),
         Section(
             "The planner",

@@ -27,7 +27,7 @@ from hpr.system.cache import cache_folder
 # Every command line that parses with the package's own parser; those of the benchmarks, too.
 MODULES = (
     "hpr.reproduce", "hpr.connectivity.cave", "benchmarks.tables", "benchmarks.gate", "benchmarks.planner",
-    "benchmarks.peers.ntk", "benchmarks.peers.training",
+    "benchmarks.peers.ntk_methods", "benchmarks.peers.training_methods",
 )  # fmt: skip
 # What takes any text that is no path.
 NAMES = {"--figure", "--device", "--task", "new", "old"}

@@ -1,6 +1,6 @@
 """The exact NTK of a leaky recurrent network by every way that torch and jax offer, in one table.
 
-    python -m benchmarks.peers.ntk [--shapes 2AF sMNIST …] [--repeats 5]
+    python -m benchmarks.peers.ntk_methods [--shapes 2AF sMNIST …] [--repeats 5]
 
 Ways: this engine; `torch.func` (per-example jacrev, then contraction; and products of the NTK with unit vectors,
 which need no Jacobian); one product of a Jacobian that is already there with its transpose, the floor of every dense

@@ -1,6 +1,6 @@
 """One SGD iteration of a pack of networks by every way that torch offers, in turns in one process.
 
-    python -m benchmarks.peers.training [--networks 40] [--hidden 300] [--task 2AF] [--batch 32] [--device cpu]
+    python -m benchmarks.peers.training_methods [--networks 40] [--hidden 300] [--task 2AF] [--batch 32] [--device cpu]
 
 Ways: this project; `torch.func` over stacked models (`stack_module_state`, and the gradient under `vmap`); one network
 at a time by a loop over its steps and autograd, as the authors do; one `torch.nn.RNN` at a time, which is the same

@@ -1,6 +1,6 @@
 """Trials of the paper's tasks: compiled, against NeuroGym's `Dataset`, in turns in one process.
 
-    python -m benchmarks.peers.tasks
+    python -m benchmarks.peers.trials_table
 
 Prints a Markdown table; each number is a median of nine rounds.
 """
