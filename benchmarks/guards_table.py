@@ -25,8 +25,8 @@ def guards_section(folder: Path) -> str:
     rows = [
         row(
             f"`{label}`",
-            _number(value),
-            _number(floors[label]["at_most"]) if label in floors else "",
+            _as_shown(value),
+            _as_shown(floors[label]["at_most"]) if label in floors else "",
         )
         for label, value, _ in values(found)
         if ".track_" in label
@@ -57,7 +57,7 @@ def newest(folder: Path) -> Results | None:
     )
 
 
-def _number(value: float | None) -> str:
+def _as_shown(value: float | None) -> str:
     if value is None or math.isnan(value):
         return "failed" if value is None else "skipped"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

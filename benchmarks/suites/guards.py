@@ -51,7 +51,7 @@ def ntk_of_size(T: int = 8, B: int = 32, N: int = 300) -> Call:
     return ntk_call(NetworkShape(T, B, 3, 3, "all", N))
 
 
-def finding(runs: int) -> Call:
+def finding_call(runs: int) -> Call:
     """Load every run of a store that holds `runs` runs."""
     folder = tempfile.mkdtemp()
     store, specs = filled(Path(folder), runs)
@@ -72,7 +72,7 @@ GROWTHS: dict[str, tuple[tuple[int, ...], Callable[[int], Call]]] = {
     "training in B": ((16, 32, 64), lambda B: training_call(R=10, B=B)[0]),
     "training in N": ((150, 300, 600), lambda N: training_call(R=10, N=N)[0]),
     "training in R": ((10, 20, 40), lambda R: training_call(R=R)[0]),
-    "finding in runs": ((25, 100, 400), finding),
+    "finding in runs": ((25, 100, 400), finding_call),
 }
 
 

@@ -211,7 +211,7 @@ def test_a_store_that_scans_its_folder_for_every_run_is_stopped(
         return load(self, spec)
 
     monkeypatch.setattr(store.Store, "load", scan)
-    power = measure.exponent(guards.finding, (100, 400), rounds=3)
+    power = measure.exponent(guards.finding_call, (100, 400), rounds=3)
     assert power > FLOORS["guards.Growth.track_exponent('finding in runs')"]["at_most"]
 
 

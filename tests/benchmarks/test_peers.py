@@ -15,6 +15,7 @@ from benchmarks.suites.calls import ntk_call
 from benchmarks.suites.cases import SHAPES, NetworkShape, figure_1_pack, pack_of_runs
 from hpr.command_line import UsageError
 from hpr.tasks import make_task
+from hpr.training.initial import initial_pack
 from hpr.training.trials import trials
 from hpr_kernels import report
 from hpr_kernels.testing import relative_error
@@ -94,8 +95,13 @@ def test_shapes_come_from_the_seed() -> None:
 
 def test_every_launch_of_an_iteration_has_a_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="the launches are those of the Triton kernels")
+    from hpr.training.fused_step import FusedStep
+
     task = make_task("2AF")
     spec = figure_1_pack(task, R=1, N=300)[0]
+    step = FusedStep(initial_pack([spec], task, torch.device("cpu")), spec, task)
+    ((x, targets),) = trials([spec], task, 0, 1, torch.device("cpu"))
+    assert len(step.launches(x, targets, step.seed, step.sums)) == len(gpu.LAUNCHES)
     floors = gpu.launch_floors(spec, task)
     assert len(floors) == len(gpu.LAUNCHES)
     assert min(floors) > 0
