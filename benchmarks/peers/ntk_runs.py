@@ -147,8 +147,11 @@ def error_of(K: Tensor, shape: NetworkShape) -> float | None:
 
 
 def environment() -> str:
-    """The Python that has jax and neural-tangents, in `.venv-neural-tangents`; made where it is missing."""
-    folder = Path(__file__).with_name(".venv-neural-tangents")
+    """The Python that has jax and neural-tangents; its environment is made where it is missing.
+
+    It lies beside `benchmarks/`, because a source distribution takes whatever lies in that folder.
+    """
+    folder = Path(__file__).parents[2] / ".venv-neural-tangents"
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
