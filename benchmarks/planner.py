@@ -20,7 +20,9 @@ from dataclasses import asdict, dataclass
 import torch
 
 from hpr.command_line import Parser, path
-from hpr_kernels.tangent.network import GROUPS, Network
+from hpr_kernels import FactoredJacobian
+from hpr_kernels.checks import GROUPS
+from hpr_kernels.tangent.network import NetworkPack
 
 TOLERANCE = 1.15
 # Multiply-adds a second that are taken for granted when a shape is drawn.
@@ -60,11 +62,12 @@ def measure(case: Case, seconds: float) -> dict[str, float] | None:
         torch.randn(1, case.N, columns) / columns**0.5 for columns in (case.N, 3, case.N_out)
     )
     outputs = case.outputs
-    network = Network(W, U, w.mT, 0.368, "relu", outputs, GROUPS, True)  # type: ignore[arg-type]
+    network = NetworkPack(W, U, w.mT, 0.368, "relu", outputs, GROUPS, True)  # type: ignore[arg-type]
     x = torch.randn(1, case.T, case.B, 3)
     with torch.no_grad():
-        J = network.tile(x).step
-    assert J is not None
+        factors = network.block(x).factors
+    assert factors is not None
+    J = FactoredJacobian(factors.g, factors.z, factors.reach[0])
     budget = 1 << 30
     plan = J.plan(memory_budget=budget)
     least = min(cost.multiply_adds for cost in plan.costs.values())

@@ -75,7 +75,9 @@ def tangent_kernel(pack: Pack, x: Tensor, spec: RunSpec, outputs: Literal["all",
     parameter.
     """
     if spec.model == "two_layer":
-        groups = {"recurrent": "hidden", "readout": "readout"}
+        groups: dict[str, Literal["hidden", "readout"]] = {
+            "recurrent": "hidden", "readout": "readout",
+        }  # fmt: skip
         return two_layer_ntk(
             x,
             hidden=pack.input,

@@ -58,7 +58,7 @@ class Alignment(Timed):
         """Tr(K_f K_0) / (‖K_f‖ ‖K_0‖) of 768 rows."""
         from hpr_kernels import leaky_rnn_kernel_alignment
 
-        leaky_rnn_kernel_alignment(self.x, self.before, self.after, rho=RHO)
+        leaky_rnn_kernel_alignment(self.x, before=self.before, after=self.after, rho=RHO)
 
 
 class OtherModels(Timed):

@@ -14,9 +14,12 @@ from torch import Tensor
 from triton_support import Guarded, assert_budget, on_each_device
 
 from hpr_kernels import FactoredJacobian, leaky_rnn_kernel_alignment, leaky_rnn_ntk
-from hpr_kernels.backend import PRECISIONS
+from hpr_kernels.backend import DEFAULT_PRECISION
+from hpr_kernels.checks import PRECISIONS, Precision
 from hpr_kernels.compiled import CAPABILITIES, Specimen, compile_for
 from hpr_kernels.gram import reference
+from hpr_kernels.gram.factors import Factors
+from hpr_kernels.tangent.block import JacobianBlock
 from hpr_kernels.testing import assert_close, random_network, relative_error
 
 pytest.importorskip("triton")
@@ -73,6 +76,10 @@ def jacobian(rng: torch.Generator, case: Case, B: int, device: str) -> FactoredJ
     return FactoredJacobian(stored, z, reaches(case))
 
 
+def factors(J: FactoredJacobian) -> Factors:
+    return Factors(J.adjoints, J.inputs, (J.reach,))
+
+
 def exact(left: FactoredJacobian, right: FactoredJacobian | None) -> Tensor:
     """K by the reference in fp64, of the same fp32 numbers."""
     sides = (left, right or left)
@@ -106,17 +113,13 @@ def test_gram(rng: torch.Generator, case: Case, order: str, second: bool, device
 @every_order
 def test_writes_its_result_and_nothing_else(rng: torch.Generator, order: str, device: str) -> None:
     from hpr_kernels.gram import triton
-    from hpr_kernels.gram.rows import Rows
 
     case = CASES[1]
     J = jacobian(rng, case, case.B, device)
     M = case.B * case.O
     K = Guarded(case.R, M, M, device=device)
-    if order == "hadamard":
-        rows = Rows.of(J.adjoints, (reaches(case),))
-        triton.hadamard(K.tensor, rows, rows, J.inputs, J.inputs, "tf32x3", 1 << 28)
-    else:
-        triton.dense(K.tensor, (J.adjoints, J.inputs), None, "tf32x3", 1 << 28)
+    contraction = {"hadamard": triton.hadamard, "dense": triton.dense}[order]
+    contraction(K.tensor, factors(J), None, "tf32x3", 1 << 28)
     K.check()
     assert not K.unwritten().any()
     assert_close(K.tensor.cpu(), exact(J, None), 1e-5)
@@ -191,7 +194,7 @@ def test_the_order_with_fewer_products_is_chosen() -> None:
     def chosen(B: int, T: int, N_out: int, steps: range, N: int = 300, F: int = 303) -> str:
         reach = (tuple(t for t in steps for _ in range(N_out)),)
         g = torch.empty(1, B, len(reach[0]), T, N, device="meta")
-        return choose(g, g, F, reach, reach, symmetric=True)
+        return choose(Factors(g, g.new_empty(1, B, T, F), reach), None)
 
     assert chosen(32, 8, 3, range(8)) == "hadamard"
     assert chosen(200, 28, 10, range(27, 28), F=328) == "dense"
@@ -238,25 +241,26 @@ def test_streamed_alignment(
     nets = [random_network(rng, R=2, N=33, T=3, B=9, dtype=torch.float32) for _ in range(2)]
     x = nets[0].x
 
-    def weights(dtype: torch.dtype, where: str) -> list[dict[str, Tensor]]:
-        return [
-            {name: value.to(where, dtype) for name, value in zip(names, net[1:], strict=True)}
-            for net in nets
-        ]
+    def weights(dtype: torch.dtype, where: str) -> dict[str, dict[str, Tensor]]:
+        return {
+            when: {name: value.to(where, dtype) for name, value in zip(names, net[1:], strict=True)}
+            for when, net in zip(("before", "after"), nets, strict=True)
+        }
 
     expected = leaky_rnn_kernel_alignment(
-        x.double(), *weights(torch.float64, "cpu"), rho=RHO, **options
+        x.double(), **weights(torch.float64, "cpu"), rho=RHO, **options
     )
     got = leaky_rnn_kernel_alignment(
-        x.to(device), *weights(torch.float32, device), rho=RHO, memory_budget=budget, **options
+        x.to(device), **weights(torch.float32, device), rho=RHO, memory_budget=budget, **options
     )
     assert got.dtype == torch.float64
     assert_close(got.cpu(), expected, 4 * torch.finfo(torch.float32).eps)
-    one = [
-        {name: value[1] for name, value in net.items()} for net in weights(torch.float32, device)
-    ]
+    one = {
+        when: {name: value[1] for name, value in net.items()}
+        for when, net in weights(torch.float32, device).items()
+    }
     alone = leaky_rnn_kernel_alignment(
-        x[1].to(device), *one, rho=RHO, memory_budget=1 << 28, **options
+        x[1].to(device), **one, rho=RHO, memory_budget=1 << 28, **options
     )
     # A smaller budget is another order of summation.
     assert alone == got[1] or budget < 1 << 28
@@ -265,14 +269,15 @@ def test_streamed_alignment(
 @on_each_device
 def test_alignment_stores_sums_and_nothing_else(rng: torch.Generator, device: str) -> None:
     """Each tile of each pair of networks has its three numbers, and a dead network's are zero."""
-    from hpr_kernels.gram import triton
+    from hpr_kernels.tangent import triton
 
     case = Case(R=4, B=30, O=3, S=2, N=9, F=5, B2=30)
     J = jacobian(rng, case, case.B, device)
     J.adjoints[0] = 0
-    side = triton.Side(triton.Factors(J.adjoints, J.inputs, reaches(case)), None, None)
+    rates = J.inputs.new_empty(case.R, case.B, case.O, case.N)
+    block = JacobianBlock(factors(J), None, rates, False, 0, 1, "tf32x3")
     K = exact(J, None)
-    sums = triton.alignment_sums(side, None, 1, "tf32x3").cpu()
+    sums = triton.block_sums(block, None, 1).cpu()
     pairs = [(K[2 + r] * K[r], K[2 + r].square(), K[r].square()) for r in range(2)]
     expected = torch.stack([torch.stack([p.sum() for p in pair]) for pair in pairs], dim=1)
     assert sums[0, 0] == sums[2, 0] == 0
@@ -309,12 +314,19 @@ def test_offsets_beyond_32_bits(B: int, N: int) -> None:
 def paper_specimens() -> list[Specimen]:
     """What 2AF takes, at every precision, and all that sMNIST could."""
     from hpr_kernels.compiled import PAPER_SIZES
-    from hpr_kernels.gram.triton import specimens
+    from hpr_kernels.gram import triton as gram
+    from hpr_kernels.tangent import triton as tangent
 
-    each = len(specimens()) // len(PAPER_SIZES)
-    first = [s for precision in PRECISIONS for s in specimens(precision)[:each]]
+    def of_size(which: int, precision: Precision) -> list[Specimen]:
+        found = []
+        for launches in (gram.specimens(precision), tangent.specimens(precision)):
+            each = len(launches) // len(PAPER_SIZES)
+            found += launches[which * each : (which + 1) * each]
+        return found
+
+    first = [specimen for precision in PRECISIONS for specimen in of_size(0, precision)]
     taken = [s for s in first if "hadamard" in s.name or "alignment" in s.name]
-    return [*taken, *specimens()[each : 2 * each]]
+    return [*taken, *of_size(1, DEFAULT_PRECISION)]
 
 
 def variants() -> list[Specimen]:

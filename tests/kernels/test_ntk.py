@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hpr_kernels import leaky_rnn_kernel_alignment, leaky_rnn_ntk, ntk, two_layer_ntk
 from hpr_kernels.recurrence import reference
-from hpr_kernels.tangent.kernel import check_network
+from hpr_kernels.tangent.arguments import checked_networks
 from hpr_kernels.testing import (
     EXAMPLES,
     HIDDEN,
@@ -190,10 +190,12 @@ def test_every_budget_gives_the_same(rng: torch.Generator, pack: int | None, red
     whole = leaky_rnn_ntk(net.x, **weights(net), rho=RHO, reduce=reduce)
     half = leaky_rnn_ntk(net.x, net.x[..., 1:6, :], **weights(net), rho=RHO, reduce=reduce)
     sizes = set()
-    network, _ = check_network("x", net.x, **weights(net), rho=RHO, outputs="all", parameters=None,
-                               activation="relu", self_connections=True)  # fmt: skip
+    networks = checked_networks(
+        "x", net.x, weights(net), rho=RHO, outputs="all", parameters=None, activation="relu",
+        self_connections=True, precision="ieee", batch_first=False,
+    )  # fmt: skip
     for budget in (40_000, 60_000, 100_000, 200_000, 1 << 24):
-        sizes.add(network.examples(net.x if pack else net.x[None], budget) // (pack or 1))
+        sizes.add(networks.examples(net.x if pack else net.x[None], budget) // (pack or 1))
         given = {**weights(net), "rho": RHO, "reduce": reduce, "memory_budget": budget}
         assert_close(leaky_rnn_ntk(net.x, **given), whole)
         assert_close(leaky_rnn_ntk(net.x, net.x[..., 1:6, :], **given), half)
@@ -214,7 +216,12 @@ def test_streamed_alignment(rng: torch.Generator, pack: int | None, budget: int)
         norms = K_0.norm(dim=(-2, -1)) * K_f.norm(dim=(-2, -1))
         expected = (K_0 * K_f).sum((-2, -1)) / norms
         got = leaky_rnn_kernel_alignment(
-            before.x, weights(before), weights(after), rho=RHO, memory_budget=budget, **given
+            before.x,
+            before=weights(before),
+            after=weights(after),
+            rho=RHO,
+            memory_budget=budget,
+            **given,
         )
         assert_close(got, expected)
 
@@ -222,7 +229,7 @@ def test_streamed_alignment(rng: torch.Generator, pack: int | None, budget: int)
 def test_alignment_of_dead_networks_is_nan(rng: torch.Generator) -> None:
     net = random_network(rng, N=5, T=3, B=2)
     dead = {**weights(net), "input": torch.zeros_like(net.input)}
-    assert leaky_rnn_kernel_alignment(net.x, weights(net), dead, rho=RHO).isnan()
+    assert leaky_rnn_kernel_alignment(net.x, before=weights(net), after=dead, rho=RHO).isnan()
 
 
 def test_fp32_error_is_that_of_torch_func(rng: torch.Generator) -> None:
@@ -378,4 +385,4 @@ def weights(net: Network) -> dict[str, Tensor]:
 def test_alignment_refuses_networks_of_two_shapes(rng: torch.Generator) -> None:
     before, after = (random_network(rng, N=5, T=2, B=1, N_out=N_out) for N_out in (1, 3))
     with pytest.raises(ValueError, match="after: expected readout as before"):
-        leaky_rnn_kernel_alignment(before.x, weights(before), weights(after), rho=RHO)
+        leaky_rnn_kernel_alignment(before.x, before=weights(before), after=weights(after), rho=RHO)

@@ -78,14 +78,14 @@ def test_an_alignment_in_pieces(
 ) -> None:
     before, after = (random_network(rng, N=11, T=6, B=3, N_out=4, R=R) for _ in range(2))
     given: dict[str, Any] = {"rho": RHO, "self_connections": self_connections}
-    pair = (weights(before), weights(after))
-    whole = leaky_rnn_kernel_alignment(before.x, *pair, **given)
+    pair = {"before": weights(before), "after": weights(after)}
+    whole = leaky_rnn_kernel_alignment(before.x, **pair, **given)
     for budget in (30_000, 60_000, 200_000, 1_000_000):
-        part = leaky_rnn_kernel_alignment(before.x, *pair, **given, memory_budget=budget)
+        part = leaky_rnn_kernel_alignment(before.x, **pair, **given, memory_budget=budget)
         assert_close(part, whole)
     assert len(outputs_at_a_time) > 1
     with pytest.raises(ValueError, match=r"^memory_budget: expected at least \d+ bytes, got 7$"):
-        leaky_rnn_kernel_alignment(before.x, *pair, **given, memory_budget=7)
+        leaky_rnn_kernel_alignment(before.x, **pair, **given, memory_budget=7)
 
 
 @pytest.mark.parametrize("R", [None, 2], ids=["plain", "pack"])
@@ -109,13 +109,14 @@ def test_batch_first_is_the_same_with_axes_exchanged(rng: torch.Generator, R: in
         assert torch.equal(
             leaky_rnn_ntk(turned, second_turned, **given, rho=RHO, batch_first=True), K
         )
+    pair = {"before": given, "after": weights(other)}
     # T and B are equal here, so that only the argument tells which is which.
     assert not torch.allclose(
         leaky_rnn_ntk(turned, **given, rho=RHO), leaky_rnn_ntk(net.x, **given, rho=RHO)
     )
     assert torch.equal(
-        leaky_rnn_kernel_alignment(turned, given, weights(other), rho=RHO, batch_first=True),
-        leaky_rnn_kernel_alignment(net.x, given, weights(other), rho=RHO),
+        leaky_rnn_kernel_alignment(turned, **pair, rho=RHO, batch_first=True),
+        leaky_rnn_kernel_alignment(net.x, **pair, rho=RHO),
     )
 
 
