@@ -35,7 +35,7 @@ def kernels_by_group(net: Network) -> dict[str, Tensor]:
         rates = reference.leaky_rnn(x[None, :, None], recurrent[None], input[None], RHO)
         return (rates[0, :, 0] @ readout.mT).flatten()
 
-    # Few rows at a time: four times as fast as all at once, whose pages the system gives and takes back at each step.
+    # Few rows at a time are 4 times faster than all at once, whose pages the system reclaims at each step.
     jacobian = torch.func.vmap(
         torch.func.jacrev(outputs, argnums=(0, 1, 2), chunk_size=10),
         in_dims=(None, None, None, 1),
@@ -51,7 +51,7 @@ def kernels_by_group(net: Network) -> dict[str, Tensor]:
 
 
 def cases(N: int, T: int, generator: random.Random) -> list[tuple[object, ...]]:
-    """All of subsets x outputs x orders x (x2 given); where a kernel takes a second, a seeded draw."""
+    """All subsets x outputs x orders x (x2 given), or a seeded sample of them where a kernel takes a second."""
     listed = [T // 2] if T < 3 else [0, T // 2, T - 1]
     every = list(itertools.product(SUBSETS, ("all", "last", listed), ORDERS, (False, True)))
     return every if N < 100 or T < 28 else generator.sample(every, 6)
@@ -148,7 +148,7 @@ def test_hidden_states_as_outputs(rng: torch.Generator, T: int, order: str) -> N
 
 @pytest.mark.parametrize("reduce", ["full", "trace", "diagonal"])
 def test_dales_law_is_the_kernel_of_the_raw_weights(rng: torch.Generator, reduce: str) -> None:
-    """W_h = |W| ∘ sign, no self-connections: the kernel by W is that by W_h less its diagonal."""
+    """W_h = |W| ∘ sign without self-connections: the kernel by W is that by W_h without its diagonal."""
     net = random_network(rng, N=11, T=5, B=4)
     sign = torch.where(torch.arange(11) < 8, 1.0, -1.0).double().expand(11, 11).clone()
     sign.fill_diagonal_(0)
@@ -185,7 +185,7 @@ def test_reductions(
 @pytest.mark.parametrize("reduce", ["full", "trace", "diagonal"])
 @pytest.mark.parametrize("pack", [None, 2], ids=["plain", "pack"])
 def test_every_budget_gives_the_same(rng: torch.Generator, pack: int | None, reduce: str) -> None:
-    """From one tile of all examples to tiles of one, ragged ones included."""
+    """From one tile of all examples to tiles of one; some tile sizes do not divide the examples."""
     net = random_network(rng, N=9, T=4, B=7, R=pack)
     whole = leaky_rnn_ntk(net.x, **weights(net), rho=RHO, reduce=reduce)
     half = leaky_rnn_ntk(net.x, net.x[..., 1:6, :], **weights(net), rho=RHO, reduce=reduce)
@@ -275,7 +275,7 @@ def test_two_layer(
 
 
 class Tied(nn.Module):
-    """A convolution under two names, one weight in two layers, a buffer: what a fallback must cope with."""
+    """A convolution under two names, one weight in two layers, and a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -316,7 +316,7 @@ def test_any_module_against_a_loop_of_autograd(rng: torch.Generator, examples: i
 
 
 class Centring(nn.Module):
-    """Mixes the examples of a batch in a way that no class name tells."""
+    """Mixes the examples of a batch, which its class name does not show."""
 
     def __init__(self) -> None:
         super().__init__()

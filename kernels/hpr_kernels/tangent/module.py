@@ -15,6 +15,7 @@ from hpr_kernels.memory import give_back
 from hpr_kernels.tangent import probe
 
 
+# Over 60 lines because of its docstring.
 @outside_autocast
 def ntk(
     module: nn.Module,
