@@ -4,8 +4,8 @@
 
 Times are medians of CUDA events around one call, with the L2 cache as the last call left it (warm) and overwritten
 before each (cold). The iteration is that of leaky ReLU networks trained by cross-entropy, which is what Triton's
-kernels train (`hpr.training.new_step`). Floors are computed for an H100 (see `hpr_kernels.report`); on another card
-they are only a scale. `--figure` adds Figure 1 from start to end. Without a card there is one line, and nothing is
+kernels train (`hpr.training.loop.new_trainer`). Floors are computed for an H100 (see `hpr_kernels.report`); on another
+card they are only a scale. `--figure` adds Figure 1 from start to end. Without a card there is one line, and nothing is
 measured.
 """
 
@@ -25,11 +25,12 @@ from functools import partial
 
 import torch
 
-from hpr.connectivity import SVD
-from hpr.model import initial_pack
-from hpr.runs import RunSpec
-from hpr.step import Step, trials
+from hpr.connectivity import LowRank
+from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task, make_task
+from hpr.training.initial import initial_pack
+from hpr.training.step import Step
+from hpr.training.trials import trials
 from hpr_kernels import leaky_rnn_ntk
 from hpr_kernels.backend import VARIABLE
 
@@ -50,10 +51,12 @@ def main() -> int:
         return 0
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {REPEATS} repeats, µs")
     task = make_task(arguments.task)
-    base = RunSpec(task.name, SVD(rank=1), seed=0, task_version=task.version, N=arguments.hidden)
+    base = RunSpec(
+        task.name, LowRank(rank=1), seed=0, task_version=task.version, N=arguments.hidden
+    )
     base = replace(base, batch=task.batch_size)
     specs = [
-        replace(base, connectivity=SVD(rank=1 + i % base.N), seed=i % 10)
+        replace(base, connectivity=LowRank(rank=1 + i % base.N), seed=i % 10)
         for i in range(arguments.networks)
     ]
     print(f"{len(specs)} networks of {base.N} units, {task.name}, batch {base.batch}")
@@ -110,7 +113,7 @@ def by_torch() -> Iterator[None]:
 
 def launches(specs: list[RunSpec], task: Task) -> list[tuple[str, Work, float]]:
     """An iteration, whole and launch by launch, and an exact kernel, each with its floor."""
-    from hpr import cuda
+    from hpr.training import fused_step as cuda
     from hpr_kernels import report
 
     step = cuda.FusedStep(initial_pack(specs, task, torch.device("cuda")), specs[0], task)

@@ -3,7 +3,7 @@
 import sys
 from importlib.util import find_spec
 
-from hpr.extras import install
+from hpr.system.extras import install
 
 __version__ = "0.2.0.dev0"
 

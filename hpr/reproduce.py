@@ -14,16 +14,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from hpr.command_line import Parser, UsageError, path, positive, whole
+from hpr.command_line import Parser, UsageError, integer_between, path, positive
 from hpr.connectivity.connectome import CELEGANS, keep, read_folder
-from hpr.devices import Device, choose_device, training_rate
-from hpr.executors import Failure, Outcome, Train, plan, run_local, tasks
-from hpr.extras import install
+from hpr.experiment.execution import Failure, Outcome, Train, run_local
+from hpr.experiment.plan import plan, tasks
+from hpr.experiment.specification import VARIANTS, RunSpec, distinct
+from hpr.experiment.store import Store
 from hpr.figures import Figure, Settings, discover
 from hpr.figures.claims import FEWEST
 from hpr.figures.figure import SMNIST, Profile
-from hpr.runs import VARIANTS, RunSpec, distinct
-from hpr.store import Store
+from hpr.system.devices import Device, choose_device, training_rate
+from hpr.system.extras import install
 
 # The most seeds a setting that are planned: a hundred times the paper's, 190,000 runs in `--all`.
 SEEDS = 1000
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None, *, train: Train | None = None) -> in
 
     Args:
         argv: the arguments; None takes the process's.
-        train: stands in for `hpr.training.train_pack`, for tests.
+        train: stands in for `hpr.training.loop.train_pack`, for tests.
 
     Returns:
         0 when all ran, 1 when some run failed, 130 when interrupted, 141 when whoever read the output has gone. Bad
@@ -87,7 +88,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument(
         "--seeds",
-        type=whole(1, SEEDS),
+        type=integer_between(1, SEEDS),
         metavar="N",
         help=f"seeds of each setting, up to {SEEDS}; a verdict needs at least {FEWEST}",
     )
@@ -251,7 +252,7 @@ def _reproduce(
     torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
 
     if train is None:
-        from hpr.training import train_pack
+        from hpr.training.loop import train_pack
 
         train = train_pack
     store = Store(arguments.out)
@@ -325,7 +326,7 @@ def _dry_run(figures: Sequence[Figure], settings: Settings, store: Store, device
     unreadable = f", {len(left.unreadable)} unreadable there" if left.unreadable else ""
     print(
         f"{left.stored} runs already in {store.runs}{unreadable}, {left.runs} to train in {len(left.packs)} "
-        f"packs: at most {left.flops:.2g} FLOP, about {_duration(left.flops / rate)} at "
+        f"packs: at most {left.flops:.2g} FLOP, about {_duration(left.seconds(device))} at "
         f"{rate:.2g} FLOP/s on {device}, {left.memory / 1e6:.0f} MB"
     )
     return 0

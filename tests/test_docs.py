@@ -1,14 +1,12 @@
-"""The pages say what is so: links, paths, names, commands, snippets, and the tables against the gallery's numbers."""
+"""The pages say what is so: links, paths, names, commands and snippets."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -142,7 +140,7 @@ def test_commands_name_modules_that_run(path: Path) -> None:
     assert re.findall(r"python (?:benchmarks|hpr|kernels)/\S+\.py", text) == []
 
 
-@pytest.mark.parametrize("name", ["README.md", "kernels/README.md"])
+@pytest.mark.parametrize("name", ["README.md", "kernels/README.md", "docs/derivations.md"])
 def test_snippets_run(name: str) -> None:
     searched = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
     done = subprocess.run(
@@ -153,64 +151,3 @@ def test_snippets_run(name: str) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def results() -> Iterator[tuple[str, str]]:
-    """Figure and cell of each verdict with numbers in the tables of docs/results.md."""
-    figure = ""
-    for line in (ROOT / "docs" / "results.md").read_text("utf-8").splitlines():
-        if found := re.match(r"## Figures? (\d+)|\| \[?(\d+)\]?(?:\(| )", line):
-            figure = found[1] or found[2]
-        if line.startswith("| "):
-            for cell in line.split("|"):
-                if re.match(r" (agrees|disagrees|inconclusive).*: .*\d", cell):
-                    yield figure, cell.strip()
-
-
-def test_tables_are_the_gallery() -> None:
-    """Each cell's verdict and numbers are those of one claim of its figure, rounded as the cell says."""
-    wrong = []
-    cells = list(results())
-    for figure, cell in cells:
-        verdict, _, rest = cell.partition(":")
-        numbers = re.findall(r"-?\d*\.?\d+", rest.replace("−", "-"))
-        path = ROOT / "docs" / "gallery" / f"figure_{figure}.json"
-        for claim in json.loads(path.read_text("utf-8"))["claims"]:
-            known = [group["mean"] for group in claim["groups"] if group["mean"] is not None]
-            known += [test["effect"] for test in claim["statistics"]]
-            if claim["verdict"] == verdict.split()[0] and all(
-                any(rounds_to(value, number) for value in known) for number in numbers
-            ):
-                break
-        else:
-            wrong.append(f"figure {figure}: {cell}")
-    assert len(cells) > 150
-    assert wrong == []
-
-
-def test_counts_of_claims_are_the_gallery() -> None:
-    """`16 claims: 13 agree, none disagrees, 3 are inconclusive`, of the figure that was named last."""
-    text = (ROOT / "docs" / "results.md").read_text("utf-8")
-    figure, counted = "", 0
-    for found in re.finditer(
-        r"(?:^## Figures?|\[Figure) (\d+)|(\d+) claims[:,]\s+([^(.;]*)", text, re.M
-    ):
-        if found[1]:
-            figure = found[1]
-            continue
-        path = ROOT / "docs" / "gallery" / f"figure_{figure}.json"
-        verdicts = json.loads(path.read_text("utf-8"))["verdicts"]
-        said = found[3].replace("none", "0").replace("all", found[2])
-        numbers = re.findall(r"(\d+) (?:is |are )?(agree|disagree|inconclusive)", said)
-        assert sum(verdicts.values()) == int(found[2]), figure
-        assert sum(int(number) for number, _ in numbers) == int(found[2]), figure
-        for number, word in numbers:
-            verdict = word if word == "inconclusive" else f"{word}s"
-            assert verdicts.get(verdict, 0) == int(number), (figure, verdict)
-        counted += 1
-    assert counted > 10
-
-
-def rounds_to(value: float, number: str) -> bool:
-    digits = len(number.partition(".")[2])
-    return abs(value - float(number)) <= 0.5 * 10.0**-digits * (1 + 1e-9)

@@ -27,11 +27,13 @@ from benchmarks.markdown import heading, row
 from benchmarks.suites.measure import Call, in_turns
 from hpr.command_line import Parser, positive
 from hpr.connectivity import Dense
-from hpr.model import Pack, initial_pack
-from hpr.runs import VARIANTS, RunSpec, cost
-from hpr.step import trials
+from hpr.experiment.cost import cost
+from hpr.experiment.specification import VARIANTS, RunSpec
 from hpr.tasks import Task, make_task
-from hpr.training import new_step
+from hpr.training.initial import initial_pack
+from hpr.training.loop import new_trainer
+from hpr.training.pack import Pack
+from hpr.training.trials import trials
 
 CHECKED = 3
 ROUNDS = 15
@@ -103,8 +105,8 @@ def loss(y: Tensor, targets: Tensor) -> Tensor:
 
 
 def this_project(pack: Pack, spec: RunSpec, task: Task) -> Iterate:
-    """The step that `hpr.training` takes, on a copy of the pack."""
-    step = new_step(pack.select(range(len(pack.weights))), spec, task)
+    """The step that `hpr.training.loop` takes, on a copy of the pack."""
+    step = new_trainer(pack.select(range(len(pack.weights))), spec, task)
 
     @torch.no_grad()
     def iterate(x: Tensor, targets: Tensor) -> Tensor:

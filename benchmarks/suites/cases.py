@@ -93,15 +93,16 @@ def training(
 ) -> tuple[Call, float]:
     """One iteration of a pack on trials that are there, and the FLOPs that it needs; T goes by dt (in ms)."""
     from hpr.connectivity import Dense
-    from hpr.model import initial_pack
-    from hpr.runs import RunSpec, cost
-    from hpr.step import trials as batches
+    from hpr.experiment.cost import cost
+    from hpr.experiment.specification import RunSpec
     from hpr.tasks import make_task
-    from hpr.training import new_step
+    from hpr.training.initial import initial_pack
+    from hpr.training.loop import new_trainer
+    from hpr.training.trials import trials as batches
 
     specs = [RunSpec(task, Dense(), seed=i, N=N, batch=B, iterations=1, dt=dt) for i in range(R)]
     made = make_task(task, dt=dt)
-    step = new_step(initial_pack(specs, made, device), specs[0], made)
+    step = new_trainer(initial_pack(specs, made, device), specs[0], made)
     x, targets = next(batches(specs, made, 0, 1, device))
 
     def iterate() -> None:

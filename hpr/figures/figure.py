@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 import hpr.figures
 from hpr.connectivity.connectome import CELEGANS
+from hpr.experiment.specification import VARIANTS, RunSpec, distinct
 from hpr.figures.claims import FEWEST, RULE, Claim, Finding, judge
-from hpr.runs import VARIANTS, RunSpec, distinct
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -81,7 +81,7 @@ class Settings:
         return "1" if task == self.smnist else self.task_version
 
     def content(self, task: str) -> str | None:
-        """What the runs of a task carry of its content (`hpr.runs.RunSpec`)."""
+        """What the runs of a task carry of its content (`hpr.experiment.specification.RunSpec`)."""
         return self.smnist_content if task in ("sMNIST", "MNIST") else None
 
     @property

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpr.connectivity import Connectivity, magnitudes
-from hpr.runs import RunSpec
+from hpr.experiment.specification import RunSpec
 
 
 def spectrum(spec: RunSpec, *, singular: bool = False) -> NDArray[np.float64]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hpr.connectivity.connectome import CELEGANS
+from hpr.experiment.store import write_atomically
 from hpr.figures.claims import Finding, Group, Statistic, group
 from hpr.figures.figure import MEASURES, WORDS, Figure, Panel, Record, Settings
-from hpr.store import write_atomically
 
 STAND_IN_NOTE = (
     "MNIST is replaced by a stand-in, the UCI optical digits (1,797 images of 8 x 8): what its "

@@ -1,9 +1,9 @@
 """The paper's tasks, and any NeuroGym task, as pure functions from (seed, step) to trials."""
 
 from .base import Split, Task, Trials
-from .content import bind
 from .mnist import MnistUnavailable, find_mnist
 from .registry import TASKS, make_task
+from .versions import task_version
 
 __all__ = [
     "TASKS",
@@ -11,7 +11,7 @@ __all__ = [
     "Split",
     "Task",
     "Trials",
-    "bind",
     "find_mnist",
     "make_task",
+    "task_version",
 ]

@@ -13,7 +13,7 @@ from asv.runner import BenchmarkResult
 
 from benchmarks import gate
 from benchmarks.suites import guards, measure
-from hpr import store
+from hpr.experiment import store
 from hpr_kernels.gram import eager as gram
 from hpr_kernels.recurrence import eager as recurrence
 

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 import hpr
 from hpr import command_line
-from hpr.cache import cache_folder
 from hpr.command_line import Parser
 from hpr.connectivity import cave
 from hpr.reproduce import build_parser, main
+from hpr.system.paths import cache_folder
 
 # Every command line that parses with the package's own parser; those of the benchmarks, too.
 MODULES = (
@@ -245,7 +245,7 @@ def empty_place(
     tmp_path: Path, empty_cache: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     """A working folder, home and cache of the test's own, which stay empty; and no card."""
-    monkeypatch.setattr("hpr.devices.may_have_card", lambda: False)
+    monkeypatch.setattr("hpr.system.devices.may_have_card", lambda: False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     yield
@@ -290,7 +290,7 @@ def test_a_thousand_bad_command_lines_of_the_fetching_are_a_line(
 
     parser = parser_of("hpr.connectivity.cave", monkeypatch)
     monkeypatch.setattr(cave, "fetch", fetch)
-    monkeypatch.setattr("hpr.devices.may_have_card", lambda: False)
+    monkeypatch.setattr("hpr.system.devices.may_have_card", lambda: False)
     monkeypatch.chdir(os.environ["HOME"])
 
     @settings(

@@ -10,9 +10,10 @@ import torch
 
 from hpr import laziness
 from hpr.connectivity import Dense
-from hpr.model import initial_pack
-from hpr.runs import RunSpec
+from hpr.experiment.specification import RunSpec
 from hpr.tasks import make_task
+from hpr.training.evaluation import Evaluation
+from hpr.training.initial import initial_pack
 
 
 def symmetric(rng: torch.Generator, M: int) -> torch.Tensor:
@@ -72,7 +73,7 @@ def test_nothing_over_nothing_is_nan_and_flagged(rng: torch.Generator) -> None:
     pack = initial_pack([spec], task, torch.device("cpu"))
     pack.input.fill_(-1)
     x, targets = torch.ones(task.T, 4, task.N_in), torch.zeros(task.T, 4, dtype=torch.int64)
-    measures, flags = laziness.Evaluation(spec, task, pack, x, targets).measures(pack)
+    measures, flags = Evaluation(spec, task, pack, x, targets).measures(pack)
     assert math.isnan(measures["representation_alignment"])
     assert math.isnan(measures["kernel_alignment"])
     assert measures["weight_change_norm"] == 0

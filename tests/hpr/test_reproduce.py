@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from hpr import executors
+from hpr.experiment import plan as planning
+from hpr.experiment.specification import RunSpec
 from hpr.figures.figure import MEASURES
 from hpr.figures.rank_sweep import RankSweep
 from hpr.reproduce import main
-from hpr.runs import RunSpec
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
 
@@ -269,7 +269,7 @@ def test_a_figure_that_raises_fails_by_name(
 def test_an_interrupt_keeps_what_is_finished_and_the_same_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(executors, "PACK", 5)
+    monkeypatch.setattr(planning, "PACK", 5)
     argv = [*ONE, "--out", str(tmp_path)]
     train = Trainer(broken=lambda calls, spec: KeyboardInterrupt() if calls == 4 else None)
     assert main(argv, train=train) == 130
@@ -324,12 +324,12 @@ def test_bad_usage_is_one_line_and_exit_2(
 def test_cuda_runs_the_paper_profile_unless_told_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("hpr.devices.may_have_card", lambda: True)
+    monkeypatch.setattr("hpr.system.devices.may_have_card", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     card = SimpleNamespace(multi_processor_count=132, total_memory=80 << 30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    monkeypatch.setattr("hpr.devices._card_rate", lambda device: 1e13)
+    monkeypatch.setattr("hpr.system.devices._card_rate", lambda device: 1e13)
     for profile, seeds in (([], 10), (["--profile", "quick"], 6)):
         main(["--list", "--json", *profile])
         listed = json.loads(capsys.readouterr().out)

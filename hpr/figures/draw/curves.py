@@ -9,10 +9,10 @@ import matplotlib.axes
 import numpy as np
 from matplotlib.figure import Figure
 
+from hpr.experiment.specification import RunSpec
 from hpr.figures.draw import WIDTH
 from hpr.figures.draw.plotting import describe, write_small_print
 from hpr.figures.figure import Panel, Record, Settings
-from hpr.runs import RunSpec
 
 if TYPE_CHECKING:
     from hpr.figures.trajectories import Curve

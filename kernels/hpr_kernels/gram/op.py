@@ -48,7 +48,7 @@ class FactoredJacobian:
         checks.finite("adjoints", self.adjoints)
         checks.finite("inputs", self.inputs)
         if self.reach is not None:
-            reach = [checks.whole(last) for last in self.reach]
+            reach = [checks.as_int(last) for last in self.reach]
             steps = [last for last in reach if last is not None and 0 <= last < S]
             if len(reach) != O or len(steps) != O or steps != sorted(steps):
                 raise ValueError(

@@ -28,8 +28,8 @@ def checked_networks(
 
     All is checked but the finiteness of x, which `checked_inputs` checks.
     """
-    checks.flag("batch_first", batch_first)
-    checks.flag("self_connections", self_connections)
+    batch_first = checks.flag("batch_first", batch_first)
+    self_connections = checks.flag("self_connections", self_connections)
     recurrent, input, readout = (weights[group] for group in checks.GROUPS)
     # The checks name an argument that is None.
     packed = checks.network(x, recurrent, input, activation, name)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import pytest
 
 from hpr.connectivity.cave import fetch, main
 from hpr.connectivity.connectome import read_folder
-from hpr.extras import install
+from hpr.system.extras import install
 
 BASE = 864691135571361300
 # Depths in nm; the midpoint of the layers' means, 200 and 400 µm, is 300 µm.

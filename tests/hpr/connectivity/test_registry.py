@@ -18,12 +18,13 @@ import pytest
 import torch
 
 from hpr import connectivity
-from hpr.connectivity import KINDS, SVD, Connectivity, Dense, Matrix, UnknownKind
-from hpr.executors import run_local
-from hpr.runs import RunSpec
-from hpr.store import Store
-from hpr.tasks import bind, make_task
-from hpr.training import train_pack
+from hpr.connectivity import KINDS, Connectivity, Dense, LowRank, Matrix, UnknownKind
+from hpr.experiment.binding import bind
+from hpr.experiment.execution import run_local
+from hpr.experiment.specification import RunSpec
+from hpr.experiment.store import Store
+from hpr.tasks import make_task
+from hpr.training.loop import train_pack
 
 CPU = torch.device("cpu")
 
@@ -78,10 +79,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 import numpy as np, torch
 from hpr.connectivity import Connectivity, register
-from hpr.executors import run_local, tasks
-from hpr.runs import RunSpec
-from hpr.store import Store
-from hpr.training import train_pack
+from hpr.experiment.execution import run_local
+from hpr.experiment.plan import tasks
+from hpr.experiment.specification import RunSpec
+from hpr.experiment.store import Store
+from hpr.training.loop import train_pack
 
 @register
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def test_an_unregistered_structure_is_refused_before_anything_is_trained() -> No
 
     # Nor does one pass that inherits a registered kind.
     @dataclass(frozen=True)
-    class Heir(SVD):
+    class Heir(LowRank):
         pass
 
     with pytest.raises(
@@ -171,7 +173,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "no kind": (lambda: own("No", None), ValueError, "structure No: expected a kind of its own in lower-case"),
     "a path": (lambda: own("Path", "../x"), ValueError, "structure Path: expected a kind of its own in lower"),
     "a kind of the package's": (
-        lambda: own("Mine", "svd"), ValueError, "structure Mine: expected a kind of its own, got 'svd' of SVD",
+        lambda: own("Mine", "svd"), ValueError, "structure Mine: expected a kind of its own, got 'svd' of LowRank",
     ),
     "an array for a field": (
         lambda: own("Big", "big", __annotations__={"W": np.ndarray}, W=None),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import hpr.files
+import hpr.system.files
 from hpr.connectivity.connectome import read_connectome, read_folder
 
 A, B, C = "864691135571361317", "864691135571361318", "864691135571361319"
@@ -168,7 +168,7 @@ HUGE: dict[str, tuple[bytes, str]] = {
 def test_no_more_is_unzipped_than_the_bounds_allow(
     tmp_path: Path, content: bytes, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hpr.files, "LARGEST", 1_000_000)
+    monkeypatch.setattr(hpr.system.files, "LARGEST", 1_000_000)
     path = tmp_path / "synapses.csv.gz"
     path.write_bytes(gzip.compress(content, 1))
     (tmp_path / "cells.csv").write_text(CELLS)

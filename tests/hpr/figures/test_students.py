@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
+from hpr.experiment.specification import RunSpec
 from hpr.figures import Figure, Settings, discover
 from hpr.figures.student_teacher import TEACHER_SEED
 from hpr.figures.summary import write_figure
-from hpr.runs import RunSpec
 
 QUICK = Settings()
 PAPER = Settings(profile="paper", smnist="sMNIST")

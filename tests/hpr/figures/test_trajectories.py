@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hpr.experiment.specification import RunSpec
 from hpr.figures import Figure, Settings, discover
 from hpr.figures.trajectories import rank_left, settling, task_rank
-from hpr.runs import RunSpec
 
 QUICK = Settings()
 FIGURES = discover()

@@ -1,0 +1,131 @@
+"""Plan what is left to do: which runs are stored, which packs the others form, and what the packs cost."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hpr.experiment.cost import Cost, cost
+from hpr.experiment.specification import RunSpec, distinct
+from hpr.system.devices import Device, training_rate
+from hpr.tasks.shapes import shape_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from hpr.tasks import Task
+
+TaskOf = Callable[[RunSpec], "Task"]
+
+# Networks that are trained together on the CPU. A run's result does not depend on this number. A small
+# pack keeps a processor busy and loses less to an interruption; a GPU needs more (`pack_size`).
+PACK = 20
+# A program of the recurrence's kernels takes this many trials. Every multiprocessor gets this many
+# programs, so that few multiprocessors are idle in the last round.
+PROGRAM_TRIALS = 16
+PROGRAMS = 4
+# The share of the card's memory that a pack may take.
+MEMORY = 0.8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many runs are in the store, and the packs that the other runs form, with their costs."""
+
+    stored: int
+    packs: list[list[RunSpec]]
+    costs: list[Cost]
+    # Runs whose file in the store can't be read or was written by another version, and why.
+    unreadable: dict[RunSpec, OSError] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> int:
+        """The number of runs that are left to train."""
+        return sum(map(len, self.packs))
+
+    @property
+    def flops(self) -> float:
+        """An upper bound of the FLOPs of all packs."""
+        return sum(pack_cost.flops for pack_cost in self.costs)
+
+    @property
+    def memory(self) -> float:
+        """The bytes that the largest pack needs."""
+        return max((pack_cost.memory for pack_cost in self.costs), default=0.0)
+
+    def seconds(self, device: Device) -> float:
+        """The estimated duration on a device: the FLOPs over the rate that training reaches there."""
+        return self.flops / training_rate(device)
+
+
+def packs(specs: Iterable[RunSpec], size: int) -> list[list[RunSpec]]:
+    """Group runs of equal shape into packs of at most `size` networks that are trained together."""
+    if size < 1:
+        raise ValueError(f"size: expected a pack of at least 1 network, got {size}")
+    groups: dict[RunSpec, list[RunSpec]] = {}
+    for spec in distinct(specs):
+        groups.setdefault(spec.shape, []).append(spec)
+    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+
+
+def tasks(mnist_dir: Any = None) -> TaskOf:
+    """A function that gives a run's task. It makes each task once."""
+    from hpr.tasks import make_task
+
+    @functools.cache
+    def made(name: str, version: str, dt: float) -> Task:
+        return make_task(name, version=version, dt=dt, mnist_dir=mnist_dir)
+
+    return lambda spec: made(spec.task, spec.task_version, spec.dt)
+
+
+def pack_cost(pack: Sequence[RunSpec], task_of: TaskOf) -> Cost:
+    """The cost of a pack. Its task is made only where the task's shape is not known without making it."""
+    spec = pack[0]
+    return cost(pack, shape_of(spec.task, spec.task_version, spec.dt) or task_of(spec))
+
+
+def pack_size(spec: RunSpec, task_of: TaskOf, device: torch.device | Device) -> int:
+    """How many networks like `spec` are trained together: `PACK` on a CPU, and as many as fill a GPU and fit in it."""
+    if device.type != "cuda":
+        return PACK
+    import torch
+
+    card = torch.cuda.get_device_properties(str(device))
+    programs = math.ceil(spec.batch / PROGRAM_TRIALS)
+    fill = math.ceil(PROGRAMS * card.multi_processor_count / programs)
+    fit = int(MEMORY * card.total_memory / pack_cost([spec], task_of).memory)
+    return max(1, min(fill, fit))
+
+
+def plan(
+    specs: Iterable[RunSpec],
+    done: Callable[[RunSpec], bool],
+    task_of: TaskOf,
+    device: torch.device | Device,
+) -> Plan:
+    """Count the runs that are done, and form packs of the others in a size that suits `device`.
+
+    Where `done` raises OSError the run counts as unreadable: it is neither done nor in a pack.
+    """
+    todo, stored, unreadable = [], 0, {}
+    for spec in distinct(specs):
+        try:
+            if done(spec):
+                stored += 1
+            else:
+                todo.append(spec)
+        except OSError as error:
+            unreadable[spec] = error
+    shapes: dict[RunSpec, list[RunSpec]] = {}
+    for spec in todo:
+        shapes.setdefault(spec.shape, []).append(spec)
+    formed = [
+        pack
+        for shape, runs in shapes.items()
+        for pack in packs(runs, pack_size(shape, task_of, device))
+    ]
+    return Plan(stored, formed, [pack_cost(pack, task_of) for pack in formed], unreadable)

@@ -1,0 +1,64 @@
+"""What produced a record: versions, device, and the commit of the source tree."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpr_kernels.internal import available_cores
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """What produced a record: versions, device, git commit of this source tree (None outside a checkout)."""
+    versions = {"python": platform.python_version()}
+    for name in ("hpr-richlazy", "torch", "triton", "numpy", "scipy", "neurogym"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    cuda = device.type == "cuda"
+    return {
+        "versions": versions,
+        "device": torch.cuda.get_device_name(device) if cuda else f"cpu ({platform.machine()})",
+        # Sums over kernels may round otherwise with another number of threads.
+        "threads": torch.get_num_threads(),
+        "cores": available_cores(),
+        "git": _git_commit(),
+    }
+
+
+@cache
+def _git_commit() -> str | None:
+    """The commit of this source tree, `-dirty` where tracked files differ; None where it isn't tracked by git."""
+    here = Path(__file__)
+    # Another repository may be named in the environment. `git describe --dirty` would rewrite the index, whatever
+    # the locks; `git status` asks a monitor of the repository's own, which is a program to be run.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    git = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false"]
+    found = []
+    for command in (
+        ["ls-files", "--error-unmatch", here.name],
+        ["rev-parse", "HEAD"],
+        ["status", "--porcelain", "--untracked-files=no"],
+    ):
+        try:
+            done = subprocess.run(
+                [*git, *command],
+                cwd=here.parent,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=10,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        found.append(done.stdout.decode("utf-8", "replace").strip())
+    return f"{found[1]}-dirty" if found[2] else found[1]

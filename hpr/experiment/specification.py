@@ -1,0 +1,228 @@
+"""What a run is: everything that its result depends on, and the key that follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from hpr import connectivity
+from hpr.connectivity import Connectivity
+from hpr.fields import check_integer, check_positive, normalise, shown
+
+Leak = Literal["exponential", "euler"]
+Parameter = Literal["recurrent", "input", "readout"]
+Model = Literal["leaky_rnn", "two_layer"]
+Activation = Literal["relu", "linear"]
+Aligned = Literal["directions", "dominant directions", "features", "dominant features"]
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "paper": {"leak": "exponential", "ntk_parameters": ("recurrent", "input", "readout")},
+    "released": {"leak": "euler", "ntk_parameters": ("recurrent",)},
+}
+# The gain of a structure that names none.
+GAIN = {"paper": connectivity.GAIN, "released": 1.25}
+# A field that the variant sets. It stands in for a default, so the field has the type that it has after that.
+_OF_VARIANT: Any = None
+# Fields that were added after the first keys. At their defaults they are left out of a run's plain form, so that older
+# runs keep their keys.
+YOUNGER = (
+    "model", "activation", "readout_deviation", "aligned", "teacher", "checkpoints", "keep_weights",
+    "content", "drawn",
+)  # fmt: skip
+
+# The least value of each count, and the greatest of all counts: it exceeds what any machine can take.
+WHOLE = {"N": 1, "batch": 1, "iterations": 1, "trials": 1, "kernel_trials": 1, "checkpoints": 0}
+MOST = 10**9
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that a run's result depends on, and nothing else.
+
+    One network, its initial weights (`connectivity`, `seed`), its task, its training and its measures. Times are in ms,
+    `iterations` in SGD steps. The defaults are the paper's (Appendix C.2).
+
+    `variant` is "paper" or "released" (the authors' script). `leak` and `ntk_parameters` follow from it, and so does
+    the gain of a `connectivity` that names none. A leak or parameters that contradict the variant are refused.
+
+    A `two_layer` network is y = W_2 f(W_1 x), for tasks of one step. W_1 takes the place of the recurrent weights of a
+    leaky RNN: `connectivity` draws W_1 with the number of inputs as its fan-in, the weight change norm is that of W_1,
+    and in `ntk_parameters` "recurrent" means W_1 and "input" means nothing.
+    """
+
+    task: str
+    connectivity: Connectivity
+    seed: int
+    variant: str = "paper"
+    task_version: str = "0.0.2"
+    dt: float = 100.0
+    tau: float = 100.0
+    leak: Leak = _OF_VARIANT
+    N: int = 300
+    batch: int = 32
+    iterations: int = 10_000
+    learning_rate: float = 3e-3
+    momentum: float = 0.9
+    # Training ends at this mean accuracy over a window of 100 iterations (`hpr.training.trials.WINDOW`); None: never.
+    stop_accuracy: float | None = None
+    ntk_parameters: tuple[Parameter, ...] = _OF_VARIANT
+    # Evaluation trials of the representation and sign measures; the kernel takes the first `kernel_trials` of them.
+    trials: int = 320
+    kernel_trials: int = 32
+    model: Model = "leaky_rnn"
+    activation: Activation = "relu"
+    # Standard deviation of Gaussian readout weights; None: uniform within ±1/√N.
+    readout_deviation: float | None = None
+    # Hidden weights aligned with a teacher (Figure 3), at the norm of those that `connectivity` draws: with the
+    # teacher's directions w F (Proposition 1) or its features F, where F is whole or its dominant half. The teacher is
+    # the task's own, or the trained run `teacher`, whose input weights the student takes in any case.
+    aligned: Aligned | None = None
+    teacher: RunSpec | None = None
+    # Points of the trajectory after its start, evenly spaced in log iterations; 0 records no trajectory.
+    checkpoints: int = 0
+    # Whether the record holds the trained weights. A teacher's must.
+    keep_weights: bool = False
+    # Hash of what the task depends on besides its name, version and dt: `bind` fills it in. None: nothing.
+    content: str | None = None
+    # Hash of the initial recurrent weights where `connectivity` is a structure of the user's own: `bind` fills it in.
+    drawn: str | None = None
+
+    def __post_init__(self) -> None:
+        self._follow_variant()
+        normalise(self)
+        for name, least in WHOLE.items():
+            check_integer(name, getattr(self, name), least, MOST)
+        check_integer("seed", self.seed, 0, 2**63 - 1)
+        connectivity.check_form(self.connectivity)
+        self.connectivity.check(self.N)
+        check_positive(self, "dt", "tau", "learning_rate")
+        if self.readout_deviation is not None:
+            check_positive(self, "readout_deviation")
+        if not self.dt <= self.tau:
+            raise ValueError(f"dt: expected 0 < dt <= tau = {self.tau} ms, got {self.dt!r}")
+        if not self.rho < 1:
+            raise ValueError(
+                f"dt: expected a step in which something leaks at tau = {self.tau} ms, got {self.dt!r}"
+            )
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: expected 0 <= momentum < 1, got {self.momentum!r}")
+        if self.stop_accuracy is not None and not 0 < self.stop_accuracy <= 1:
+            raise ValueError(
+                f"stop_accuracy: expected a share in (0, 1], got {self.stop_accuracy!r}"
+            )
+        for name, value in VARIANTS[self.variant].items():
+            # Variants are never mixed: a field that the variant sets has that value.
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name}: expected {value!r} in the variant {self.variant!r}, "
+                    f"got {getattr(self, name)!r}"
+                )
+        if self.kernel_trials > self.trials:
+            raise ValueError(
+                f"kernel_trials: expected at most trials = {self.trials}, got {self.kernel_trials}"
+            )
+        if self.model == "two_layer" and type(self.connectivity) not in (
+            connectivity.Dense,
+            connectivity.LowRank,
+        ):
+            raise ValueError(
+                f"connectivity: expected a dense or low-rank one of two layers, got {self.connectivity}"
+            )
+        for name in ("content", "drawn"):
+            digest = getattr(self, name)
+            if digest is not None and not re.fullmatch("[0-9a-f]{16}", digest):
+                raise ValueError(f"{name}: expected None or 16 hexadecimal digits, got {digest!r}")
+        if self.teacher is not None:
+            student, teacher = (
+                (of.task, of.task_version, of.content, of.dt, of.N, of.model)
+                for of in (self, self.teacher)
+            )
+            if teacher != student or not self.teacher.keep_weights or self.model != "leaky_rnn":
+                raise ValueError(
+                    f"teacher: expected a leaky RNN of {student} that keeps its weights, got {self.teacher}"
+                )
+
+    def _follow_variant(self) -> None:
+        """Fill in what the variant sets."""
+        if not isinstance(self.variant, str) or self.variant not in VARIANTS:
+            raise ValueError(
+                f"variant: expected one of {sorted(VARIANTS)}, got {shown(self.variant)}"
+            )
+        for name, value in VARIANTS[self.variant].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if isinstance(self.connectivity, Connectivity) and self.connectivity.gain is None:
+            structure = replace(self.connectivity, gain=GAIN[self.variant])
+            object.__setattr__(self, "connectivity", structure)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields without a cached key, which another version of the package may compute differently."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def rho(self) -> float:
+        """Leak factor of Eq. 1: exp(-dt/tau), or 1 - dt/tau for the Euler step of the released script."""
+        ratio = self.dt / self.tau
+        return math.exp(-ratio) if self.leak == "exponential" else 1.0 - ratio
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run as plain JSON values, as its record keeps it."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain["connectivity"] = connectivity.to_dict(self.connectivity)
+        plain["ntk_parameters"] = list(self.ntk_parameters)
+        if self.teacher is not None:
+            plain["teacher"] = self.teacher.to_dict()
+        return {k: v for k, v in plain.items() if k not in YOUNGER or v != getattr(RunSpec, k)}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> RunSpec:
+        """Invert `to_dict`.
+
+        Raises:
+            UnknownKind: the kind of the connectivity is not registered here.
+            ValueError: one line, where `plain` is not the plain form of a run.
+        """
+        if not isinstance(plain, dict):
+            raise ValueError(f"run specification: expected its fields, got {shown(plain)}")
+        known = {field.name for field in fields(cls)}
+        if not known - set(YOUNGER) <= set(plain) <= known:
+            raise ValueError(
+                f"run specification: expected the fields {sorted(known)}, "
+                f"got {shown(sorted(map(str, plain)))}"
+            )
+        given = {**plain, "connectivity": connectivity.from_dict(plain["connectivity"])}
+        if given.get("teacher") is not None:
+            given["teacher"] = cls.from_dict(given["teacher"])
+        return cls(**given)
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of the plain form's canonical JSON, 16 hexadecimal digits. It names the run's file."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def shape(self) -> RunSpec:
+        """The run without its initial weights and its seed. Runs of equal shape can be trained in one pack."""
+        return replace(
+            self, connectivity=connectivity.Dense(), seed=0, aligned=None, teacher=None, drawn=None
+        )
+
+    @property
+    def label(self) -> str:
+        """A short name of the run's kind of initial weights."""
+        return self.aligned or self.connectivity.label
+
+    def __str__(self) -> str:
+        return f"{self.task} N={self.N} {self.label} seed={self.seed} ({self.key})"
+
+
+def distinct(specs: Iterable[RunSpec]) -> list[RunSpec]:
+    """Each run once, in the order of its first appearance, so that runs that two figures share are trained once."""
+    return list(dict.fromkeys(specs))

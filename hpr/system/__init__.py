@@ -1,0 +1,1 @@
+"""What this machine has and allows: devices, files, paths and the cache folder, optional packages."""

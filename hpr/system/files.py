@@ -1,0 +1,109 @@
+"""Atomic writing of files, and reading with a limit on the number of bytes."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import stat
+import uuid
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+# Bytes that are read of a file at most, unzipped: more than any data set here has. A small gzip file can expand
+# without limit.
+LARGEST = 2**30
+# The exceptions that reading a damaged gzip file raises.
+GARBLED = (EOFError, gzip.BadGzipFile, zlib.error)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a temporary file, flush it to the disk, and rename it to `path`; the folder is made if it is missing.
+
+    Each call uses a unique temporary name, so that several processes or machines can write the same file at once. A
+    link at the temporary name or at `path` is not followed. The umask sets the file's mode. A killed process may leave
+    the temporary file (`.<name>.….tmp`), which nothing reads.
+
+    Raises:
+        OSError: the folder can't be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_to_cache(path: Path, content: bytes) -> None:
+    """Write a file of the cache with `write_atomically`.
+
+    Raises:
+        OSError: one line with the path, the reason and how to choose another cache folder.
+    """
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise unusable(path, "written", error) from error
+
+
+def unusable(path: Path, verb: str, error: OSError) -> OSError:
+    """The error to raise for a file of the cache that can't be "read" or "written" (`verb`)."""
+    reason = error.strerror or type(error).__name__
+    return OSError(
+        f"{path} can't be {verb}: {reason}; HPR_CACHE names another folder for the cache"
+    )
+
+
+def open_bounded(path: Path) -> io.BufferedReader:
+    """Open a file for reading bytes, at most `LARGEST` of them; it is unzipped if its name ends in .gz.
+
+    Reading more than `LARGEST` bytes from the returned object raises ValueError, and reading a damaged gzip file raises
+    one of `GARBLED`.
+
+    Raises:
+        ValueError: `path` is a folder, a pipe or a device (the last two may never end), or the file on the disk is
+            larger than `LARGEST`.
+        OSError: the file doesn't exist or can't be read.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path}: expected a file, got a folder, a pipe or a device")
+    if status.st_size > LARGEST:
+        raise ValueError(f"{path}: expected at most {LARGEST:,} bytes, got {status.st_size:,}")
+    return io.BufferedReader(_Bounded(path))
+
+
+class _Bounded(io.RawIOBase):
+    """The unzipped content of a file; reading more than `LARGEST` bytes is an error."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._left = path, LARGEST
+        self._file: gzip.GzipFile | io.FileIO
+        self._file = gzip.GzipFile(path) if path.suffix == ".gz" else io.FileIO(path)
+
+    def readable(self) -> bool:
+        """True; `io.BufferedReader` asks for it."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Read bytes into `buffer` and return their number."""
+        count = self._file.readinto(buffer) or 0
+        self._left -= count
+        if self._left < 0:
+            raise ValueError(f"{self._path}: expected at most {LARGEST:,} bytes unzipped, got more")
+        return count
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()

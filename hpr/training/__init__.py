@@ -1,0 +1,1 @@
+"""How a pack of networks is trained and measured."""

@@ -1,0 +1,149 @@
+"""A training iteration of a pack in six kernel launches, replayed from a CUDA graph.
+
+Between two reads of the loss curve the host does one thing: it draws the next chunk of trials and uploads it beside the
+computation. An iteration allocates nothing, waits for nothing and reads nothing back: its partial sums of loss and hits
+stay on the card, a row an iteration, and a loss that is not finite is found there at the window's end.
+
+The same class runs under Triton's interpreter on the CPU, without graph and streams, which is how it is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from hpr.experiment.specification import RunSpec
+from hpr.tasks import Task
+from hpr.training.pack import Pack
+from hpr.training.step import constraint
+from hpr.training.trials import Feed
+from hpr_kernels.internal import layout, loss, recurrence, trials, update
+
+
+class FusedStep:
+    """SGD iterations of a pack on buffers that are allocated once; the Triton counterpart of `Step`."""
+
+    def __init__(self, pack: Pack, spec: RunSpec, task: Task) -> None:
+        R, N, _ = pack.weights.shape
+        T, B, width = task.T, spec.batch, layout.padded(N)
+        like = pack.weights
+        # Rows of readout and adjoints are padded too, so that every kernel loads them 16 bytes at a time.
+        readout, readout_velocity = (
+            pad(value, (0, width - N))[..., :N]
+            for value in (pack.readout, torch.zeros_like(pack.readout))
+        )
+        self.pack, self.spec, self.task = Pack(like, readout, pack.N_in, pack.signs), spec, task
+        self.constraint = constraint(pack)
+        self.first = T - 1 if task.loss_steps == "last" else 0
+        self.trace = layout.empty_trace(R, T, B, N, task.N_in, like=like)
+        self.potentials = like.new_empty(R, B, width)
+        self.g = recurrence.sweep_buffer(R, T, B, N, like=like)
+        self.targets = like.new_empty(R, T, B, dtype=torch.int64)
+        self.sums, self.dy = loss.buffers(R, T, B, task.N_out, self.first, like=like)
+        self.velocity = torch.zeros_like(like)
+        self.readout_velocity = readout_velocity
+        self.seed = torch.arange(R, device=like.device)
+        self.feed: Feed | None = None
+        # Those of a chunk's iterations, [chunk, R, 2, tiles].
+        self.chunk_sums: Tensor | None = None
+        self.warm = False
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def select(self, networks: list[int]) -> FusedStep:
+        """The step of the networks that go on."""
+        step = FusedStep(self.pack.select(networks), self.spec, self.task)
+        step.velocity.copy_(self.velocity[networks])
+        step.readout_velocity.copy_(self.readout_velocity[networks])
+        step.feed = self.feed
+        return step
+
+    def __call__(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance by one batch, x [R, T, B, N_in] and targets [R, T, B]; returns loss and accuracy [R] before it."""
+        everyone = torch.arange(len(x), device=x.device)
+        with torch.cuda.device_of(x):
+            self._iteration(x.contiguous(), targets.contiguous(), everyone, self.sums)
+        means = loss.mean(self.sums, self.dy.shape[1])
+        return means[:, 0], means[:, 1]
+
+    def window(
+        self, specs: Sequence[RunSpec], start: int, count: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Train iterations start … start + count - 1 of the runs `specs`; see `hpr.training.loop.Trainer`."""
+        feed = self.feed = self.feed or Feed(specs, self.task, self.trace.device)
+        if self.chunk_sums is None:
+            self.chunk_sums = self.sums.new_empty(feed.chunk, *self.sums.shape)
+        self.seed.copy_(torch.tensor([feed.seeds.index(spec.seed) for spec in specs]))
+        means = self.sums.new_empty(count, len(specs), 2)
+        for first in range(start, start + count, feed.chunk):
+            size = min(feed.chunk, start + count - first)
+            with torch.cuda.device_of(self.trace):
+                feed.load(first, size)
+                self._advance(feed, self.chunk_sums[:size])
+                feed.prefetch(first + size)
+            done = slice(first - start, first - start + size)
+            means[done] = loss.mean(self.chunk_sums[:size], self.dy.shape[1])
+        return means[..., 0].T, means[..., 1].T
+
+    def _advance(self, feed: Feed, sums: Tensor) -> None:
+        """Train on the first iterations of the chunk that the feed holds, as many as `sums` has rows."""
+        whole = len(sums) == feed.chunk
+        if self.graph is None and self.warm and whole and sums.is_cuda:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self._iterations(feed, sums)
+        if self.graph is not None and whole:
+            self.graph.replay()
+            return
+        # The first chunk compiles and loads every kernel, which a graph under capture must not.
+        self._iterations(feed, sums)
+        self.warm = self.warm or whole
+
+    def _iterations(self, feed: Feed, sums: Tensor) -> None:
+        for i, row in enumerate(sums):
+            self._iteration(feed.x[:, i], feed.targets[:, i], self.seed, row)
+
+    def _iteration(self, x: Tensor, targets: Tensor, seed: Tensor, sums: Tensor) -> None:
+        for launch in self.launches(x, targets, seed, sums):
+            launch()
+
+    def launches(
+        self, x: Tensor, targets: Tensor, seed: Tensor, sums: Tensor
+    ) -> list[Callable[[], None]]:
+        """An iteration's six; x [S, T, B, N_in] and targets [S, T, B] of S seeds, network r takes seed[r]'s."""
+        pack, rho = self.pack, self.spec.rho
+        weights, readout = pack.weights, pack.readout
+        N, K = weights.shape[1], self.dy.shape[1]
+        rates = self.trace[:, 1:, :, :N]
+        g = self.g[..., :N]
+        sgd: dict[str, Any] = {
+            "learning_rate": self.spec.learning_rate,
+            "momentum": self.spec.momentum,
+        }
+        counted, before = rates[:, self.first :].flatten(1, 2), self.trace[:, :-1].flatten(1, 2)
+        return [
+            partial(trials.place_trials, x, targets, seed, self.trace, self.targets, N),
+            partial(recurrence.forward, self.trace, weights, rho, potentials=self.potentials),
+            partial(
+                loss.readout_cross_entropy,
+                *(rates, readout, self.targets, g, sums, self.dy, self.first),
+            ),
+            partial(recurrence.sweep, self.g, self.trace, weights, rho),
+            partial(
+                update.momentum_step,
+                *(readout, self.readout_velocity, self.dy, counted),
+                scale=1 / K,
+                **sgd,
+            ),
+            partial(
+                update.momentum_step,
+                *(weights, self.velocity, g.flatten(1, 2), before),
+                scale=(1 - rho) / K,
+                constraint=self.constraint,
+                **sgd,
+            ),
+        ]

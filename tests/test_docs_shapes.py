@@ -1,0 +1,80 @@
+"""The table of shapes in kernels/README.md: a row per public function, each true."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import hpr_kernels
+
+ROOT = Path(__file__).parents[1]
+# Sizes of the axes in the table of shapes; a product of two is written side by side.
+AXES = {
+    "B": 2, "B1": 2, "T": 4, "T2": 4, "S": 4, "N": 7, "N_in": 6, "N_out": 3, "d": 6, "F": 8, "count": 1
+}  # fmt: skip
+SHAPE = re.compile(r"(\w+) \[([^\]]*)\]")
+
+
+def shapes() -> dict[str, tuple[str, str]]:
+    """Arguments and results of each public function in kernels/README.md."""
+    text = (ROOT / "kernels" / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+(?:\.\w+)?)` \| (.*?) ?\| (.*?) ?\|$", text, re.M)
+    return {name: (arguments, result) for name, arguments, result in rows}
+
+
+def test_the_table_of_shapes_names_every_public_function() -> None:
+    J = hpr_kernels.FactoredJacobian
+    methods = {name for name, value in vars(J).items() if callable(value) and name[0] != "_"}
+    public = {*hpr_kernels.__all__, *(f"{J.__name__}.{name}" for name in methods - {"as_pack"})}
+    assert set(shapes()) == public
+
+
+def sized(axes: str, sizes: dict[str, int]) -> list[int]:
+    """Sizes of axes as the table writes them, such as `M, N F`; `…` is an axis of the inputs of `ntk`."""
+    named = [axis.replace("…", "d") for axis in axes.split(", ") if axis]
+    return [math.prod(sizes[factor] for factor in axis.split()) for axis in named]
+
+
+def tensors(name: str, sizes: dict[str, int]) -> dict[str, torch.Tensor]:
+    """The tensors that a function takes, of the shapes in the table."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        key: torch.randn(sized(axes, sizes), generator=generator, dtype=torch.float64)
+        for key, axes in SHAPE.findall(shapes()[name][0])
+    }
+
+
+@pytest.mark.parametrize("second", [False, True], ids=["x1 alone", "x1 and x2"])
+@pytest.mark.parametrize(
+    "name", sorted({*shapes()} - {"FactoredJacobian", "FactoredJacobian.plan"})
+)
+def test_the_table_of_shapes_is_right(name: str, second: bool) -> None:
+    """Called with arguments of the shapes in the table, each function returns the shapes beside them."""
+    B2 = 5 if second else AXES["B"]
+    one_step = name in ("ntk", "two_layer_ntk")
+    O = AXES["N_out"] * (1 if one_step else AXES["T"])
+    sizes = {**AXES, "B2": B2, "O": O, "M": 2 * O, "M1": 2 * O, "M2": B2 * O}
+    given: dict[str, Any] = tensors(name, sizes)
+    if not second:
+        given.pop("x2", None)
+    if not one_step and "." not in name:
+        given["rho"] = 0.4
+    if name == "ntk":
+        given["module"] = torch.nn.Linear(AXES["d"], AXES["N_out"]).double()
+    if name == "leaky_rnn_kernel_alignment":
+        weights = {group: given.pop(group) for group in ("recurrent", "input", "readout")}
+        given |= {"before": weights, "after": {group: 2 * W for group, W in weights.items()}}
+    of, _, method = name.partition(".")
+    function = getattr(hpr_kernels, of)
+    if method:
+        function = getattr(function(**tensors(of, sizes)), method)
+        if method == "gram" and second:
+            given["other"] = hpr_kernels.FactoredJacobian(**tensors(of, {**sizes, "B": B2}))
+    for reduce, axes in re.findall(r"(?:(full|diagonal|trace) )?\[([^\]]*)\]", shapes()[name][1]):
+        got = function(**given, **({"reduce": reduce} if reduce else {}))
+        assert list(got.shape) == sized(axes, sizes), reduce
