@@ -144,7 +144,7 @@ def test_thousands_and_decimals_are_not_confused(tmp_path: Path) -> None:
 
 
 def test_points_between_thousands_are_not_taken_for_decimals(tmp_path: Path) -> None:
-    """In a German spreadsheet 1.234 may mean 1,234, so it is refused unless other sizes show what the point means."""
+    """In a German spreadsheet 1.234 may mean 1,234, so it is refused even where no decimal comma was seen."""
     with pytest.raises(
         ValueError, match=r"expected a size without points between thousands, got '1\.234'"
     ):
