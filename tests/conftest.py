@@ -1,7 +1,7 @@
 """Tests run where uninitialised memory is NaN, a process has one thread, and warnings are errors (pyproject.toml).
 
 Each process has one thread because `make test` runs two processes. A busy machine slows these down by its share, but
-it slows down a hundredfold threads that wait for each other at every small product.
+threads that wait for each other at every small product become a hundred times slower.
 """
 
 from __future__ import annotations
