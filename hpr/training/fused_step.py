@@ -114,7 +114,7 @@ class FusedStep:
     def launches(
         self, x: Tensor, targets: Tensor, seed: Tensor, sums: Tensor
     ) -> list[Callable[[], None]]:
-        """Return the six; x [S, T, B, N_in] and targets [S, T, B] are of S seeds, and network r takes seed[r]'s."""
+        """Return the six launches for x [S, T, B, N_in] and targets [S, T, B] of S seeds; network r takes seed[r]'s."""
         pack, rho = self.pack, self.spec.rho
         weights, readout = pack.weights, pack.readout
         N, K = weights.shape[1], self.dy.shape[1]

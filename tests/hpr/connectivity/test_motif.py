@@ -36,7 +36,7 @@ def motifs(J: np.ndarray) -> dict[str, float]:
 
 @pytest.mark.parametrize("structure", CASES.values(), ids=CASES)
 def test_covariances(structure: ChainMotif) -> None:
-    """Each moment is within five standard errors over 2,000 draws, which are small enough to tell it from zero."""
+    """Each moment is within five standard errors over 2,000 draws; the errors are small enough to tell it from zero."""
     N, draws = 20, 2000
     rng = np.random.default_rng(1)
     unit = structure.g**2 / N

@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Ring(Connectivity):
-    """A ring of units, each driven by its neighbours on one side."""
+    """Each unit of this ring is driven by its neighbours on one side."""
 
     kind: ClassVar[str] = "ring"
     width: int = 2

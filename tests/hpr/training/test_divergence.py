@@ -73,7 +73,7 @@ def test_divergence_is_recorded_and_hurts_no_neighbour(iteration: int) -> None:
 
 
 class Overflowing(Exploding):
-    """This is 2AF, but from an iteration on one seed's inputs are so large that its step overflows and its loss not."""
+    """In this 2AF, one seed's inputs are so large from an iteration on that its step overflows, but not its loss."""
 
     size = 1e12
 
