@@ -1,4 +1,4 @@
-"""Whatever mode its caller has set, a public function gives the same bits: every one of them, found by itself."""
+"""Every public function gives the same bits in every mode that its caller may set; the tests find them all."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def rates_of(x: Tensor, recurrent: Tensor, input: Tensor) -> Tensor:
 
 
 def leaky_rnn() -> list[Tensor]:
-    """The rates, and the gradients of all that has one."""
+    """Return the rates, and the gradients of everything that has one."""
     given = [normal(6, 5, 3), *list(network().values())[:2]]
     for tensor in given:
         tensor.requires_grad_(not torch.is_inference_mode_enabled())
@@ -151,7 +151,7 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
 
 
 def public() -> Iterator[str]:
-    """Every function of an `__all__` of the package, and every public method."""
+    """Yield every function of an `__all__` of the package, and every public method."""
     for name in PACKAGES:
         package = importlib.import_module(f"hpr_kernels{name}")
         for member in package.__all__:
@@ -199,7 +199,7 @@ def test_the_same_bits_in_every_mode(name: str, mode: str, threads: int) -> None
             got = CALLS[name]()
     finally:
         torch.set_num_threads(before)
-    # Without a graph `leaky_rnn` has no gradients to give.
+    # Without a graph, `leaky_rnn` has no gradients to give.
     for one, other in zip(got, expected, strict=mode not in ("inference mode", "no gradients")):
         if isinstance(other, Tensor):
             assert (one.dtype, one.device) == (other.dtype, other.device)
@@ -210,7 +210,7 @@ def test_the_same_bits_in_every_mode(name: str, mode: str, threads: int) -> None
 
 
 def test_the_backward_of_a_forward_outside_leaves_autocast() -> None:
-    """The gradient alone is taken within."""
+    """The forward runs outside of autocast, and only the gradient is taken within it."""
     given = [normal(6, 5, 3), *list(network().values())[:2]]
     for tensor in given:
         tensor.requires_grad_()
