@@ -188,7 +188,11 @@ def _main(arguments: argparse.Namespace, train: Train | None) -> int:
     if arguments.version:
         print("\n".join(report()))
         return 0
-    figures = discover()
+    try:
+        figures = discover()
+    except ValueError as error:
+        # Another package's figure has the name of one that is known.
+        raise UsageError(str(error)) from None
     chosen = _chosen(arguments, figures)
     try:
         device = choose_device(arguments.device)
