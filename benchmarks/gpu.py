@@ -25,7 +25,7 @@ from functools import partial
 
 import torch
 
-from hpr.connectivity import SVD
+from hpr.connectivity import LowRank
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task, make_task
 from hpr.training.initial import initial_pack
@@ -51,10 +51,12 @@ def main() -> int:
         return 0
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {REPEATS} repeats, µs")
     task = make_task(arguments.task)
-    base = RunSpec(task.name, SVD(rank=1), seed=0, task_version=task.version, N=arguments.hidden)
+    base = RunSpec(
+        task.name, LowRank(rank=1), seed=0, task_version=task.version, N=arguments.hidden
+    )
     base = replace(base, batch=task.batch_size)
     specs = [
-        replace(base, connectivity=SVD(rank=1 + i % base.N), seed=i % 10)
+        replace(base, connectivity=LowRank(rank=1 + i % base.N), seed=i % 10)
         for i in range(arguments.networks)
     ]
     print(f"{len(specs)} networks of {base.N} units, {task.name}, batch {base.batch}")

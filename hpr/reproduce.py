@@ -337,7 +337,7 @@ def _dry_run(figures: Sequence[Figure], settings: Settings, store: Store, device
     unreadable = f", {len(left.unreadable)} unreadable there" if left.unreadable else ""
     print(
         f"{left.stored} runs already in {store.runs}{unreadable}, {left.runs} to train in {len(left.packs)} "
-        f"packs: at most {left.flops:.2g} FLOP, about {_duration(left.flops / rate)} at "
+        f"packs: at most {left.flops:.2g} FLOP, about {_duration(left.seconds(device))} at "
         f"{rate:.2g} FLOP/s on {device}, {left.memory / 1e6:.0f} MB"
     )
     return 0

@@ -30,13 +30,13 @@ class Connectivity(Timed):
     """An initial matrix of 300 units (EM: of its own 297 cells)."""
 
     param_names = ("structure",)
-    params = (("Dense", "SVD", "SoftRank", "CellTypes", "ChainMotif", "EM", "Dale"),)
+    params = (("Dense", "LowRank", "SoftRank", "CellTypes", "ChainMotif", "EM", "Dale"),)
 
     def setup(self, name: str) -> None:
         """The structure."""
         from hpr import connectivity
 
-        arguments = {"rank": 30} if name == "SVD" else {}
+        arguments = {"rank": 30} if name == "LowRank" else {}
         self.structure = getattr(connectivity, name)(**arguments)
         self.N = 297 if name == "EM" else 300
 
@@ -108,12 +108,12 @@ def record(spec: Any) -> dict[str, Any]:
 
 def filled(folder: Path, runs: int) -> tuple[Any, list[Any]]:
     """A store in which so many runs are, and their specifications."""
-    from hpr.connectivity import SVD
+    from hpr.connectivity import LowRank
     from hpr.experiment.specification import RunSpec
     from hpr.experiment.store import Store
 
     store = Store(folder)
-    specs = [RunSpec("2AF", SVD(rank=1), seed=seed) for seed in range(runs)]
+    specs = [RunSpec("2AF", LowRank(rank=1), seed=seed) for seed in range(runs)]
     for spec in specs:
         store.save(record(spec))
     return store, specs

@@ -6,26 +6,27 @@ the same temporary Gaussian (or uniform) matrix, so that settings are compared i
 
 from __future__ import annotations
 
-from .base import Connectivity, Matrix
+from .base import GAIN, Connectivity, Matrix
 from .cell_types import CellTypes
 from .dale import Dale
 from .dense import Dense, Distribution
 from .em import EM
-from .low_rank import SVD, Rescale, SoftRank
-from .measures import effective_rank, leading_eigenvalue, magnitudes, spectrum_rank
+from .low_rank import LowRank, Rescale, SoftRank
+from .measures import effective_rank, magnitudes, spectral_radius, spectrum_rank
 from .motif import ChainMotif
 from .registry import KINDS, UnknownKind, check_form, drawn, from_dict, register, to_dict
 
 __all__ = [
     "EM",
+    "GAIN",
     "KINDS",
-    "SVD",
     "CellTypes",
     "ChainMotif",
     "Connectivity",
     "Dale",
     "Dense",
     "Distribution",
+    "LowRank",
     "Matrix",
     "Rescale",
     "SoftRank",
@@ -34,12 +35,12 @@ __all__ = [
     "drawn",
     "effective_rank",
     "from_dict",
-    "leading_eigenvalue",
     "magnitudes",
     "register",
+    "spectral_radius",
     "spectrum_rank",
     "to_dict",
 ]
 
-for structure in (Dense, SVD, SoftRank, CellTypes, ChainMotif, EM, Dale):
+for structure in (Dense, LowRank, SoftRank, CellTypes, ChainMotif, EM, Dale):
     register(structure)

@@ -1,4 +1,4 @@
-"""What every structure has in common: a gain, the temporary Gaussian matrix of its null, and the null's norm."""
+"""The base of every structure: a gain, the Gaussian matrix of its null, and the null's norm."""
 
 from __future__ import annotations
 
@@ -13,21 +13,31 @@ from hpr.fields import normalise, positive, shown
 
 Matrix = NDArray[np.float64]
 
+# The paper's g of the null (Appendix C.2).
+GAIN = 1.5
+
 
 @dataclass(frozen=True)
 class Connectivity(ABC):
     """A structure of initial recurrent weights, drawn as an [N, N] matrix.
 
     Row = postsynaptic unit, column = presynaptic unit, as in Eq. 1 of the paper. `gain` is the g of the null,
-    W_ij ~ N(0, g²/N), whose size every structure takes.
+    W_ij ~ N(0, g²/N), whose size every structure takes. None stands for the gain of the run's variant, which a
+    `RunSpec` fills in; outside a run it is the paper's.
     """
 
     kind: ClassVar[str]
-    gain: float = 1.5
+    gain: float | None = None
 
     def __post_init__(self) -> None:
         normalise(self)
-        positive(self, "gain")
+        if self.gain is not None:
+            positive(self, "gain")
+
+    @property
+    def g(self) -> float:
+        """The gain as a number."""
+        return GAIN if self.gain is None else self.gain
 
     @property
     @abstractmethod
@@ -39,12 +49,19 @@ class Connectivity(ABC):
         if N < 1:
             raise ValueError(f"N: expected at least 1 unit, got {N}")
 
+    def check_data(self, N: int) -> None:
+        """Raise ValueError where the files that this structure is read from do not give N units.
+
+        `check` opens no file. This is called before a run is trained.
+        """
+        self.check(N)
+
     @abstractmethod
     def weights(self, N: int, rng: np.random.Generator) -> Matrix:
         """Draw the [N, N] matrix."""
 
     def draw(self, N: int, seed: int) -> Matrix:
-        """The [N, N] matrix that runs of a seed start from: `weights` of the first of the seed's streams.
+        """The [N, N] matrix that runs of a seed start from: `weights` drawn from the seed's first random stream.
 
         Raises:
             ValueError: the weights are not an [N, N] matrix of finite real numbers.
@@ -59,26 +76,26 @@ class Connectivity(ABC):
         bad = W.size - int(np.isfinite(W).sum())
         if bad:
             raise ValueError(f"{what} finite numbers, got {bad} NaN or infinite in {shown(self)}")
-        # A copy, for it may be another's view, or what the structure keeps.
+        # The structure may keep its matrix, or return a view of another.
         return np.array(W, np.float64, order="C")
 
 
 class Rescaled(Connectivity):
-    """A structure made of the null's own Gaussian draw, at the null's Frobenius norm.
+    """A structure that is made from the null's Gaussian draw, at the null's Frobenius norm.
 
-    The Gaussian matrix is drawn first, so that structures of one seed share it and are compared in pairs.
+    The Gaussian matrix is drawn first, so that the structures of one seed share it and can be compared in pairs.
     """
 
     def weights(self, N: int, rng: np.random.Generator) -> Matrix:
         """Draw the [N, N] matrix."""
         self.check(N)
-        null = gaussian(N, self.gain, rng)
+        null = gaussian(N, self.g, rng)
         W = self.structured(null, rng)
         return W * (np.linalg.norm(null) / nonzero(np.linalg.norm(W), "frobenius", self))
 
     @abstractmethod
     def structured(self, null: Matrix, rng: np.random.Generator) -> Matrix:
-        """Make the structure of a null's draw [N, N], at any scale."""
+        """Make the structure from a null's draw [N, N], at any scale."""
 
 
 def gaussian(N: int, gain: float, rng: np.random.Generator) -> Matrix:
@@ -89,7 +106,7 @@ def gaussian(N: int, gain: float, rng: np.random.Generator) -> Matrix:
 def nonzero(
     size: float | np.floating, norm: str, connectivity: Connectivity, least: float = 0.0
 ) -> float:
-    """A matrix's size, refused where it's too small to divide by: below `least`, or not a number."""
+    """A matrix's norm; ValueError where it is too small to divide by (at most `least`) or not a number."""
     if not size > max(least, float(np.finfo(float).tiny)):
         raise ValueError(
             f"rescale: expected a matrix with a non-zero {norm} norm, got {float(size)!r} "

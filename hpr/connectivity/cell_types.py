@@ -16,11 +16,11 @@ Connections = Literal["touching", "within"]
 
 @dataclass(frozen=True)
 class CellTypes(Rescaled):
-    """Blocks of unlike variance: J_ij ~ N(0, g_ij²/N), rescaled (Aljadeff et al. 2015, Figure S3; Appendix C.1).
+    """Blocks of different variance: J_ij ~ N(0, g_ij²/N), rescaled (Aljadeff et al. 2015, Figure S3; Appendix C.1).
 
     The first round(fraction · N) units are hyperexcitable. Their connections have the gain g_ij = `hyperexcitable`, all
-    others `rest`. Which connections are theirs the paper leaves open: those that touch the group on either side, or
-    those within it.
+    others `rest`. The paper does not say which connections are meant: `connections` takes those that touch the group on
+    either side, or those within it.
     """
 
     kind: ClassVar[str] = "cell_types"

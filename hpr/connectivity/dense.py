@@ -28,6 +28,6 @@ class Dense(Connectivity):
         """Draw the [N, N] matrix."""
         self.check(N)
         if self.distribution == "uniform":
-            bound = self.gain / np.sqrt(N)
+            bound = self.g / np.sqrt(N)
             return rng.uniform(-bound, bound, size=(N, N))
-        return gaussian(N, self.gain, rng)
+        return gaussian(N, self.g, rng)

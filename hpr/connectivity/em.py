@@ -42,9 +42,9 @@ class EM(Rescaled):
         """How many cells the connectome has."""
         return len(open_connectome(self.connectome).cells)
 
-    def check(self, N: int) -> None:
-        """Raise ValueError where this structure cannot have N units."""
-        super().check(N)
+    def check_data(self, N: int) -> None:
+        """Raise ValueError where the connectome does not have N cells."""
+        super().check_data(N)
         if self.N != N:
             raise ValueError(
                 f"N: expected the {self.N} cells of the connectome {self.connectome!r}, got {N}"
@@ -52,6 +52,7 @@ class EM(Rescaled):
 
     def structured(self, null: Matrix, rng: np.random.Generator) -> Matrix:
         """Take the connectome's matrix, whatever the null's draw [N, N]."""
+        self.check_data(len(null))
         W = open_connectome(self.connectome).weights.copy()
         if self.shuffled:
             places = np.nonzero(W)

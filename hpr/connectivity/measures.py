@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from .base import Matrix
 
 
-def leading_eigenvalue(W: Matrix) -> float:
+def spectral_radius(W: Matrix) -> float:
     """Largest |eigenvalue| of an [N, N] matrix."""
     return float(magnitudes(W)[0])
 

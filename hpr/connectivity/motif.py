@@ -14,7 +14,7 @@ from .base import Matrix, Rescaled
 class ChainMotif(Rescaled):
     """Gaussian weights whose second-order motifs have given covariances (Dahmen et al. 2020, Section S3.10), rescaled.
 
-    In units of the variance g²/N, and for unlike i, j, k:
+    In units of the variance g²/N, and for different i, j, k:
 
         Cov(J_ij, J_jk) = tau_chn    chain         Cov(J_ij, J_ji) = tau_rec    reciprocal
         Cov(J_ij, J_ik) = tau_con    convergent    Cov(J_ij, J_kj) = tau_div    divergent
@@ -72,13 +72,13 @@ class ChainMotif(Rescaled):
 
     @property
     def half_axes(self) -> tuple[float, float]:
-        """Of the bulk at large N, before rescaling: real and imaginary."""
-        scale = self.gain / self._A**0.5
+        """The half axes of the bulk at large N, before rescaling: real and imaginary."""
+        scale = self.g / self._A**0.5
         return scale * (self._A + self._B), scale * (self._A - self._B)
 
     def outlier(self, N: int) -> complex:
         """One of the two outliers ±λ at large N, before rescaling."""
-        return complex(self.gain) * complex((N - 1) * self.tau_chn + self.tau_rec) ** 0.5
+        return complex(self.g) * complex((N - 1) * self.tau_chn + self.tau_rec) ** 0.5
 
     def structured(self, null: Matrix, rng: np.random.Generator) -> Matrix:
         """Mix a null's draw [N, N] with its transpose into ν, and add η and μ."""
@@ -87,7 +87,7 @@ class ChainMotif(Rescaled):
         # ν = a Z + b Zᵀ has a² + b² = A and 2ab = B, and the variance A + B on its diagonal.
         total, difference = np.sqrt(self._A + self._B), np.sqrt(self._A - self._B)
         nu = (total + difference) / 2 * null + (total - difference) / 2 * null.T
-        first, second = rng.normal(0.0, self.gain / np.sqrt(N), size=(2, N))
+        first, second = rng.normal(0.0, self.g / np.sqrt(N), size=(2, N))
         eta = np.sqrt(con) * first
         slope = self.tau_chn / np.sqrt(con) if con > 0 else 0.0
         mu = slope * first + np.sqrt(max(div - slope**2, 0.0)) * second

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpr.connectivity import SVD, Connectivity, SoftRank
+from hpr.connectivity import Connectivity, LowRank, SoftRank
 from hpr.experiment.specification import GAIN, VARIANTS, RunSpec
 from hpr.figures.claims import Claim, Kind
 from hpr.figures.figure import Figure, Panel, Record, Settings
@@ -87,7 +87,7 @@ class RankSweep(Figure):
     def levels(self, sweep: Sweep, N: int, weights: Mapping[str, Any]) -> dict[str, Connectivity]:
         """The sweep's structures by the names on its axis, from low rank to high."""
         ranks = [*(rank for rank in sweep.ranks if rank < N), N]
-        return {str(rank): SVD(rank=rank, **weights) for rank in ranks}
+        return {str(rank): LowRank(rank=rank, **weights) for rank in ranks}
 
     def _panel(self, sweep: Sweep, settings: Settings) -> Panel:
         if sweep.stand_in is not None and settings.smnist == "sDigits":

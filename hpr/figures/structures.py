@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpr.connectivity import EM, SVD, CellTypes, ChainMotif, Connectivity, Dale, spectrum_rank
+from hpr.connectivity import EM, CellTypes, ChainMotif, Connectivity, Dale, LowRank, spectrum_rank
 from hpr.connectivity.connectome import CELEGANS
 from hpr.experiment.specification import GAIN, VARIANTS, RunSpec
 from hpr.figures.claims import Claim, Direction, Finding, judge
@@ -55,7 +55,7 @@ class Comparison:
         """The null and the structures, at the variant's gain and from the connectome at hand."""
         gain = GAIN[settings.variant]
         # At full rank the SVD is the Gaussian null, and the runs of Figure 1 and this one are the same.
-        levels: dict[str, Connectivity] = {NULL: SVD(gain=gain, rank=self.size(settings))}
+        levels: dict[str, Connectivity] = {NULL: LowRank(gain=gain, rank=self.size(settings))}
         for name, structure in self.structures.items():
             if isinstance(structure, EM):
                 structure = replace(structure, connectome=settings.connectome)

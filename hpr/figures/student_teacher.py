@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpr.connectivity import SVD, Connectivity, Dense
+from hpr.connectivity import Connectivity, Dense, LowRank
 from hpr.experiment.specification import GAIN, VARIANTS, RunSpec
 from hpr.figures.claims import Claim
 from hpr.figures.figure import Figure, Panel, Record, Settings
@@ -156,7 +156,7 @@ class Students(Figure):
         # Both layers have one norm, as in Proposition 1: entries of W_1 are N(0, σ²/d).
         initial: dict[str, dict[str, Any]] = {
             RANDOM: {"connectivity": Dense(gain=SIGMA)},
-            LOW_RANK: {"connectivity": SVD(gain=SIGMA, rank=1)},
+            LOW_RANK: {"connectivity": LowRank(gain=SIGMA, rank=1)},
             PARTIAL: {"connectivity": Dense(gain=SIGMA), "aligned": "dominant directions"},
             ALIGNED: {"connectivity": Dense(gain=SIGMA), "aligned": "directions"},
         }
@@ -176,7 +176,7 @@ class Students(Figure):
         rank = {"features": teacher.N // 2, "directions": 10}[kind]
         initial: dict[str, dict[str, Any]] = {
             RANDOM: {"connectivity": Dense(gain=gain)},
-            LOW_RANK: {"connectivity": SVD(gain=gain, rank=rank)},
+            LOW_RANK: {"connectivity": LowRank(gain=gain, rank=rank)},
             PARTIAL: {"connectivity": Dense(gain=gain), "aligned": f"dominant {kind}"},
             ALIGNED: {"connectivity": Dense(gain=gain), "aligned": kind},
         }
@@ -263,7 +263,7 @@ class TwoLayer(RankSweep):
 
     def levels(self, sweep: Sweep, N: int, weights: Mapping[str, Any]) -> dict[str, Connectivity]:
         """The ranks as given: W_1 is of full rank at the number of inputs or of units, whichever is less."""
-        return {str(rank): SVD(rank=rank, **weights) for rank in sweep.ranks}
+        return {str(rank): LowRank(rank=rank, **weights) for rank in sweep.ranks}
 
 
 def linear_sweep(

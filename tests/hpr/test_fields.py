@@ -16,10 +16,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from hpr import connectivity, fields
-from hpr.connectivity import EM, KINDS, SVD, ChainMotif, Connectivity, Dense, SoftRank
+from hpr.connectivity import EM, KINDS, ChainMotif, Connectivity, Dense, LowRank, SoftRank
 from hpr.experiment.specification import VARIANTS, RunSpec
 
-SPEC = RunSpec("2AF", SVD(rank=30), seed=3)
+SPEC = RunSpec("2AF", LowRank(rank=30), seed=3)
 WORDS = [
     "2AF", "paper", "released", "euler", "exponential", "gaussian", "uniform", "frobenius", "relu",
     "linear", "two_layer", "leaky_rnn", "features", "recurrent", "0123456789abcdef", "celegans",
@@ -54,7 +54,7 @@ POOL: list[Any] = [
     np.int8(3), np.int64(30), np.uint64(2**64 - 1), 1 + 2j, b"", b"2AF", (), (1,), ("recurrent",),
     ("recurrent", "input", "readout"), ["recurrent", "input", "readout"], [None], {}, {"kind": "svd"},
     Stranger(), Rude(), np.zeros(3), np.ones((40, 40)), np.array(1.0), torch.ones(2), torch.tensor(1),
-    SVD(rank=2), SPEC, replace(SPEC, seed=9, keep_weights=True), int, len,
+    LowRank(rank=2), SPEC, replace(SPEC, seed=9, keep_weights=True), int, len,
 ]  # fmt: skip
 junk = st.one_of(
     st.sampled_from(POOL),
@@ -168,7 +168,7 @@ EQUAL: dict[str, tuple[Any, Any]] = {
     ),
     "NumPy's": (
         RunSpec(
-            np.str_("2AF"), SVD(rank=np.int32(30), gain=np.float64(1.5)), np.int64(3),
+            np.str_("2AF"), LowRank(rank=np.int32(30), gain=np.float64(1.5)), np.int64(3),
             dt=np.int8(100), N=np.uint16(300), keep_weights=np.bool_(False), momentum=np.float64(0.9),
         ),
         SPEC,
@@ -200,7 +200,7 @@ class Everything:
     way: Literal["up", "down"]
     pair: tuple[int, float]
     many: tuple[float, ...] = ()
-    other: SVD | None = None
+    other: LowRank | None = None
 
     def __post_init__(self) -> None:
         fields.normalise(self)
@@ -212,10 +212,12 @@ GOOD: dict[str, Any] = {
 
 
 def test_every_kind_of_field() -> None:
-    found = Everything(**{**GOOD, "pair": [np.int8(1), 2], "many": [1, -0.0]}, other=SVD(rank=2))
+    found = Everything(
+        **{**GOOD, "pair": [np.int8(1), 2], "many": [1, -0.0]}, other=LowRank(rank=2)
+    )
     assert repr(found) == (
         "Everything(count=1, size=2.0, on=True, name='a', way='up', pair=(1, 2.0), "
-        "many=(1.0, 0.0), other=SVD(gain=1.5, distribution='gaussian', rank=2, rescale='frobenius'))"
+        "many=(1.0, 0.0), other=LowRank(gain=None, distribution='gaussian', rank=2, rescale='frobenius'))"
     )
 
 
@@ -230,7 +232,7 @@ def test_every_kind_of_field() -> None:
         ({"way": "left"}, "way: expected one of ('up', 'down'), got 'left'"),
         ({"pair": (1,)}, "pair: expected a tuple of an integer, a finite number, got (1,)"),
         ({"many": ["a"]}, "many: expected a tuple of a finite number, got ['a']"),
-        ({"other": Dense()}, "other: expected a SVD or None, got Dense("),
+        ({"other": Dense()}, "other: expected a LowRank or None, got Dense("),
         ({"count": np.arange(3)}, "count: expected an integer, got array([0, 1, 2])"),
         ({"count": "9" * 300}, "count: expected an integer, got '999"),
     ],

@@ -20,7 +20,7 @@ import pytest
 import scipy
 import torch
 
-from hpr.connectivity import EM, SVD, CellTypes, ChainMotif, Dale, Dense, SoftRank
+from hpr.connectivity import EM, CellTypes, ChainMotif, Dale, Dense, LowRank, SoftRank
 from hpr.experiment.binding import bind
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import make_task
@@ -33,7 +33,7 @@ RELATIVE = 1e-3
 def specimens() -> dict[str, RunSpec]:
     """Every task, structure, variant and kind of training, small."""
     base = RunSpec(
-        "2AF", SVD(rank=3), seed=0, N=33, batch=8, iterations=120, trials=16, kernel_trials=4
+        "2AF", LowRank(rank=3), seed=0, N=33, batch=8, iterations=120, trials=16, kernel_trials=4
     )
     released: dict[str, Any] = {
         "variant": "released", "leak": "euler", "ntk_parameters": ("recurrent",),
@@ -47,7 +47,7 @@ def specimens() -> dict[str, RunSpec]:
     return {
         "low rank": base,
         "low rank, another seed": replace(base, seed=11),
-        "leading eigenvalue": replace(base, connectivity=SVD(rank=30, rescale="eigenvalue")),
+        "leading eigenvalue": replace(base, connectivity=LowRank(rank=30, rescale="eigenvalue")),
         "uniform": replace(base, connectivity=Dense(distribution="uniform")),
         "soft rank": replace(base, connectivity=SoftRank(k=4.0)),
         "cell types": replace(base, connectivity=CellTypes(connections="within"), task="DMS"),
@@ -56,12 +56,12 @@ def specimens() -> dict[str, RunSpec]:
         "Dale throughout": replace(base, connectivity=Dale(dale_throughout=True)),
         "EM": replace(base, connectivity=EM(), N=297, iterations=20),
         "EM, shuffled": replace(base, connectivity=EM(shuffled=True), N=297, iterations=20),
-        "released": replace(base, **released, connectivity=SVD(gain=1.25, rank=3)),
+        "released": replace(base, **released, connectivity=LowRank(gain=1.25, rank=3)),
         "NeuroGym 2.3": replace(base, task_version="2.3", task="CXT"),
         "short steps": replace(base, dt=20.0, iterations=20),
         "rows of digits": replace(base, **rows, stop_accuracy=0.97, keep_weights=True),
         "digits at once": replace(
-            base, task="Digits", task_version="1", model="two_layer", connectivity=SVD(rank=8)
+            base, task="Digits", task_version="1", model="two_layer", connectivity=LowRank(rank=8)
         ),
         "linear, trajectory": replace(base, **flat, checkpoints=5, connectivity=Dense(gain=0.01)),
         "aligned": replace(base, **flat, connectivity=Dense(gain=0.01), aligned="directions"),

@@ -12,17 +12,17 @@ from hpr import connectivity
 from hpr.connectivity import (
     EM,
     KINDS,
-    SVD,
     CellTypes,
     ChainMotif,
     Connectivity,
     Dale,
     Dense,
+    LowRank,
     SoftRank,
 )
 
 STRUCTURES: dict[str, tuple[Connectivity, int]] = {
-    "svd": (SVD(rank=3), 60),
+    "svd": (LowRank(rank=3), 60),
     "soft rank": (SoftRank(k=2.5), 60),
     "cell types, touching": (CellTypes(fraction=0.1), 60),
     "cell types, within": (CellTypes(fraction=0.1, connections="within"), 60),
@@ -62,7 +62,7 @@ def test_a_seed_has_one_gaussian_for_all_that_can_share_it() -> None:
     for structure in (
         CellTypes(hyperexcitable=0.8),
         ChainMotif(tau_chn=0.0),
-        SVD(rank=50),
+        LowRank(rank=50),
     ):
         np.testing.assert_allclose(structure.draw(50, 7), null, atol=1e-12)
     magnitude = np.abs(Dale(excitatory=0.5).draw(50, 7))
@@ -80,8 +80,14 @@ def test_a_draw_is_the_first_of_the_seeds_streams() -> None:
 
 BAD: dict[str, tuple[Any, str]] = {
     "gain": (lambda: Dense(gain=0), "gain: expected a positive finite number, got 0"),
-    "gain NaN": (lambda: Dale(gain=float("nan")), "gain: expected a finite number, got nan"),
-    "gain in words": (lambda: EM(gain="high"), "gain: expected a finite number, got 'high'"),  # type: ignore[arg-type]
+    "gain NaN": (
+        lambda: Dale(gain=float("nan")),
+        "gain: expected a finite number or None, got nan",
+    ),
+    "gain in words": (
+        lambda: EM(gain="high"),
+        "gain: expected a finite number or None, got 'high'",
+    ),  # type: ignore[arg-type]
     "N": (lambda: Dense().check(0), "N: expected at least 1 unit, got 0"),
     "kind": (lambda: connectivity.from_dict({"kind": "ring"}), "connectivity kind: expected one"),
     "k": (lambda: SoftRank(k=-1), "k: expected an exponent of at least 0, got -1.0"),
@@ -118,14 +124,17 @@ BAD: dict[str, tuple[Any, str]] = {
         lambda: ChainMotif(tau_rec=1.1),
         r"tau_rec: expected \|tau_rec - 2 tau_chn\| of at most .* = 0.94, got 1.04",
     ),
-    "EM's N": (lambda: EM().check(300), "N: expected the 297 cells of the connectome 'celegans'"),
+    "EM's N": (
+        lambda: EM().check_data(300),
+        "N: expected the 297 cells of the connectome 'celegans'",
+    ),
     "shuffled": (lambda: EM(shuffled="yes"), "shuffled: expected a bool, got 'yes'"),  # type: ignore[arg-type]
     "connectome": (
         lambda: EM(connectome="fly").draw(297, 0),
         "connectome: expected 'celegans' or one kept in .*, got 'fly'",
     ),
     "connectome's path": (
-        lambda: EM(connectome="../../etc/passwd-0123456789ab").check(1),
+        lambda: EM(connectome="../../etc/passwd-0123456789ab").check_data(1),
         "connectome: expected 'celegans' or one kept in ",
     ),
 }

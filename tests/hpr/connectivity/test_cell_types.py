@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpr.connectivity import CellTypes, Dense, effective_rank, leading_eigenvalue
+from hpr.connectivity import CellTypes, Dense, effective_rank, spectral_radius
 from hpr.connectivity.cell_types import Connections
 
 GAINS: dict[Connections, np.ndarray] = {
@@ -40,7 +40,7 @@ def test_spectral_radius(connections: Connections) -> None:
     shares = np.array([fraction, 1 - fraction])
     squares = GAINS[connections] ** 2
     radius = np.sqrt(np.linalg.eigvals(squares * shares).real.max() / (shares @ squares @ shares))
-    found = [leading_eigenvalue(structure.draw(400, seed)) for seed in range(4)]
+    found = [spectral_radius(structure.draw(400, seed)) for seed in range(4)]
     assert np.mean(found) == pytest.approx(1.5 * radius, rel=0.06)
     # The two readings, and the null's radius of 1.5, lie further apart than that.
     assert radius > 1.1

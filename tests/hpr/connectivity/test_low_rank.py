@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hpr.connectivity import SVD, Dense, SoftRank, effective_rank, leading_eigenvalue
+from hpr.connectivity import Dense, LowRank, SoftRank, effective_rank, spectral_radius
 
 DRAWS = {"gaussian": Dense(), "uniform": Dense(distribution="uniform")}
 
@@ -21,7 +21,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 def test_svd(distribution: str, rank: int) -> None:
     N = 33
     dense = DRAWS[distribution].weights(N, rng())
-    W = SVD(distribution=distribution, rank=rank).weights(N, rng())
+    W = LowRank(distribution=distribution, rank=rank).weights(N, rng())
     values = np.linalg.svd(W, compute_uv=False)
     assert np.all(values[rank:] < 1e-12 * values[0])
     np.testing.assert_allclose(np.linalg.norm(W), np.linalg.norm(dense), rtol=1e-12)
@@ -32,15 +32,15 @@ def test_svd(distribution: str, rank: int) -> None:
 
 def test_full_rank_is_the_dense_matrix() -> None:
     np.testing.assert_allclose(
-        SVD(rank=33).weights(33, rng()), Dense().weights(33, rng()), atol=1e-12
+        LowRank(rank=33).weights(33, rng()), Dense().weights(33, rng()), atol=1e-12
     )
 
 
 @pytest.mark.parametrize("rank", [1, 5, 33])
 def test_eigenvalue_rescaling(rank: int) -> None:
-    W = SVD(rank=rank, rescale="eigenvalue").weights(33, rng())
-    expected = leading_eigenvalue(Dense().weights(33, rng()))
-    np.testing.assert_allclose(leading_eigenvalue(W), expected, rtol=1e-9)
+    W = LowRank(rank=rank, rescale="eigenvalue").weights(33, rng())
+    expected = spectral_radius(Dense().weights(33, rng()))
+    np.testing.assert_allclose(spectral_radius(W), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("k", [0.0, 0.5, 4.0])
@@ -68,10 +68,10 @@ def test_a_greater_exponent_has_a_lower_effective_rank() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SVD(rank=0), "rank: expected an integer of at least 1, got 0"),
-        (lambda: SVD(rank=-2), "rank: expected an integer of at least 1, got -2"),
-        (lambda: SVD(rank=34).check(33), "rank: expected at most N = 33, got 34"),
-        (lambda: replace(SVD(), rescale="trace"), "rescale: expected one of"),
+        (lambda: LowRank(rank=0), "rank: expected an integer of at least 1, got 0"),
+        (lambda: LowRank(rank=-2), "rank: expected an integer of at least 1, got -2"),
+        (lambda: LowRank(rank=34).check(33), "rank: expected at most N = 33, got 34"),
+        (lambda: replace(LowRank(), rescale="trace"), "rescale: expected one of"),
     ],
 )
 def test_bad_input_is_named(make: object, message: str) -> None:
@@ -91,4 +91,4 @@ def test_a_matrix_without_eigenvalues_cannot_be_rescaled(
 ) -> None:
     monkeypatch.setattr(Dense, "weights", lambda self, N, rng: W)
     with pytest.raises(ValueError, match="rescale: expected a matrix with a non-zero eigenvalue"):
-        SVD(rank=1, rescale="eigenvalue").weights(2, rng())
+        LowRank(rank=1, rescale="eigenvalue").weights(2, rng())

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpr.connectivity import effective_rank, leading_eigenvalue, magnitudes, spectrum_rank
+from hpr.connectivity import effective_rank, magnitudes, spectral_radius, spectrum_rank
 
 
 def test_effective_rank() -> None:
     W = np.diag([2.0, -1.0, 1.0, 0.0])
     assert effective_rank(W) == pytest.approx(0.5)
-    assert leading_eigenvalue(W) == pytest.approx(2)
+    assert spectral_radius(W) == pytest.approx(2)
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
     assert effective_rank(rotation @ W, singular=True) == pytest.approx(0.5)
     assert np.isnan(effective_rank(np.zeros((3, 3))))

@@ -39,7 +39,7 @@ def test_covariances(structure: ChainMotif) -> None:
     """Each within five standard errors over 2,000 draws, errors small enough to tell it from zero."""
     N, draws = 20, 2000
     rng = np.random.default_rng(1)
-    unit = structure.gain**2 / N
+    unit = structure.g**2 / N
     found = [motifs(structure.structured(Dense().weights(N, rng), rng)) for _ in range(draws)]
     con, div = structure.tau_con, structure.tau_div
     assert con is not None

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from hpr import connectivity
-from hpr.connectivity import KINDS, SVD, Connectivity, Dense, Matrix, UnknownKind
+from hpr.connectivity import KINDS, Connectivity, Dense, LowRank, Matrix, UnknownKind
 from hpr.experiment.binding import bind
 from hpr.experiment.execution import run_local
 from hpr.experiment.specification import RunSpec
@@ -131,7 +131,7 @@ def test_an_unregistered_structure_is_refused_before_anything_is_trained() -> No
 
     # Nor does one pass that inherits a registered kind.
     @dataclass(frozen=True)
-    class Heir(SVD):
+    class Heir(LowRank):
         pass
 
     with pytest.raises(
@@ -173,7 +173,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "no kind": (lambda: own("No", None), ValueError, "structure No: expected a kind of its own in lower-case"),
     "a path": (lambda: own("Path", "../x"), ValueError, "structure Path: expected a kind of its own in lower"),
     "a kind of the package's": (
-        lambda: own("Mine", "svd"), ValueError, "structure Mine: expected a kind of its own, got 'svd' of SVD",
+        lambda: own("Mine", "svd"), ValueError, "structure Mine: expected a kind of its own, got 'svd' of LowRank",
     ),
     "an array for a field": (
         lambda: own("Big", "big", __annotations__={"W": np.ndarray}, W=None),

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from hpr.connectivity import SVD, Dale, Dense
+from hpr.connectivity import EM, Dale, Dense, LowRank
+from hpr.experiment.binding import bind
 from hpr.experiment.cost import cost
 from hpr.experiment.plan import packs
 from hpr.experiment.specification import VARIANTS, YOUNGER, RunSpec, distinct
+from hpr.tasks import make_task
 
-SPEC = RunSpec("2AF", SVD(rank=30), seed=3)
+SPEC = RunSpec("2AF", LowRank(rank=30), seed=3)
 
 
 def test_round_trip_and_key() -> None:
@@ -57,11 +59,52 @@ def test_younger_fields_are_written_where_they_say_something() -> None:
     assert one.shape == other.shape == student.shape
 
 
+def test_the_variant_alone_sets_what_follows_from_it() -> None:
+    named = {"variant": "released", **VARIANTS["released"]}
+    structures = [
+        (structure, replace(structure, gain=1.25))
+        for structure in (Dense(), LowRank(rank=3), Dale())
+    ]
+    for unnamed, structure in structures:
+        alone = RunSpec("2AF", unnamed, seed=3, variant="released")
+        assert alone == RunSpec("2AF", structure, seed=3, **named)
+        assert alone.to_dict()["connectivity"]["gain"] == 1.25
+        assert alone.rho == 0.0
+        assert alone.ntk_parameters == ("recurrent",)
+    assert RunSpec("2AF", Dense(), 0).connectivity == Dense(gain=1.5)
+    # A gain that is named is kept, as the gain sweep of Figure 11 needs.
+    assert RunSpec("2AF", Dense(gain=1.5), 0, variant="released").connectivity.g == 1.5
+
+
+def test_a_gain_that_is_not_named_is_the_papers_outside_a_run() -> None:
+    for structure in (Dense(), LowRank(rank=3), Dale()):
+        assert (structure.draw(33, 0) == replace(structure, gain=1.5).draw(33, 0)).all()
+        assert structure.g == 1.5
+
+
+def test_checking_a_specification_opens_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of a connectome either, whose size is checked when a run is bound."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError(f"opened {arguments}")
+
+    structure = EM(connectome="no such connectome")
+    with monkeypatch.context() as patch:
+        for name in ("builtins.open", "io.open", "os.open", "pathlib.Path.open"):
+            patch.setattr(name, refuse)
+        spec = RunSpec("sMNIST", structure, seed=0, task_version="1", N=5)
+        assert RunSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    wrong = RunSpec("2AF", EM(), seed=0, N=5)
+    with pytest.raises(ValueError, match="N: expected the 297 cells of the connectome"):
+        bind(wrong, make_task("2AF"))
+
+
 def test_numbers_that_are_equal_have_one_key() -> None:
     assert replace(SPEC, dt=100, momentum=0.9).key == SPEC.key
     assert replace(SPEC, stop_accuracy=1).key == replace(SPEC, stop_accuracy=1.0).key
     assert (
-        RunSpec("2AF", SVD(rank=30, gain=2), 0).key == RunSpec("2AF", SVD(rank=30, gain=2.0), 0).key
+        RunSpec("2AF", LowRank(rank=30, gain=2), 0).key
+        == RunSpec("2AF", LowRank(rank=30, gain=2.0), 0).key
     )
 
 
@@ -69,7 +112,7 @@ def test_numbers_that_are_equal_have_one_key() -> None:
     "change",
     [
         {"seed": 4},
-        {"connectivity": SVD(rank=31)},
+        {"connectivity": LowRank(rank=31)},
         {"connectivity": Dense()},
         {"task_version": "2.3"},
         {"iterations": 9},
@@ -88,7 +131,7 @@ def test_leak() -> None:
 
 
 def test_packs_hold_equal_shapes_and_each_run_once() -> None:
-    small = [RunSpec("2AF", SVD(rank=r), s) for r in (1, 2) for s in range(3)]
+    small = [RunSpec("2AF", LowRank(rank=r), s) for r in (1, 2) for s in range(3)]
     other = [replace(spec, task="DMS") for spec in small]
     mixed = [spec for pair in zip(small, other, strict=True) for spec in pair]
     formed = packs([*mixed, *mixed], size=4)
@@ -174,7 +217,7 @@ def test_bad_input_is_named(change: dict[str, Any], message: str) -> None:
 
 
 def test_a_key_is_computed_once_and_is_no_part_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = RunSpec("2AF", SVD(rank=30), seed=3)
+    spec = RunSpec("2AF", LowRank(rank=30), seed=3)
     key = spec.key
     monkeypatch.setattr(RunSpec, "to_dict", lambda self: {"another": "form"})
     assert spec.key == key

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 import torch
 
-from hpr.connectivity import SVD
+from hpr.connectivity import LowRank
 from hpr.experiment.plan import plan, tasks
 from hpr.experiment.record import checksum, identity
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
 
-SPEC = RunSpec(task="2AF", connectivity=SVD(rank=30), seed=3)
+SPEC = RunSpec(task="2AF", connectivity=LowRank(rank=30), seed=3)
 
 
 def record_of(spec: RunSpec, /, **changes: Any) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def test_a_saved_run_is_found_again_and_another_is_not(tmp_path: Path) -> None:
     assert path == tmp_path / "runs" / f"{SPEC.key}.json"
     assert store.load(SPEC) == record_of(SPEC)
     assert SPEC in store
-    assert store.load(RunSpec(task="2AF", connectivity=SVD(rank=30), seed=4)) is None
+    assert store.load(RunSpec(task="2AF", connectivity=LowRank(rank=30), seed=4)) is None
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
@@ -85,7 +85,7 @@ def test_identity_leaves_out_the_timings_alone() -> None:
     assert identity(quick) != identity(record_of(SPEC, iterations=9))
 
 
-OTHER = RunSpec(task="2AF", connectivity=SVD(rank=1), seed=3)
+OTHER = RunSpec(task="2AF", connectivity=LowRank(rank=1), seed=3)
 
 
 def folder(path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import hpr.figures
-from hpr.connectivity import SVD
+from hpr.connectivity import LowRank
 from hpr.experiment.specification import RunSpec
 from hpr.figures import Figure, Settings, discover
 from hpr.figures.draw.plotting import describe, sweep_dots
@@ -31,7 +31,7 @@ def figure() -> Figure:
 
 def record(spec: RunSpec, **changes: Any) -> dict[str, Any]:
     """A run that does as the paper says, by a little noise."""
-    assert isinstance(spec.connectivity, SVD)
+    assert isinstance(spec.connectivity, LowRank)
     richness = 1 - math.log(spec.connectivity.rank) / math.log(300)
     noise = 0.01 * np.random.default_rng([spec.seed, spec.connectivity.rank]).normal()
     return {
@@ -75,10 +75,10 @@ def test_the_paper_profile_is_the_papers(figure: Figure) -> None:
     ]
     runs = figure.runs(PAPER)
     assert len(runs) == 150
-    assert runs[0] == RunSpec(task="2AF", connectivity=SVD(gain=1.5, rank=1), seed=0)
+    assert runs[0] == RunSpec(task="2AF", connectivity=LowRank(gain=1.5, rank=1), seed=0)
     assert runs[-1] == RunSpec(
         task="sMNIST",
-        connectivity=SVD(gain=1.5, rank=300),
+        connectivity=LowRank(gain=1.5, rank=300),
         seed=9,
         task_version="1",
         batch=200,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpr.connectivity import EM, SVD, CellTypes, ChainMotif, Dale
+from hpr.connectivity import EM, CellTypes, ChainMotif, Dale, LowRank
 from hpr.connectivity.connectome import keep, read_folder
 from hpr.experiment.specification import RunSpec
 from hpr.figures import Figure, Settings, discover
@@ -53,7 +53,7 @@ def record(spec: RunSpec, richer: float) -> dict[str, Any]:
 
 def richer(spec: RunSpec) -> float:
     """As the paper has it: all but nulls and shuffled connectomes, by a little that differs between seeds."""
-    plain = isinstance(spec.connectivity, SVD) or getattr(spec.connectivity, "shuffled", False)
+    plain = isinstance(spec.connectivity, LowRank) or getattr(spec.connectivity, "shuffled", False)
     return 0.0 if plain else 1.0 + spec.seed / 50
 
 
@@ -75,14 +75,14 @@ def test_the_paper_profile_is_the_papers(figures: dict[str, Figure], name: str, 
     assert {(spec.task, spec.iterations) for spec in runs} == {(task, 10_000)}
     # The null at N = 300 is one, for cell types and Dale.
     assert len(runs) == 10 * 9
-    structures = {spec.connectivity for spec in runs if not isinstance(spec.connectivity, SVD)}
+    structures = {spec.connectivity for spec in runs if not isinstance(spec.connectivity, LowRank)}
     assert structures == {
-        CellTypes(),
-        CellTypes(connections="within"),
-        EM(),
-        Dale(),
-        ChainMotif(tau_chn=0.03),
-        ChainMotif(tau_chn=-0.1),
+        CellTypes(gain=1.5),
+        CellTypes(gain=1.5, connections="within"),
+        EM(gain=1.5),
+        Dale(gain=1.5),
+        ChainMotif(gain=1.5, tau_chn=0.03),
+        ChainMotif(gain=1.5, tau_chn=-0.1),
     }
 
 
@@ -102,7 +102,7 @@ def test_runs_that_figures_share_are_the_same(
 
 def test_dale_throughout_is_asked_of_training(figures: dict[str, Figure]) -> None:
     [panel] = figures["17"].panels(QUICK)
-    assert {spec.connectivity for spec in panel.runs[1]} == {Dale(dale_throughout=True)}
+    assert {spec.connectivity for spec in panel.runs[1]} == {Dale(gain=1.5, dale_throughout=True)}
 
 
 def test_quick_is_the_paper_with_fewer_seeds_and_iterations_only(
@@ -161,7 +161,9 @@ def test_a_missing_run_leaves_out_its_seed_of_its_own_claims_only(
 ) -> None:
     figure = figures["2"]
     written = records(figure, PAPER)
-    [lost] = [s for s in figure.runs(PAPER) if s.connectivity == CellTypes() and s.seed == 3]
+    [lost] = [
+        s for s in figure.runs(PAPER) if s.connectivity == CellTypes(gain=1.5) and s.seed == 3
+    ]
     del written[lost.key]
     counts = {
         finding.claim.levels: finding.seeds

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpr.connectivity import SVD, Dense, SoftRank, leading_eigenvalue
+from hpr.connectivity import Dense, LowRank, SoftRank, spectral_radius
 from hpr.experiment.specification import RunSpec
 from hpr.figures import Figure, Settings, discover
 
@@ -76,7 +76,7 @@ def test_a_figure_changes_one_thing_of_figure_1(figures: dict[str, Figure], name
 def test_the_weights_are_those_named(figures: dict[str, Figure]) -> None:
     structures = {name: {spec.connectivity for spec in figures[name].runs(PAPER)} for name in NAMES}
     assert {each.distribution for each in structures["7"]} == {"uniform"}
-    assert structures["8"] == {SoftRank(k=k) for k in (16, 4, 1, 0.25)}
+    assert structures["8"] == {SoftRank(gain=1.5, k=k) for k in (16, 4, 1, 0.25)}
     assert {each.gain for each in structures["11"]} == {0.5, 1.0, 1.5, 2.0}
     assert {each.rescale for each in structures["13"]} == {"eigenvalue"}
     assert {each.gain for name in NAMES if name != "11" for each in structures[name]} == {1.5}
@@ -97,7 +97,7 @@ def test_runs_that_figures_share_are_trained_once(figures: dict[str, Figure]) ->
 def test_quick_ends_at_full_rank_too(figures: dict[str, Figure], name: str) -> None:
     for panel in figures[name].panels(QUICK):
         last = panel.runs[-1][0]
-        if isinstance(last.connectivity, SVD):
+        if isinstance(last.connectivity, LowRank):
             assert last.connectivity.rank == last.N
         assert len(panel.runs) >= 3
         assert len(panel.runs[0]) == 6
@@ -105,7 +105,7 @@ def test_quick_ends_at_full_rank_too(figures: dict[str, Figure], name: str) -> N
 
 def test_fixing_the_eigenvalue_fixes_it(figures: dict[str, Figure]) -> None:
     [panel] = [panel for panel in figures["13"].panels(QUICK) if panel.name == "CXT"]
-    found = [leading_eigenvalue(level[0].connectivity.draw(100, 0)) for level in panel.runs]
+    found = [spectral_radius(level[0].connectivity.draw(100, 0)) for level in panel.runs]
     np.testing.assert_allclose(found, found[-1], rtol=1e-6)
 
 

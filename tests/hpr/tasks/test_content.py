@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpr.connectivity import SVD, Dense
+from hpr.connectivity import Dense, LowRank
 from hpr.experiment.binding import bind
 from hpr.experiment.execution import Outcome, run_local
 from hpr.experiment.plan import tasks
@@ -35,7 +35,7 @@ from neurogym.utils import spaces  # noqa: E402
 CPU = torch.device("cpu")
 NAME = "OwnChoice-v0"
 SPEC = RunSpec(
-    NAME, SVD(rank=1), seed=0, task_version="2.3", N=9, batch=3, iterations=2, trials=4,
+    NAME, LowRank(rank=1), seed=0, task_version="2.3", N=9, batch=3, iterations=2, trials=4,
     kernel_trials=2,
 )  # fmt: skip
 

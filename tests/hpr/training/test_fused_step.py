@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hpr.connectivity import SVD
+from hpr.connectivity import LowRank
 from hpr.experiment.plan import PACK, pack_size
 from hpr.experiment.plan import tasks as task_maker
 from hpr.experiment.specification import RunSpec
@@ -36,7 +36,9 @@ from hpr_kernels.testing import assert_close, relative_error
 pytest.importorskip("triton")
 
 HERE = Path(__file__).parent
-SMALL = RunSpec("2AF", SVD(rank=2), seed=0, N=33, batch=5, iterations=3, trials=8, kernel_trials=4)
+SMALL = RunSpec(
+    "2AF", LowRank(rank=2), seed=0, N=33, batch=5, iterations=3, trials=8, kernel_trials=4
+)
 gpu = pytest.mark.gpu
 on_each_device = pytest.mark.parametrize(
     "device",
@@ -47,7 +49,7 @@ each_task = pytest.mark.parametrize("name", ["CXT", "sDigits"])
 
 def runs(task: Task, count: int = 3, **change: Any) -> list[RunSpec]:
     base = replace(SMALL, task=task.name, task_version=task.version, **change)
-    return [replace(base, connectivity=SVD(rank=1 + i), seed=i // 2) for i in range(count)]
+    return [replace(base, connectivity=LowRank(rank=1 + i), seed=i // 2) for i in range(count)]
 
 
 def fused(specs: list[RunSpec], task: Task, device: str) -> Any:
@@ -195,7 +197,9 @@ def figure_1() -> list[dict[str, Any]]:
     task = make_task("2AF")
     base = replace(SMALL, iterations=5)
     specs = [
-        replace(base, connectivity=SVD(rank=rank), seed=seed) for rank in (1, 33) for seed in (0, 1)
+        replace(base, connectivity=LowRank(rank=rank), seed=seed)
+        for rank in (1, 33)
+        for seed in (0, 1)
     ]
     return train_pack(specs, task, device=torch.device("cpu"))
 

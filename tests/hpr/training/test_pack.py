@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from hpr.connectivity import SVD, Dale, Dense
+from hpr.connectivity import Dale, Dense, LowRank
 from hpr.experiment.specification import VARIANTS, RunSpec
 from hpr.tasks import make_task
 from hpr.tasks.student_teacher import StudentTeacher
@@ -34,7 +34,7 @@ def weights(spec: RunSpec) -> np.ndarray:
 @pytest.mark.parametrize("distribution", ["gaussian", "uniform"])
 def test_first_layer_has_its_rank_and_its_nulls_norm(distribution: Any) -> None:
     null = replace(STUDENT, connectivity=Dense(gain=0.1, distribution=distribution), N=300)
-    low = replace(null, connectivity=SVD(gain=0.1, distribution=distribution, rank=2))
+    low = replace(null, connectivity=LowRank(gain=0.1, distribution=distribution, rank=2))
     W, V = weights(null), weights(low)
     assert W.shape == (300, 6)
     spread = 0.1 / 6**0.5 / (3**0.5 if distribution == "uniform" else 1)
@@ -73,7 +73,7 @@ def test_students_of_one_seed_share_their_readout() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (replace(STUDENT, connectivity=SVD(rank=7)), "connectivity: expected a rank of at most 6"),
+        (replace(STUDENT, connectivity=LowRank(rank=7)), "connectivity: expected a rank of at most 6"),
         (replace(STUDENT, task="2AF", task_version="0.0.2"), "model: expected a leaky RNN for the 8"),
         (
             replace(STUDENT, task="Digits", aligned="directions"),

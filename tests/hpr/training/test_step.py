@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from hpr.connectivity import SVD, Dale, Dense
+from hpr.connectivity import Dale, Dense, LowRank
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task, make_task
 from hpr.training.initial import initial_pack
@@ -49,7 +49,9 @@ def two_layer(task: str, **change: Any) -> RunSpec:
 @pytest.mark.parametrize("name", ["Digits", "student-teacher(d=5,kappa=3)"])
 def test_two_layers_equal_torch_nn_sequential(name: str, activation: Any) -> None:
     task = make_task(name)
-    specs = [two_layer(name, activation=activation, connectivity=c) for c in (Dense(), SVD(rank=2))]
+    specs = [
+        two_layer(name, activation=activation, connectivity=c) for c in (Dense(), LowRank(rank=2))
+    ]
     pack = fp64_pack(specs, task)
     step = Step(pack.select([0, 1]), specs[0], task)
     for r, spec in enumerate(specs):
@@ -111,7 +113,7 @@ def test_recurrent_networks_equal_autograd(name: str, activation: Any) -> None:
     """A regression of all steps, and classes; both activations."""
     task = make_task(name, dt=100)
     spec = RunSpec(
-        name, SVD(rank=3, gain=0.5), seed=1, task_version=task.version, N=33, batch=2, activation=activation,
+        name, LowRank(rank=3, gain=0.5), seed=1, task_version=task.version, N=33, batch=2, activation=activation,
         learning_rate=0.02, trials=2, kernel_trials=2,
     )  # fmt: skip
     pack = fp64_pack([spec], task).select([0, 0])

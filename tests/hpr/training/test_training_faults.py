@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpr.connectivity import SVD
+from hpr.connectivity import LowRank
 from hpr.experiment import store
 from hpr.experiment.execution import run_local
 from hpr.experiment.specification import RunSpec
@@ -18,7 +18,7 @@ from hpr.training.loop import train_pack
 from hpr.training.trials import WINDOW
 
 CPU = torch.device("cpu")
-SMALL = RunSpec("2AF", SVD(rank=2), seed=0, N=33, iterations=30, trials=64, kernel_trials=8)
+SMALL = RunSpec("2AF", LowRank(rank=2), seed=0, N=33, iterations=30, trials=64, kernel_trials=8)
 
 
 class Faulty(Task):

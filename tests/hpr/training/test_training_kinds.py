@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpr.connectivity import SVD, Dale, Dense
+from hpr.connectivity import Dale, Dense, LowRank
 from hpr.experiment import store
 from hpr.experiment.execution import run_local
 from hpr.experiment.plan import tasks
@@ -25,7 +25,7 @@ from hpr.training.pack import tangent_kernel
 CPU = torch.device("cpu")
 # Widths that vectors divide: with others some matrix libraries round by a matrix's place in the pack.
 DIGITS = RunSpec(
-    "sDigits", SVD(rank=5), seed=0, task_version="1", N=32, batch=32, iterations=130, trials=40,
+    "sDigits", LowRank(rank=5), seed=0, task_version="1", N=32, batch=32, iterations=130, trials=40,
     kernel_trials=8, checkpoints=5,
 )  # fmt: skip
 STUDENT = RunSpec(
@@ -34,7 +34,7 @@ STUDENT = RunSpec(
     trials=32, kernel_trials=32, checkpoints=4,
 )  # fmt: skip
 PATTERN = RunSpec(
-    "pattern generation", SVD(rank=3), seed=0, task_version="1", dt=50, N=32, batch=1,
+    "pattern generation", LowRank(rank=3), seed=0, task_version="1", dt=50, N=32, batch=1,
     iterations=30, trials=1, kernel_trials=1,
 )  # fmt: skip
 DALE = RunSpec(
@@ -115,7 +115,7 @@ def test_a_diverging_run_keeps_the_points_that_it_had() -> None:
 
 @pytest.mark.parametrize("spec", [STUDENT, PATTERN, DALE], ids=["student", "pattern", "Dale"])
 def test_a_record_is_the_same_alone_in_a_pack_and_in_another_order(spec: RunSpec) -> None:
-    free = replace(spec, connectivity=SVD(rank=4, gain=spec.connectivity.gain))
+    free = replace(spec, connectivity=LowRank(rank=4, gain=spec.connectivity.gain))
     runs = [replace(each, seed=seed) for seed in range(2) for each in (spec, free)]
     if spec.model == "two_layer":
         runs.append(replace(spec, aligned="directions"))
