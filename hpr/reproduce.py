@@ -18,7 +18,7 @@ from hpr.command_line import Parser, UsageError, path, positive, whole
 from hpr.connectivity.connectome import CELEGANS, keep, read_folder
 from hpr.experiment.execution import Failure, Outcome, Train, run_local
 from hpr.experiment.plan import plan, tasks
-from hpr.experiment.provenance import report
+from hpr.experiment.provenance import version_lines
 from hpr.experiment.specification import VARIANTS, RunSpec, distinct
 from hpr.experiment.store import Store
 from hpr.figures import Figure, Settings, discover
@@ -186,7 +186,7 @@ def choose_connectome(em_dir: Path | None, *, write: bool = True) -> tuple[str, 
 
 def _main(arguments: argparse.Namespace, train: Train | None) -> int:
     if arguments.version:
-        print("\n".join(report()))
+        print("\n".join(version_lines()))
         return 0
     try:
         figures = discover()

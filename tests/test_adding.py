@@ -211,16 +211,18 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
-def test_a_figure(installed: Path, tmp_path: Path) -> None:
-    """The command line lists it without torch or matplotlib, and makes it; without its package it is unknown."""
-    listing = """
+LISTING = """
 import sys
 from hpr.reproduce import main
 assert main(["--list"]) == 0
 heavy = {"torch", "matplotlib"} & set(sys.modules)
 assert not heavy, heavy
 """
-    lines = run(listing, tmp_path, (installed,)).splitlines()
+
+
+def test_a_figure(installed: Path, tmp_path: Path) -> None:
+    """The command line lists it without torch or matplotlib, and makes it; without its package it is unknown."""
+    lines = run(LISTING, tmp_path, (installed,)).splitlines()
     (line,) = (line for line in lines if line.split()[0] == "gain")
     assert "Gain of the initial recurrent weights: 18 runs, " in line
     small = ["--figure", "gain", "--seeds", "1", "--iterations", "2", "--device", "cpu"]
@@ -245,6 +247,52 @@ def test_a_figure_whose_name_is_taken_is_one_line(installed: Path, tmp_path: Pat
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line == "hpr.reproduce: error: figure 16: expected one definition, got a second"
+
+
+OWN = """
+from ring import Ring
+
+from hpr.connectivity import drawn
+from hpr.training.own_measures import register_measure
+
+
+@register_measure("own_largest_change")
+def largest_change(before, after):
+    return float((after.hidden - before.hidden).abs().max())
+
+"""
+
+
+def test_a_figure_brings_what_its_runs_need(installed: Path, tmp_path: Path) -> None:
+    """The command line knows the connectivity and the measure that the figure's module registers."""
+    site = shutil.copytree(installed, tmp_path / "site")
+    outside("A connectivity", site, "ring")
+    module = site / "gain_figure.py"
+    code = module.read_text(encoding="utf-8")
+    for old, new in (
+        ("Dense(gain=gain), seed,", "Ring(gain), seed, drawn=drawn(Ring(gain), 50, seed),"),
+        ('"kernel_alignment", "rises"', '"own_largest_change", "falls"'),
+    ):
+        assert code.count(old) == 1
+        code = code.replace(old, new)
+    module.write_text(OWN + code, encoding="utf-8")
+    run(LISTING, tmp_path, (site,))
+    small = ["--figure", "gain", "--seeds", "2", "--iterations", "2", "--device", "cpu"]
+    for stored in (0, 6):
+        done = child(["-m", "hpr.reproduce", *small, "--out", "out"], tmp_path, (site,))
+        assert done.returncode == 0, done.stderr
+        assert f"6 runs: {stored} already in " in done.stdout
+    records = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in (tmp_path / "out" / "runs").glob("*.json")
+    ]
+    assert {record["spec"]["connectivity"]["kind"] for record in records} == {"ring"}
+    figure = json.loads((tmp_path / "out" / "figure_gain.json").read_text(encoding="utf-8"))
+    (claim,) = figure["claims"]
+    changes = sorted(record["measures"]["own_largest_change"] for record in records)
+    means = [group["mean"] for group in claim["groups"]]
+    assert changes[0] > 0
+    assert sum(means) == pytest.approx(sum(changes) / 2)
 
 
 def test_an_operator(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ DISTRIBUTIONS = ("hpr-richlazy", "torch", "triton", "numpy", "scipy", "neurogym"
 
 def provenance(device: torch.device) -> dict[str, Any]:
     """What produced a record: versions, device, git commit of this source tree (None outside a checkout)."""
-    # `report` does without torch, whose import takes seconds.
+    # `version_lines` does without torch, whose import takes seconds.
     import torch
 
     from hpr_kernels.internal import available_cores
@@ -49,7 +49,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def report() -> list[str]:
+def version_lines() -> list[str]:
     """What a report of a bug needs, a line each; versions and commit are those of a record made here and now."""
     found = versions()
     cuda = (
