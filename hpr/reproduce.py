@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from hpr.command_line import Parser, UsageError, path, positive, whole
+from hpr.command_line import Parser, UsageError, integer_between, path, positive
 from hpr.connectivity.connectome import CELEGANS, keep, read_folder
 from hpr.experiment.execution import Failure, Outcome, Train, run_local
 from hpr.experiment.plan import plan, tasks
@@ -92,7 +92,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument(
         "--seeds",
-        type=whole(1, SEEDS),
+        type=integer_between(1, SEEDS),
         metavar="N",
         help=f"seeds of each setting, up to {SEEDS}; a verdict needs at least {FEWEST}",
     )

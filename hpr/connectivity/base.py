@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hpr.fields import normalise, positive, shown
+from hpr.fields import check_positive, normalise, shown
 
 Matrix = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ class Connectivity(ABC):
     def __post_init__(self) -> None:
         normalise(self)
         if self.gain is not None:
-            positive(self, "gain")
+            check_positive(self, "gain")
 
     @property
     def g(self) -> float:

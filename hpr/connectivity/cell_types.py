@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from hpr.fields import positive
+from hpr.fields import check_positive
 
 from .base import Matrix, Rescaled
 
@@ -31,7 +31,7 @@ class CellTypes(Rescaled):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "fraction", "hyperexcitable", "rest")
+        check_positive(self, "fraction", "hyperexcitable", "rest")
         if self.fraction >= 1:
             raise ValueError(f"fraction: expected a share in (0, 1), got {self.fraction!r}")
 

@@ -32,8 +32,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hpr.system.cache import cache_folder
 from hpr.system.files import unusable, write_to_cache
+from hpr.system.paths import cache_folder
 
 from .base import Matrix
 from .identifiers import LostDigits, are_numbers, number

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hpr.fields import hints, plain, shown
+from hpr.fields import hints, shown, survives_json
 
 from .base import Connectivity
 
@@ -60,7 +60,7 @@ def register(structure: Structure) -> Structure:
             f"{name}: expected a kind of its own in lower-case letters, digits and underscores, got {shown(kind)}"
         )
     for field, hint in hints(structure).items():
-        if field == "kind" or not plain(hint):
+        if field == "kind" or not survives_json(hint):
             raise ValueError(
                 f"{name}: expected fields of int, float, bool, str, tuples of them or None, got {field}: {shown(hint)}"
             )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from hpr import connectivity
 from hpr.connectivity import Connectivity
-from hpr.fields import normalise, positive, shown, whole
+from hpr.fields import check_integer, check_positive, normalise, shown
 
 Leak = Literal["exponential", "euler"]
 Parameter = Literal["recurrent", "input", "readout"]
@@ -97,13 +97,13 @@ class RunSpec:
         self._follow_variant()
         normalise(self)
         for name, least in WHOLE.items():
-            whole(name, getattr(self, name), least, MOST)
-        whole("seed", self.seed, 0, 2**63 - 1)
+            check_integer(name, getattr(self, name), least, MOST)
+        check_integer("seed", self.seed, 0, 2**63 - 1)
         connectivity.check_form(self.connectivity)
         self.connectivity.check(self.N)
-        positive(self, "dt", "tau", "learning_rate")
+        check_positive(self, "dt", "tau", "learning_rate")
         if self.readout_deviation is not None:
-            positive(self, "readout_deviation")
+            check_positive(self, "readout_deviation")
         if not self.dt <= self.tau:
             raise ValueError(f"dt: expected 0 < dt <= tau = {self.tau} ms, got {self.dt!r}")
         if not self.rho < 1:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hpr.figures.claims import Claim, Finding, Group
 from hpr.figures.figure import Figure, Record, Settings
-from hpr.theory import PAPER, QUICK, RULE, Check, Size
+from hpr.theory import CHECK_RULE, PAPER, QUICK, Check, Size
 from hpr.theory.statements import STATEMENTS, Statement
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Theory(Figure):
 
     name = "theory"
     title = "The theory of two-layer linear networks and of frozen recurrent weights, checked"
-    rule = RULE
+    rule = CHECK_RULE
 
     def claims(self, settings: Settings) -> list[Claim]:
         """One for each statement."""
@@ -60,17 +60,17 @@ class Theory(Figure):
 
     def judge(self, settings: Settings, records: Mapping[str, Record]) -> list[Finding]:
         """Compute and compare; no run is needed."""
-        from hpr.theory.results import run
+        from hpr.theory.results import run_checks
 
-        return [finding(check) for check in run(size(settings)).checks]
+        return [finding(check) for check in run_checks(size(settings)).checks]
 
     def plot(self, settings: Settings, records: Mapping[str, Record]) -> matplotlib.figure.Figure:
         """Six panels, in the paper's order."""
         from hpr.figures.draw.theory import checks
-        from hpr.theory.results import run
+        from hpr.theory.results import run_checks
 
         n = size(settings)
-        return checks(run(n), n, settings.profile)
+        return checks(run_checks(n), n, settings.profile)
 
 
 FIGURES = (Theory(),)

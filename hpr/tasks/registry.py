@@ -1,4 +1,4 @@
-"""Tasks by name."""
+"""Make a task by its name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numbers
 import os
 
 from .base import Task
-from .compiled import CompiledTask
+from .compiled_task import CompiledTask
 from .conditions import compile_environment
 from .digits import small_digits
 from .environment import NEUROGYM_VERSION, open_environment
@@ -15,11 +15,11 @@ from .mnist import mnist
 from .paper import PAPER_TASKS, paper_task
 from .pattern import PatternGeneration
 from .script import NotEnumerable
-from .streamed import StreamedTask
+from .streamed_task import StreamedTask
 from .student_teacher import student_teacher
+from .versions import NEUROGYM_VERSIONS, PICTURE_TASKS, own_version
 
-TASKS = (*PAPER_TASKS, "sMNIST", "sDigits", "MNIST", "Digits", PatternGeneration.name)
-_VERSIONS = ("0.0.2", NEUROGYM_VERSION)
+TASKS = (*PAPER_TASKS, *PICTURE_TASKS, PatternGeneration.name)
 
 
 def make_task(
@@ -32,30 +32,33 @@ def make_task(
     """Make a task.
 
     Args:
-        name: one of `TASKS`; student-teacher(d=…,kappa=…,whitened), whose last two may be left
-            out; or any NeuroGym id that gives one class a time step; an id's
-            periods are the environment's own. Trials of an environment with a finite number of
-            conditions are compiled, those of any other come through `neurogym.Dataset`.
-        version: whose behaviour a NeuroGym task shows: "0.0.2" (the default), known for the
-            paper's three, or "2.3", the installed NeuroGym's. All other tasks have one, "1".
-        dt: time step in ms; the digits have one step a row, and students and whole pictures one.
+        name: one of `TASKS`; "student-teacher(d=…,kappa=…,whitened)", of which the last two may be
+            left out; or a NeuroGym id with one class per time step. For an id, the periods are the
+            environment's defaults. If the environment has finitely many conditions, they are
+            compiled (`CompiledTask`); if not, trials come from `neurogym.Dataset` (`StreamedTask`).
+        version: the NeuroGym version whose behaviour a NeuroGym task has: "0.0.2" (the default),
+            for the paper's three tasks only, or "2.3", the installed NeuroGym. All other tasks
+            have one version, "1".
+        dt: time step in ms. It does not affect the digits, which have one step per row or per
+            whole picture, and the students, which have one step.
         mnist_dir: folder of MNIST's four IDX files, for sMNIST and MNIST.
 
     Raises:
         ValueError: an argument is out of range, or the environment cannot be a task.
-        ImportError: a NeuroGym task, and NeuroGym is missing.
-        MnistUnavailable: sMNIST or MNIST, and it is neither here nor can be downloaded.
+        ImportError: the task is NeuroGym's, and NeuroGym is not installed.
+        MnistUnavailable: the task is sMNIST or MNIST, and its files are neither found nor downloaded.
     """
     if not isinstance(dt, numbers.Real) or not math.isfinite(dt) or dt <= 0:
         raise ValueError(f"dt must be a positive number of ms, got {dt!r}")
-    task = _other_task(name, dt, mnist_dir)
-    if task is not None:
-        if version not in (None, task.version):
-            raise ValueError(f"version must be {task.version!r} for {name}, got {version!r}")
+    own = own_version(name)
+    if own is not None:
+        task = _own_task(name, dt, mnist_dir)
+        if version not in (None, own):
+            raise ValueError(f"version must be {own!r} for {name}, got {version!r}")
         return task
-    version = _VERSIONS[0] if version is None else version
-    if version not in _VERSIONS:
-        raise ValueError(f"version must be one of {', '.join(_VERSIONS)}, got {version!r}")
+    version = NEUROGYM_VERSIONS[0] if version is None else version
+    if version not in NEUROGYM_VERSIONS:
+        raise ValueError(f"version must be one of {', '.join(NEUROGYM_VERSIONS)}, got {version!r}")
     if name in PAPER_TASKS:
         return paper_task(name, version, dt)
     if version != NEUROGYM_VERSION:
@@ -73,12 +76,10 @@ def make_task(
     return CompiledTask(name, version, name, dt, bank, int(environment.action_space.n))
 
 
-def _other_task(name: str, dt: float, mnist_dir: str | os.PathLike[str] | None) -> Task | None:
-    """Make a task that is not NeuroGym's, or None."""
+def _own_task(name: str, dt: float, mnist_dir: str | os.PathLike[str] | None) -> Task:
+    """Make one of the project's own tasks."""
     if name in ("sMNIST", "MNIST"):
         return mnist(mnist_dir, rows=name == "sMNIST")
     if name in ("sDigits", "Digits"):
         return small_digits(rows=name == "sDigits")
-    if name == PatternGeneration.name:
-        return PatternGeneration(dt)
-    return student_teacher(name) if name.startswith("student-teacher") else None
+    return PatternGeneration(dt) if name == PatternGeneration.name else student_teacher(name)

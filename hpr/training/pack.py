@@ -58,7 +58,13 @@ class Pack:
 def rates(pack: Pack, x: Tensor, spec: RunSpec) -> Tensor:
     """Rates of all steps, [R, T, B, N], on inputs x [R or 1, T, B, N_in]."""
     if spec.model == "leaky_rnn":
-        return leaky_rnn(x, pack.recurrent, pack.input, spec.rho, spec.activation)
+        return leaky_rnn(
+            x,
+            recurrent=pack.recurrent,
+            input=pack.input,
+            rho=spec.rho,
+            activation=spec.activation,
+        )
     h = x @ pack.input.mT[:, None]
     return h.relu() if spec.activation == "relu" else h
 
