@@ -7,6 +7,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -200,16 +201,21 @@ class Figure(ABC):
 
 
 def discover() -> dict[str, Figure]:
-    """Every figure by name, numbers first: those in the FIGURES of this package's modules.
+    """Every figure by name, numbers first: those in the FIGURES of this package's modules, and other packages'.
 
-    Its subpackages are not imported: drawing is not needed before a picture is drawn.
+    This package's subpackages are not imported: drawing is not needed before a picture is drawn. Other packages name
+    figures by entry points of the group `hpr.figures`, each of which is a sequence like FIGURES (docs/adding.md).
+
+    Raises:
+        ValueError: two figures have one name.
     """
     found: dict[str, Figure] = {}
-    for module in pkgutil.iter_modules(hpr.figures.__path__):
-        if module.ispkg:
-            continue
-        members = importlib.import_module(f"hpr.figures.{module.name}")
-        for figure in getattr(members, "FIGURES", ()):
+    own = (module for module in pkgutil.iter_modules(hpr.figures.__path__) if not module.ispkg)
+    for figures in (
+        *(getattr(importlib.import_module(f"hpr.figures.{m.name}"), "FIGURES", ()) for m in own),
+        *(entry.load() for entry in entry_points(group="hpr.figures")),
+    ):
+        for figure in figures:
             if figure.name in found:
                 raise ValueError(f"figure {figure.name}: expected one definition, got a second")
             found[figure.name] = figure
