@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.arguments import add_pack, named_task
+from benchmarks.options import add_pack, named_task
 from benchmarks.suites.cases import figure_1_pack
 from benchmarks.suites.measure import Call, seconds
 from hpr.command_line import Parser, UsageError

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.arguments import duration
 from benchmarks.markdown import heading, row
+from benchmarks.options import duration
 from benchmarks.suites.cases import RHO, NetworkShape, draw_network
 from benchmarks.suites.measure import seconds
 from hpr.command_line import Parser, integer_between, path, positive

@@ -24,10 +24,10 @@ from typing import NamedTuple
 import torch
 from asv.machine import Machine
 
-from benchmarks.arguments import duration
 from benchmarks.gate import RESULTS, ROOT
 from benchmarks.guards_table import guards_section
 from benchmarks.markdown import heading, row
+from benchmarks.options import duration
 from benchmarks.peers.ntk_runs import NEEDS
 from benchmarks.suites.cases import SHAPES
 from hpr.command_line import Parser, UsageError, path

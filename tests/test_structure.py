@@ -37,8 +37,8 @@ ROLES = {
     "modules": {"__init__", "__main__", "base", "registry"}
     # What each operation of hpr_kernels is made of.
     | {"dispatch", "eager", "op", "reference", "triton"},
-    # The launches of an operation's kernels, listed by each and collected by the report.
-    "definitions": {"main", "specimens"},
+    # A command line's parts, and the launches that each operation lists for the report.
+    "definitions": {"main", "build_parser", "add_arguments", "run", "specimens"},
 }
 # asv names a benchmark by its class, and stored results by that name: a suite's class is named by what it measures.
 SUITES = "benchmarks.suites."

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks.arguments import duration
 from benchmarks.markdown import heading, row
+from benchmarks.options import duration
 from benchmarks.peers.ntk_methods import METHODS
 from benchmarks.peers.ntk_runs import IN_JAX, attempt
 from benchmarks.suites.cases import SHAPES

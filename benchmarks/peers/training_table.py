@@ -17,8 +17,8 @@ import statistics
 import torch
 from torch import Tensor
 
-from benchmarks.arguments import add_pack, named_task
 from benchmarks.markdown import heading, row
+from benchmarks.options import add_pack, named_task
 from benchmarks.peers.training_methods import TrainingMethod, difference, training_methods
 from benchmarks.suites.cases import pack_of_runs
 from benchmarks.suites.measure import Call, in_turns

@@ -37,7 +37,7 @@ from hpr.system.paths import cache_folder
 
 from .base import Matrix
 from .identifiers import LostDigits, are_numbers, number
-from .tables import Table, quoted
+from .text_tables import Table, quoted
 
 CELEGANS = "celegans"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from .tables import quoted
+from .text_tables import quoted
 
 # From this number on, a double holds at most one whole number in 128. CAVE's identifiers are larger.
 LONG = 2**59

@@ -58,8 +58,8 @@ def floor(specimen: Specimen) -> tuple[float, str]:
     return max(compute, memory), "compute" if compute > memory else "memory"
 
 
-def row(specimen: Specimen, compiled: Compiled) -> tuple[str, ...]:
-    """One row of the table, in the order of `COLUMNS`."""
+def cells(specimen: Specimen, compiled: Compiled) -> tuple[str, ...]:
+    """The cells of one row, in the order of `COLUMNS`."""
     seconds, bound = floor(specimen)
     tile = [v for k, v in specimen.arguments.items() if k.startswith(("TILE", "BLOCK"))]
     loads = compiled.global_loads()
@@ -91,7 +91,7 @@ def rows(listed: list[Specimen]) -> Iterator[tuple[str, ...]]:
 
     for specimen in listed:
         for capability in CAPABILITIES:
-            yield row(specimen, compile_for(specimen, capability))
+            yield cells(specimen, compile_for(specimen, capability))
 
 
 def main() -> int:

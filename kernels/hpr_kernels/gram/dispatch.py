@@ -10,8 +10,13 @@ from torch import Tensor
 from hpr_kernels.backend import uses_triton
 from hpr_kernels.checks import Order, Precision, Reduction
 from hpr_kernels.gram import eager
+from hpr_kernels.gram.contraction_plan import (
+    ContractionPlan,
+    ContractionShape,
+    least_workspace,
+    make_plan,
+)
 from hpr_kernels.gram.factors import Factors
-from hpr_kernels.gram.plan import ContractionPlan, ContractionShape, least_workspace, make_plan
 from hpr_kernels.gram.workers import threads
 
 
@@ -40,7 +45,7 @@ def gram(
     return K.unflatten(0, (len(left.z), -1)).movedim(1, -1) if reduce == "diagonal" else K
 
 
-def plan(
+def contraction_plan(
     left: Factors, right: Factors | None, reduce: Reduction, order: Order, memory_budget: int
 ) -> ContractionPlan:
     """The plan of `gram` by torch, for the first part where the outputs are contracted in parts."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from hpr_kernels.checks import Order
+from hpr_kernels.gram.contraction_plan import ContractionPlan, first_output, halves, tile_examples
 from hpr_kernels.gram.factors import Factors
-from hpr_kernels.gram.plan import ContractionPlan, first_output, halves, tile_examples
 from hpr_kernels.gram.workers import each
 
 

@@ -11,8 +11,8 @@ from hpr_kernels import checks
 from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.backend import DEFAULT_PRECISION, check_precision
 from hpr_kernels.gram import dispatch, products, reference
+from hpr_kernels.gram.contraction_plan import MEMORY_BUDGET, ContractionPlan
 from hpr_kernels.gram.factors import Factors
-from hpr_kernels.gram.plan import MEMORY_BUDGET, ContractionPlan
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ class FactoredJacobian:
     ) -> ContractionPlan:
         """How `gram` contracts by torch: the order, the reason, and each order's multiply-adds, bytes and workspace."""
         right, memory_budget = self._checked(other, reduce, order, memory_budget)
-        return dispatch.plan(self._factors, right, reduce, order, memory_budget)
+        return dispatch.contraction_plan(self._factors, right, reduce, order, memory_budget)
 
     @outside_autocast
     def matvec(self, vector: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from hpr_kernels.tangent import dispatch
 from hpr_kernels.tangent.arguments import checked_inputs, checked_networks
 
 
-# Over 60 lines because of its docstring.
+# Longer than 60 lines: the docstring is the public reference of all arguments.
 @outside_autocast
 def leaky_rnn_kernel_alignment(
     x: Tensor,

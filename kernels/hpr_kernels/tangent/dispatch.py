@@ -1,4 +1,4 @@
-"""The sums of a tangent kernel alignment, by the method that serves the networks: `triton`, or `tiled`."""
+"""The sums of a tangent kernel alignment, by the backend that serves them: `triton`, or `eager`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hpr_kernels.backend import uses_triton
 from hpr_kernels.checks import Order
-from hpr_kernels.tangent import tiled
+from hpr_kernels.tangent import eager
 from hpr_kernels.tangent.network import NetworkPack
 
 
@@ -20,4 +20,4 @@ def alignment_sums(
         sums = triton.alignment_sums(before, after, x, memory_budget)
         if sums is not None:
             return sums
-    return tiled.alignment_sums(before, after, x, order, memory_budget)
+    return eager.alignment_sums(before, after, x, order, memory_budget)

@@ -11,11 +11,11 @@ from hpr_kernels import checks
 from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.backend import DEFAULT_PRECISION
 from hpr_kernels.gram import MEMORY_BUDGET
-from hpr_kernels.tangent import tiled
+from hpr_kernels.tangent import eager
 from hpr_kernels.tangent.arguments import check_second, checked_inputs, checked_networks
 
 
-# Over 60 lines because of its docstring.
+# Longer than 60 lines: the docstring is the public reference of all arguments.
 @outside_autocast
 def leaky_rnn_ntk(
     x1: Tensor,
@@ -87,5 +87,5 @@ def leaky_rnn_ntk(
     with torch.no_grad():
         first = checked_inputs("x1", x1, batch_first)
         second = None if x2 is None else checked_inputs("x2", x2, batch_first)
-        K = tiled.kernel(networks, first, second, reduce, order, memory_budget)
+        K = eager.kernel(networks, first, second, reduce, order, memory_budget)
     return K if x1.dim() == 4 else K[0]

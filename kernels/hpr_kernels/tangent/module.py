@@ -15,7 +15,7 @@ from hpr_kernels.memory import give_back
 from hpr_kernels.tangent import probe
 
 
-# Over 60 lines because of its docstring.
+# Longer than 60 lines: the docstring is the public reference of all arguments.
 @outside_autocast
 def ntk(
     module: nn.Module,
@@ -67,7 +67,7 @@ def ntk(
             twin = probe.twin(module)
             probe.check(twin, x1)
             if x2 is not None:
-                probe.run(twin, "x2", x2[:1])
+                probe.run_module(twin, "x2", x2[:1])
         try:
             with warnings.catch_warnings():
                 # Vmap warns of operations that it runs one example at a time, which are slower but exact.

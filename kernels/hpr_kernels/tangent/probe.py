@@ -53,7 +53,7 @@ def plain(x: Tensor) -> Tensor:
     return x.clone() if x.is_inference() else x.detach()
 
 
-def run(module: nn.Module, name: str, x: Tensor) -> Tensor:
+def run_module(module: nn.Module, name: str, x: Tensor) -> Tensor:
     """The outputs [B, …] of a batch, checked; `name` is that of x.
 
     Raises:
@@ -100,7 +100,7 @@ def check(module: nn.Module, x: Tensor) -> None:
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     drawing: list[str] = []
     with _watched(module, drawing):
-        few = run(module, "x1", x[:2])
+        few = run_module(module, "x1", x[:2])
     if drawing:
         raise ValueError(f"module: expected no random numbers, got some drawn by {drawing[0]}")
     for name, buffer in module.named_buffers():
@@ -111,12 +111,12 @@ def check(module: nn.Module, x: Tensor) -> None:
             )
     # Products round differently in another batch, which shows in outputs near zero among large ones.
     size = max(1.0, float(few.abs().max()))
-    again = run(module, "x1", x[:2])
+    again = run_module(module, "x1", x[:2])
     if not torch.allclose(few, again, 1e-4, 1e-6 * size):
         raise ValueError(
             "module: expected a function of its input, got other outputs when it was called again"
         )
-    alone = torch.cat([run(module, "x1", example[None]) for example in x[:2]])
+    alone = torch.cat([run_module(module, "x1", example[None]) for example in x[:2]])
     if alone.shape != few.shape or not torch.allclose(few, alone, 1e-3, 1e-5 * size):
         raise ValueError(
             "module: expected each example on its own, got other outputs in a batch of two"
