@@ -3,6 +3,7 @@
 from .base import Split, Task, Trials
 from .mnist import MnistUnavailable, find_mnist
 from .registry import TASKS, make_task
+from .versions import task_version
 
 __all__ = [
     "TASKS",
@@ -12,4 +13,5 @@ __all__ = [
     "Trials",
     "find_mnist",
     "make_task",
+    "task_version",
 ]

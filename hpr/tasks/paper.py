@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .compiled import CompiledTask
+from .compiled_task import CompiledTask
 from .conditions import Bank, compile_environment
 from .content import digest
 from .environment import NEUROGYM_VERSION, neurogym, open_environment

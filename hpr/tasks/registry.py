@@ -7,7 +7,7 @@ import numbers
 import os
 
 from .base import Task
-from .compiled import CompiledTask
+from .compiled_task import CompiledTask
 from .conditions import compile_environment
 from .digits import small_digits
 from .environment import NEUROGYM_VERSION, open_environment
@@ -15,11 +15,11 @@ from .mnist import mnist
 from .paper import PAPER_TASKS, paper_task
 from .pattern import PatternGeneration
 from .script import NotEnumerable
-from .streamed import StreamedTask
+from .streamed_task import StreamedTask
 from .student_teacher import student_teacher
+from .versions import NEUROGYM_VERSIONS, PICTURE_TASKS, own_version
 
-TASKS = (*PAPER_TASKS, "sMNIST", "sDigits", "MNIST", "Digits", PatternGeneration.name)
-_VERSIONS = ("0.0.2", NEUROGYM_VERSION)
+TASKS = (*PAPER_TASKS, *PICTURE_TASKS, PatternGeneration.name)
 
 
 def make_task(
@@ -48,14 +48,15 @@ def make_task(
     """
     if not isinstance(dt, numbers.Real) or not math.isfinite(dt) or dt <= 0:
         raise ValueError(f"dt must be a positive number of ms, got {dt!r}")
-    task = _other_task(name, dt, mnist_dir)
-    if task is not None:
-        if version not in (None, task.version):
-            raise ValueError(f"version must be {task.version!r} for {name}, got {version!r}")
+    own = own_version(name)
+    if own is not None:
+        task = _own_task(name, dt, mnist_dir)
+        if version not in (None, own):
+            raise ValueError(f"version must be {own!r} for {name}, got {version!r}")
         return task
-    version = _VERSIONS[0] if version is None else version
-    if version not in _VERSIONS:
-        raise ValueError(f"version must be one of {', '.join(_VERSIONS)}, got {version!r}")
+    version = NEUROGYM_VERSIONS[0] if version is None else version
+    if version not in NEUROGYM_VERSIONS:
+        raise ValueError(f"version must be one of {', '.join(NEUROGYM_VERSIONS)}, got {version!r}")
     if name in PAPER_TASKS:
         return paper_task(name, version, dt)
     if version != NEUROGYM_VERSION:
@@ -73,12 +74,10 @@ def make_task(
     return CompiledTask(name, version, name, dt, bank, int(environment.action_space.n))
 
 
-def _other_task(name: str, dt: float, mnist_dir: str | os.PathLike[str] | None) -> Task | None:
-    """Make a task that is not NeuroGym's, or None."""
+def _own_task(name: str, dt: float, mnist_dir: str | os.PathLike[str] | None) -> Task:
+    """Make one of the project's own tasks."""
     if name in ("sMNIST", "MNIST"):
         return mnist(mnist_dir, rows=name == "sMNIST")
     if name in ("sDigits", "Digits"):
         return small_digits(rows=name == "sDigits")
-    if name == PatternGeneration.name:
-        return PatternGeneration(dt)
-    return student_teacher(name) if name.startswith("student-teacher") else None
+    return PatternGeneration(dt) if name == PatternGeneration.name else student_teacher(name)

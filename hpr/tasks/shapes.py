@@ -11,6 +11,7 @@ from .environment import NEUROGYM_VERSION
 from .paper import PAPER_TASKS
 from .pattern import PatternGeneration
 from .student_teacher import student_teacher
+from .versions import own_version
 
 # The inputs of NeuroGym's environments by version; each has three classes.
 _INPUTS = {
@@ -48,7 +49,7 @@ def shape_of(name: str, version: str, dt: float) -> Shape | None:
         if any(length % dt for length in periods):
             return None
         return Shape(_INPUTS[name, version], 3, int(sum(periods) / dt), "all")
-    if version != "1":
+    if version != own_version(name):
         return None
     if name in _ROWS:
         return Shape(_ROWS[name], 10, _ROWS[name], "last")

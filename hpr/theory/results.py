@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-from hpr.theory import expectation, printed, recurrent, two_layer
+from hpr.theory import expectation_checks, printed_checks, recurrent_checks, two_layer_checks
 from hpr.theory.check import Check
 from hpr.theory.size import Size
 
@@ -20,10 +20,10 @@ class Results:
     expected: Check  # Eq. 21 by Monte Carlo
     trained: Check  # Eq. 21 by training
     constant: Check  # Lemma 2
-    swept: tuple[two_layer.Trained, ...]
-    optimum: expectation.Optimum  # of d = 5
-    rotated: two_layer.Trained  # rank-1 starts at all angles from the task
-    losses: recurrent.Losses
+    swept: tuple[two_layer_checks.Trained, ...]
+    optimum: expectation_checks.Optimum  # of d = 5
+    rotated: two_layer_checks.Trained  # rank-1 starts at all angles from the task
+    losses: recurrent_checks.Losses
 
 
 @cache
@@ -31,30 +31,33 @@ def run(size: Size) -> Results:
     """Compute everything; the same size gives the same numbers, and is computed once a process."""
     R = size.trained
     swept = tuple(
-        two_layer.train_tasks(d, rank, sigma, R)
-        for d, rank in two_layer.SWEPT
-        for sigma in two_layer.SIGMAS
+        two_layer_checks.train_tasks(d, rank, sigma, R)
+        for d, rank in two_layer_checks.SWEPT
+        for sigma in two_layer_checks.SIGMAS
     )
-    small = [two_layer.train_tasks(d, rank, two_layer.SMALL, R) for d, rank in two_layer.SETTINGS]
+    small = [
+        two_layer_checks.train_tasks(d, rank, two_layer_checks.SMALL, R)
+        for d, rank in two_layer_checks.SETTINGS
+    ]
     angle = torch.linspace(0, torch.pi / 2, 40, dtype=torch.float64)
-    constant = expectation.constant(size.tasks)
-    expected = expectation.spectra(size.tasks)
-    trained, representation = two_layer.trained_expectation(small)
-    theorem, optima = expectation.maximiser(size.starts)
-    losses = recurrent.train(size.networks)
+    constant = expectation_checks.constant(size.tasks)
+    expected = expectation_checks.spectra(size.tasks)
+    trained, representation = two_layer_checks.trained_expectation(small)
+    theorem, optima = expectation_checks.maximiser(size.starts)
+    losses = recurrent_checks.train(size.networks)
     checks = (
-        two_layer.kernel_by_autograd(),
-        two_layer.final_kernel(swept),
-        two_layer.task_alignment(swept),
+        two_layer_checks.kernel_by_autograd(),
+        two_layer_checks.final_kernel(swept),
+        two_layer_checks.task_alignment(swept),
         constant,
-        expectation.general_moment(size.tasks),
+        expectation_checks.general_moment(size.tasks),
         expected,
         trained,
         representation,
         theorem,
-        two_layer.proposition_1(R),
-        *recurrent.proposition_2(losses),
-        *printed.printed(),
+        two_layer_checks.proposition_1(R),
+        *recurrent_checks.proposition_2(losses),
+        *printed_checks.printed(),
     )
-    rotated = two_layer.aligned_start(5, two_layer.SMALL, len(angle), angle)
+    rotated = two_layer_checks.aligned_start(5, two_layer_checks.SMALL, len(angle), angle)
     return Results(checks, expected, trained, constant, swept, optima, rotated, losses)

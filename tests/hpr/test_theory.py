@@ -15,7 +15,16 @@ from torch import Tensor
 from hpr.figures.figure import Settings
 from hpr.figures.summary import write_figure
 from hpr.figures.theory import Theory, finding, size
-from hpr.theory import Case, Check, Size, equations, expectation, printed, recurrent, two_layer
+from hpr.theory import (
+    Case,
+    Check,
+    Size,
+    equations,
+    expectation_checks,
+    printed_checks,
+    recurrent_checks,
+    two_layer_checks,
+)
 from hpr.theory.check import ZERO_ERROR, standard_errors
 from hpr.theory.networks import (
     TwoLayer,
@@ -35,18 +44,18 @@ NETWORKS = 100
 
 
 @pytest.fixture(scope="module")
-def trained() -> list[two_layer.Trained]:
+def trained() -> list[two_layer_checks.Trained]:
     """Rank 1 and full rank, at two σ."""
     return [
-        two_layer.train_tasks(d, rank, sigma, NETWORKS)
+        two_layer_checks.train_tasks(d, rank, sigma, NETWORKS)
         for d, rank in ((2, 1), (5, 5))
-        for sigma in (0.03, two_layer.SMALL)
+        for sigma in (0.03, two_layer_checks.SMALL)
     ]
 
 
 @pytest.fixture(scope="module")
-def losses() -> recurrent.Losses:
-    return recurrent.train(R=2)
+def losses() -> recurrent_checks.Losses:
+    return recurrent_checks.train(R=2)
 
 
 def verdicts(checks: list[Check]) -> list[str]:
@@ -66,7 +75,7 @@ WRONG: dict[str, Callable[[int], float]] = {
 
 @pytest.mark.parametrize(
     "check",
-    [expectation.constant, expectation.general_moment, expectation.spectra],
+    [expectation_checks.constant, expectation_checks.general_moment, expectation_checks.spectra],
     ids=["Lemma 2", "Eq. 18", "Eq. 21"],
 )
 def test_monte_carlo_accepts_1_over_d_alone(check: Callable[..., Check]) -> None:
@@ -76,11 +85,11 @@ def test_monte_carlo_accepts_1_over_d_alone(check: Callable[..., Check]) -> None
 
 
 def test_too_few_tasks_are_inconclusive() -> None:
-    assert expectation.constant(100).verdict == "inconclusive"
+    assert expectation_checks.constant(100).verdict == "inconclusive"
 
 
 def test_eq_7_is_exact() -> None:
-    assert two_layer.kernel_by_autograd().verdict == "agrees"
+    assert two_layer_checks.kernel_by_autograd().verdict == "agrees"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +102,7 @@ def test_eq_7_is_exact() -> None:
     ids=["no readout", "twice the readout", "a relative 1e-12"],
 )
 def test_a_wrong_eq_7_is_rejected(wrong: Callable[..., Tensor]) -> None:
-    assert two_layer.kernel_by_autograd(wrong).verdict == "disagrees"
+    assert two_layer_checks.kernel_by_autograd(wrong).verdict == "disagrees"
 
 
 def test_training_descends_the_loss_of_the_data(rng: torch.Generator) -> None:
@@ -118,9 +127,9 @@ def test_training_that_stands_still_is_an_error() -> None:
         train_two_layer(start, eye, eye[:1], iterations=100)
 
 
-def test_eq_8_and_14_hold_for_trained_networks(trained: list[two_layer.Trained]) -> None:
-    assert two_layer.final_kernel(trained).verdict == "agrees"
-    assert two_layer.task_alignment(trained).verdict == "agrees"
+def test_eq_8_and_14_hold_for_trained_networks(trained: list[two_layer_checks.Trained]) -> None:
+    assert two_layer_checks.final_kernel(trained).verdict == "agrees"
+    assert two_layer_checks.task_alignment(trained).verdict == "agrees"
 
 
 @pytest.mark.parametrize(
@@ -135,22 +144,24 @@ def test_eq_8_and_14_hold_for_trained_networks(trained: list[two_layer.Trained])
     ids=["1 % too large", "no ‖β‖", "no identity"],
 )
 def test_a_wrong_eq_8_is_rejected(
-    trained: list[two_layer.Trained], wrong: Callable[..., Tensor]
+    trained: list[two_layer_checks.Trained], wrong: Callable[..., Tensor]
 ) -> None:
-    assert two_layer.final_kernel(trained, wrong).verdict == "disagrees"
+    assert two_layer_checks.final_kernel(trained, wrong).verdict == "disagrees"
 
 
-def test_what_eq_8_leaves_out_shrinks_as_sigma_squared(trained: list[two_layer.Trained]) -> None:
-    large, small = (float(two_layer.kernel_shares(run).median()) for run in trained[2:])
+def test_what_eq_8_leaves_out_shrinks_as_sigma_squared(
+    trained: list[two_layer_checks.Trained],
+) -> None:
+    large, small = (float(two_layer_checks.kernel_shares(run).median()) for run in trained[2:])
     assert small == pytest.approx(large, rel=0.1)
 
 
-def test_a_wrong_eq_14_is_rejected(trained: list[two_layer.Trained]) -> None:
+def test_a_wrong_eq_14_is_rejected(trained: list[two_layer_checks.Trained]) -> None:
     def wrong(M_0: Tensor, beta: Tensor) -> Tensor:
         d = beta.shape[-1]
         return equations.task_alignment(M_0, beta) * ((d + 3) / (d + 2)) ** 0.5
 
-    assert two_layer.task_alignment(trained, wrong).verdict == "disagrees"
+    assert two_layer_checks.task_alignment(trained, wrong).verdict == "disagrees"
 
 
 def test_eq_14_is_the_alignment_of_eq_7_and_8(rng: torch.Generator) -> None:
@@ -164,10 +175,10 @@ def test_eq_14_is_the_alignment_of_eq_7_and_8(rng: torch.Generator) -> None:
     torch.testing.assert_close(matrices, formula, rtol=1e-13, atol=0)
 
 
-def test_the_mean_of_trained_tasks_is_eq_21(trained: list[two_layer.Trained]) -> None:
-    small = [run for run in trained if run.sigma == two_layer.SMALL]
-    assert "disagrees" not in verdicts(two_layer.trained_expectation(small))
-    wrong = two_layer.trained_expectation(small, lambda d: 1 / (d + 1))
+def test_the_mean_of_trained_tasks_is_eq_21(trained: list[two_layer_checks.Trained]) -> None:
+    small = [run for run in trained if run.sigma == two_layer_checks.SMALL]
+    assert "disagrees" not in verdicts(two_layer_checks.trained_expectation(small))
+    wrong = two_layer_checks.trained_expectation(small, lambda d: 1 / (d + 1))
     assert verdicts(wrong) == ["disagrees", "disagrees"]
 
 
@@ -183,7 +194,7 @@ def test_eq_18_is_eq_21_for_equal_norms(d: int, ranks: str, rng: torch.Generator
 
 
 def test_theorem_1_by_optimisation() -> None:
-    check, optimum = expectation.maximiser(4)
+    check, optimum = expectation_checks.maximiser(4)
     assert check.verdict == "agrees"
     # Starts were not at the end already, and some were near the minimum.
     assert abs(optimum.starts - 0.2).max(axis=1).min() > 0.1
@@ -195,16 +206,16 @@ def test_theorem_1_by_optimisation() -> None:
 
 
 def test_proposition_1_needs_the_tasks_direction() -> None:
-    assert two_layer.proposition_1(20).verdict == "agrees"
-    assert two_layer.proposition_1(20, angle=1e-3).verdict == "disagrees"
+    assert two_layer_checks.proposition_1(20).verdict == "agrees"
+    assert two_layer_checks.proposition_1(20, angle=1e-3).verdict == "disagrees"
 
 
-def test_proposition_2(losses: recurrent.Losses) -> None:
-    assert verdicts(recurrent.proposition_2(losses)) == ["agrees"] * 4 + ["disagrees"]
+def test_proposition_2(losses: recurrent_checks.Losses) -> None:
+    assert verdicts(recurrent_checks.proposition_2(losses)) == ["agrees"] * 4 + ["disagrees"]
     # At and above the number of data points any target is learned with W_h frozen.
     assert all(losses.frozen[rank].max() < ZERO_ERROR for rank in (12, 24))
     assert all(losses.frozen[rank].min() > 0.05 for rank in (1, 2, 3, 5))
-    assert all(losses.leaky[rank].max() < ZERO_ERROR for rank in recurrent.RANKS)
+    assert all(losses.leaky[rank].max() < ZERO_ERROR for rank in recurrent_checks.RANKS)
 
 
 @pytest.mark.parametrize(
@@ -212,10 +223,10 @@ def test_proposition_2(losses: recurrent.Losses) -> None:
     [("frozen", 0.0, 0), ("trained", 1e-3, 1), ("reachable", 1e-3, 2), ("trained", math.nan, 1)],
 )
 def test_proposition_2_can_fail(
-    losses: recurrent.Losses, field: str, value: float, broken: int
+    losses: recurrent_checks.Losses, field: str, value: float, broken: int
 ) -> None:
     changed = {rank: torch.full_like(loss, value) for rank, loss in getattr(losses, field).items()}
-    verdict = recurrent.proposition_2(replace(losses, **{field: changed}))[broken].verdict
+    verdict = recurrent_checks.proposition_2(replace(losses, **{field: changed}))[broken].verdict
     assert verdict == ("inconclusive" if math.isnan(value) else "disagrees")
 
 
@@ -242,13 +253,13 @@ def test_frozen_weights_stay(rng: torch.Generator) -> None:
 
 
 def test_what_is_misprinted_disagrees_and_its_remedy_would_not() -> None:
-    checks = printed.printed()
+    checks = printed_checks.printed()
     assert verdicts(checks) == ["disagrees"] * 4
     density = checks[1].cases
     assert [case.measured for case in density] == pytest.approx([2**-1, 2**-2.5, 2**-10], rel=1e-9)
     uneven = torch.tensor([2.0, 1.0, 0.0], dtype=torch.float64)
-    assert printed.stationarity(uneven) > 1
-    assert printed.stationarity(isotropic_spectrum(3, 2, 1.0)) < 1e-15
+    assert printed_checks.stationarity(uneven) > 1
+    assert printed_checks.stationarity(isotropic_spectrum(3, 2, 1.0)) < 1e-15
 
 
 @pytest.mark.parametrize(
@@ -276,9 +287,9 @@ def test_standard_errors_are_two_sided_and_corrected() -> None:
     assert standard_errors(5) == pytest.approx(3.0902, abs=1e-4)
 
 
-def test_a_diverged_training_is_written_without_a_number(losses: recurrent.Losses) -> None:
+def test_a_diverged_training_is_written_without_a_number(losses: recurrent_checks.Losses) -> None:
     gone = {rank: torch.full_like(loss, math.nan) for rank, loss in losses.trained.items()}
-    check = recurrent.proposition_2(replace(losses, trained=gone))[1]
+    check = recurrent_checks.proposition_2(replace(losses, trained=gone))[1]
     assert [group.mean for group in finding(check).groups] == [None, None]
 
 
@@ -309,6 +320,6 @@ def test_the_figure_states_its_claims_first_and_writes_every_file(
 
 
 def test_the_same_seed_gives_the_same_numbers() -> None:
-    assert expectation.constant(1000) == expectation.constant(1000)
-    first, second = (two_layer.train_tasks(3, 2, 0.01, 5).alignment for _ in range(2))
+    assert expectation_checks.constant(1000) == expectation_checks.constant(1000)
+    first, second = (two_layer_checks.train_tasks(3, 2, 0.01, 5).alignment for _ in range(2))
     assert torch.equal(first, second)

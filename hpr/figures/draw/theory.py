@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from hpr.figures.draw import WIDTH
-from hpr.theory import Size, equations, recurrent, two_layer
+from hpr.theory import Size, equations, recurrent_checks, two_layer_checks
 from hpr.theory.networks import isotropic_spectrum
 from hpr.theory.results import Results
 
@@ -41,7 +41,7 @@ def checks(results: Results, n: Size, profile: str) -> Figure:
 
 def _final_kernel(axes: matplotlib.axes.Axes, results: Results) -> None:
     """Distance of trained kernels from Eq. 8 over σ: mean, and largest, beside the bound."""
-    for d, rank in two_layer.SWEPT:
+    for d, rank in two_layer_checks.SWEPT:
         runs = [run for run in results.swept if (run.d, run.rank) == (d, rank)]
         sigma = np.array([run.sigma for run in runs])
         # The leading term of the bound; the rest of it depends on the task.
@@ -111,7 +111,7 @@ def _expectation(axes: matplotlib.axes.Axes, results: Results) -> None:
         ]
         axes.plot(ranks / d, line, "-", color=colour, linewidth=0.8, label=f"d = {d}")
     for check, marker, filled in ((results.expected, "o", True), (results.trained, "s", False)):
-        for (d, rank), case in zip(two_layer.SETTINGS, check.cases, strict=True):
+        for (d, rank), case in zip(two_layer_checks.SETTINGS, check.cases, strict=True):
             axes.errorbar(
                 rank / d + (0 if filled else 0.025),
                 case.measured,
@@ -173,7 +173,7 @@ def _alignment(axes: matplotlib.axes.Axes, results: Results) -> None:
 
 
 def _frozen(axes: matplotlib.axes.Axes, results: Results) -> None:
-    place = np.arange(len(recurrent.RANKS))
+    place = np.arange(len(recurrent_checks.RANKS))
     ways = (
         (results.losses.frozen, "o-", BLUE, "frozen"),
         (results.losses.reachable, "^-", GREEN, "frozen, reachable Y"),
@@ -182,18 +182,21 @@ def _frozen(axes: matplotlib.axes.Axes, results: Results) -> None:
     )
     for (losses, style, colour, label), shift in zip(ways, (0, -0.12, 0, 0.12), strict=True):
         # Below 1e-32 the rounding of the squares is all there is.
-        median = [max(float(losses[rank].median()), 1e-32) for rank in recurrent.RANKS]
+        median = [max(float(losses[rank].median()), 1e-32) for rank in recurrent_checks.RANKS]
         axes.plot(
             place + shift, median, style, color=colour, markersize=3.5, linewidth=0.8, label=label
         )
-    for value, text in ((recurrent.N_OUT, "$N_{out}$"), (recurrent.POINTS, "data points")):
-        at = float(np.interp(value, recurrent.RANKS, place))
+    for value, text in (
+        (recurrent_checks.N_OUT, "$N_{out}$"),
+        (recurrent_checks.POINTS, "data points"),
+    ):
+        at = float(np.interp(value, recurrent_checks.RANKS, place))
         axes.axvline(at, color="0.6", linestyle=":", linewidth=0.8)
         axes.annotate(text, (at + 0.08, 1e3), color="0.35", fontsize=6.5)
     axes.set(
         yscale="log", ylim=(1e-34, 1e6), xlabel="rank of $W_h$", ylabel="relative squared error"
     )
     axes.set_yticks([1, 1e-10, 1e-20, 1e-30])
-    axes.set_xticks(place, [str(rank) for rank in recurrent.RANKS])
+    axes.set_xticks(place, [str(rank) for rank in recurrent_checks.RANKS])
     axes.set_title("Prop. 2: linear RNN")
     axes.legend(loc="center left", bbox_to_anchor=(0, 0.52))

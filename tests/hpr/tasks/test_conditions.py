@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpr.tasks.compiled import CompiledTask
+from hpr.tasks.compiled_task import CompiledTask
 from hpr.tasks.conditions import Bank, compile_environment
 from hpr.tasks.script import NotEnumerable
 

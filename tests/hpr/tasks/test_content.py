@@ -22,8 +22,8 @@ from hpr.experiment.plan import tasks
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
 from hpr.tasks import TASKS, Task, make_task, paper
-from hpr.tasks.compiled import CompiledTask
-from hpr.tasks.streamed import StreamedTask
+from hpr.tasks.compiled_task import CompiledTask
+from hpr.tasks.streamed_task import StreamedTask
 from hpr.training.loop import train_pack
 
 neurogym = pytest.importorskip("neurogym")

@@ -11,9 +11,9 @@ import pytest
 
 from hpr.tasks import Task, Trials, make_task
 from hpr.tasks.base import Loss, Split, finite
-from hpr.tasks.compiled import CompiledTask
+from hpr.tasks.compiled_task import CompiledTask
 from hpr.tasks.conditions import Bank
-from hpr.tasks.streamed import StreamedTask
+from hpr.tasks.streamed_task import StreamedTask
 
 neurogym = pytest.importorskip("neurogym")
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hpr.tasks import Task, make_task
-from hpr.tasks.compiled import CompiledTask
-from hpr.tasks.streamed import StreamedTask
+from hpr.tasks.compiled_task import CompiledTask
+from hpr.tasks.streamed_task import StreamedTask
 
 neurogym = pytest.importorskip("neurogym")
 

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from hpr.tasks import make_task
-from hpr.tasks.compiled import CompiledTask
+from hpr.tasks.compiled_task import CompiledTask
 from hpr.tasks.paper import PAPER_TASKS
 
 neurogym = pytest.importorskip("neurogym")

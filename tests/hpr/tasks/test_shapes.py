@@ -1,4 +1,4 @@
-"""The shapes that plans are made of, against the tasks as they are made."""
+"""Shapes and versions known without making a task, against the tasks as they are made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from hpr.experiment.plan import tasks
 from hpr.figures import Settings, discover
-from hpr.tasks import TASKS, make_task
+from hpr.tasks import TASKS, make_task, task_version
+from hpr.tasks.paper import PAPER_TASKS
 from hpr.tasks.shapes import Shape, shape_of
 
 STUDENTS = (
@@ -72,3 +73,29 @@ def test_a_neurogym_id_is_made_to_know_its_shape() -> None:
 
     spec = RunSpec("GoNogo-v0", Dense(), seed=0, task_version="2.3")
     assert pack_cost([spec], tasks()) == cost([spec], make_task("GoNogo-v0", version="2.3"))
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in PAPER_TASKS] + [*STUDENTS])
+def test_a_task_of_the_project_has_its_one_version_whatever_is_asked(
+    name: str, mnist_dir: Path
+) -> None:
+    made = make_task(name, mnist_dir=mnist_dir)
+    assert task_version(name, "2.3") == task_version(name, None) == made.version
+
+
+@pytest.mark.parametrize("name", [*PAPER_TASKS, "GoNogo-v0"])
+def test_a_neurogym_task_has_the_version_that_is_asked(name: str) -> None:
+    assert task_version(name, "0.0.2") == "0.0.2"
+    assert make_task(name, version=task_version(name, "2.3")).version == "2.3"
+
+
+def test_a_version_is_known_without_opening_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object) -> None:
+        raise AssertionError(f"opened {arguments}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", refused)
+        with pytest.raises(AssertionError, match="opened"):
+            make_task("Digits")
+        versions = [task_version(name, "2.3") for name in (*TASKS, *STUDENTS)]
+    assert versions == ["2.3"] * 3 + ["1"] * 8

@@ -15,7 +15,7 @@ from hpr.theory import equations
 from hpr.theory.check import ROUNDOFF, Case, Check, extreme, standard_errors
 from hpr.theory.networks import isotropic_spectrum, normal, orthonormal
 from hpr.theory.statements import STATEMENTS
-from hpr.theory.two_layer import SETTINGS
+from hpr.theory.two_layer_checks import SETTINGS
 
 Constant = Callable[[int], float]
 CHUNK = 50_000
