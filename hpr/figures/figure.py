@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-import hpr.figures
+import hpr.figures.definitions
 from hpr.connectivity.connectome import CELEGANS
 from hpr.experiment.specification import VARIANTS, RunSpec, distinct
 from hpr.figures.claims import FEWEST, RULE, Claim, Finding, judge
@@ -200,15 +200,10 @@ class Figure(ABC):
 
 
 def discover() -> dict[str, Figure]:
-    """Every figure by name, numbers first: those in the FIGURES of this package's modules.
-
-    Its subpackages are not imported: drawing is not needed before a picture is drawn.
-    """
+    """Every figure by name, numbers first: those in the FIGURES of `hpr.figures.definitions`' modules."""
     found: dict[str, Figure] = {}
-    for module in pkgutil.iter_modules(hpr.figures.__path__):
-        if module.ispkg:
-            continue
-        members = importlib.import_module(f"hpr.figures.{module.name}")
+    for module in pkgutil.iter_modules(hpr.figures.definitions.__path__):
+        members = importlib.import_module(f"hpr.figures.definitions.{module.name}")
         for figure in getattr(members, "FIGURES", ()):
             if figure.name in found:
                 raise ValueError(f"figure {figure.name}: expected one definition, got a second")

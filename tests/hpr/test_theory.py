@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from hpr.figures.definitions.theory_figure import Theory, finding, size
 from hpr.figures.figure import Settings
 from hpr.figures.summary import write_figure
-from hpr.figures.theory import Theory, finding, size
 from hpr.theory import (
     Case,
     Check,
@@ -307,7 +307,7 @@ def test_one_seed_is_enough_to_ask_for(seeds: int | None, networks: int) -> None
 def test_the_figure_states_its_claims_first_and_writes_every_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpr.figures.theory.QUICK", Size(20_000, 50, 2, 2))
+    monkeypatch.setattr("hpr.figures.definitions.theory_figure.QUICK", Size(20_000, 50, 2, 2))
     figure, settings = Theory(), Settings()
     claims = figure.claims(settings)
     assert [found.claim for found in figure.judge(settings, {})] == claims

@@ -15,7 +15,7 @@ from hpr.figures.draw.plotting import describe, write_small_print
 from hpr.figures.figure import Panel, Record, Settings
 
 if TYPE_CHECKING:
-    from hpr.figures.trajectories import Curve
+    from hpr.figures.definitions.trajectories import Curve
 
 # From low rank to high: Okabe and Ito's vermilion, orange, blue; distinct in grey, too.
 COLOURS = ("#D55E00", "#E69F00", "#0072B2")

@@ -18,12 +18,12 @@ PROGRAM = f"""
 import pickle, sys
 from pathlib import Path
 import numpy as np
-import hpr.figures.theory
+import hpr.figures.definitions.theory_figure
 from hpr.figures import Settings, discover
 from hpr.figures.figure import MEASURES
 from hpr.theory import Size
 
-hpr.figures.theory.QUICK = Size(20_000, 20, 2, 2)
+hpr.figures.definitions.theory_figure.QUICK = Size(20_000, 20, 2, 2)
 settings = Settings(seeds=2)
 HOSTILE
 
@@ -47,7 +47,7 @@ import hpr.theory.results
 
 kept, compute = Path(sys.argv[2]), hpr.theory.results.run
 if not kept.exists():
-    kept.write_bytes(pickle.dumps(compute(hpr.figures.theory.QUICK)))
+    kept.write_bytes(pickle.dumps(compute(hpr.figures.definitions.theory_figure.QUICK)))
 hpr.theory.results.run = lambda size: pickle.loads(kept.read_bytes())
 figures = discover()
 for name in {FAMILIES!r}:

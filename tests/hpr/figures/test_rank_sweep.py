@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import hpr.figures
 from hpr.connectivity import LowRank
 from hpr.experiment.specification import RunSpec
-from hpr.figures import Figure, Settings, discover
+from hpr.figures import Figure, Settings, definitions, discover
 from hpr.figures.draw.plotting import describe, sweep_dots
 from hpr.figures.summary import write_figure, write_summary
 
@@ -265,10 +264,10 @@ FIGURES = (Runless(),)
 def one_more_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "extra.py").write_text(EXTRA)
-    paths = [*hpr.figures.__path__, str(tmp_path / "modules")]
-    monkeypatch.setattr(hpr.figures, "__path__", paths)
+    paths = [*definitions.__path__, str(tmp_path / "modules")]
+    monkeypatch.setattr(definitions, "__path__", paths)
     yield
-    del sys.modules["hpr.figures.extra"]
+    del sys.modules["hpr.figures.definitions.extra"]
 
 
 @pytest.mark.usefixtures("one_more_file")

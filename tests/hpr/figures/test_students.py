@@ -12,7 +12,7 @@ from matplotlib.text import Text
 
 from hpr.experiment.specification import RunSpec
 from hpr.figures import Figure, Settings, discover
-from hpr.figures.student_teacher import TEACHER_SEED
+from hpr.figures.definitions.aligned_weights import TEACHER_SEED
 from hpr.figures.summary import write_figure
 
 QUICK = Settings()

@@ -9,7 +9,7 @@ import pytest
 
 from hpr.experiment.specification import RunSpec
 from hpr.figures import Figure, Settings, discover
-from hpr.figures.trajectories import rank_left, settling, task_rank
+from hpr.figures.definitions.trajectories import rank_left, settling, task_rank
 
 QUICK = Settings()
 FIGURES = discover()

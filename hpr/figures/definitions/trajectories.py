@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from hpr.experiment.specification import RunSpec
 from hpr.figures.claims import Claim, Kind
+from hpr.figures.definitions.aligned_weights import SEQUENTIAL, TwoLayer, linear_sweep
+from hpr.figures.definitions.rank_sweep import Sweep
 from hpr.figures.figure import Panel, Record, Settings, reason
-from hpr.figures.rank_sweep import Sweep
-from hpr.figures.student_teacher import SEQUENTIAL, TwoLayer, linear_sweep
 from hpr.tasks.student_teacher import student_teacher
 
 if TYPE_CHECKING:

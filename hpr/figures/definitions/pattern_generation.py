@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpr.figures.rank_sweep import RankSweep, Sweep
+from hpr.figures.definitions.rank_sweep import RankSweep, Sweep
 from hpr.tasks.pattern import PatternGeneration
 
 FIGURES = (

@@ -66,7 +66,7 @@ class Theory(Figure):
 
     def plot(self, settings: Settings, records: Mapping[str, Record]) -> matplotlib.figure.Figure:
         """Six panels, in the paper's order."""
-        from hpr.figures.draw.theory import checks
+        from hpr.figures.draw.theory_panels import checks
         from hpr.theory.results import run
 
         n = size(settings)

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from hpr.connectivity import Connectivity, Dense, LowRank
 from hpr.experiment.specification import GAIN, VARIANTS, RunSpec
 from hpr.figures.claims import Claim
-from hpr.figures.figure import Figure, Panel, Record, Settings
-from hpr.figures.rank_sweep import (
+from hpr.figures.definitions.rank_sweep import (
     LAST_STEP,
     SEQUENTIAL_MNIST,
     TRENDS,
     RankSweep,
     Sweep,
 )
+from hpr.figures.figure import Figure, Panel, Record, Settings
 from hpr.tasks.student_teacher import StudentTeacher
 
 if TYPE_CHECKING:

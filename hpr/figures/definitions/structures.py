@@ -12,8 +12,8 @@ from hpr.connectivity import EM, CellTypes, ChainMotif, Connectivity, Dale, LowR
 from hpr.connectivity.connectome import CELEGANS
 from hpr.experiment.specification import GAIN, VARIANTS, RunSpec
 from hpr.figures.claims import Claim, Direction, Finding, judge
+from hpr.figures.definitions.rank_sweep import QUICK_ITERATIONS
 from hpr.figures.figure import Figure, Panel, Record, Settings
-from hpr.figures.rank_sweep import QUICK_ITERATIONS
 from hpr.figures.spectrum import spectrum
 
 if TYPE_CHECKING:
