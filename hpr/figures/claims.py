@@ -115,6 +115,7 @@ class Finding:
         return asdict(self)
 
 
+# Longer than 60 lines because its docstring is the statement of the method.
 def judge(
     claim: Claim, values: Values, levels: Sequence[str], missing: Sequence[str] = ()
 ) -> Finding:

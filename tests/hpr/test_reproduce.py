@@ -17,7 +17,7 @@ import torch
 from hpr.experiment import plan as planning
 from hpr.experiment.specification import RunSpec
 from hpr.figures.definitions.rank_sweep import RankSweep
-from hpr.figures.figure import MEASURES
+from hpr.figures.panel import MEASURES
 from hpr.reproduce import main
 
 pytestmark = pytest.mark.usefixtures("empty_cache")

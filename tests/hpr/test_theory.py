@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hpr.figures.definitions.theory_figure import Theory, finding, size
-from hpr.figures.figure import Settings
+from hpr.figures.settings import Settings
 from hpr.figures.summary import write_figure
 from hpr.theory import (
     Case,

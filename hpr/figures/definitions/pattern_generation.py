@@ -1,4 +1,4 @@
-"""Figure 18: the rank of the initial recurrent weights, and a pattern to be generated."""
+"""Figure 18: the rank of the initial recurrent weights in a regression, pattern generation."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ FIGURES = (
     RankSweep(
         "18",
         "Figure 1 for pattern generation, a regression",
-        # Over ten time constants a network of low rank can explode; from rank 5, as in sMNIST, few do (at N = 300 one
-        # of ten seeds, which is recorded as diverged).
+        # Over ten time constants a network of low rank can explode. From rank 5 on, as in sMNIST, few do: at N = 300,
+        # one of ten seeds does and is recorded as diverged.
         (Sweep(PatternGeneration.name, (5, 30, 100), quick={"N": 100, "iterations": 2000}),),
-        # One trial says all.
-        run={"task_version": "1", "dt": 20.0, "batch": 1, "trials": 1, "kernel_trials": 1},
+        # All trials of a seed are the same.
+        run={"dt": 20.0, "batch": 1, "trials": 1, "kernel_trials": 1},
         note=(
             "The sweep begins at rank 5: networks of rank 1 diverged in trials. "
             "RA compares the time steps of the one trial."

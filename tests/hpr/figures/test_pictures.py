@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import hpr.figures.definitions.theory_figure
 from hpr.figures import Settings, discover
-from hpr.figures.figure import MEASURES
+from hpr.figures.panel import MEASURES
 from hpr.theory import Size
 
 hpr.figures.definitions.theory_figure.QUICK = Size(20_000, 20, 2, 2)

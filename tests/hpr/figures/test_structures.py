@@ -16,7 +16,7 @@ from hpr.connectivity.connectome import keep, read_folder
 from hpr.experiment.specification import RunSpec
 from hpr.figures import Figure, Settings, discover
 from hpr.figures.draw.spectra import draw_boxes, ranks
-from hpr.figures.figure import Panel
+from hpr.figures.panel import Panel
 from hpr.figures.summary import write_figure
 
 PAPER = Settings(profile="paper", smnist="sMNIST")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpr.figures.claims import Group
-from hpr.figures.summary import _group
+from hpr.figures.markdown import written
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,4 @@ from hpr.figures.summary import _group
     ],
 )
 def test_a_group_is_written(mean: float | None, deviation: float | None, said: str) -> None:
-    assert _group(Group("null", 0 if mean is None else 10, mean, deviation)) == said
+    assert written(Group("null", 0 if mean is None else 10, mean, deviation)) == said
