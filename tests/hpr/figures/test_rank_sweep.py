@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pytest
 
 from hpr.connectivity import LowRank
 from hpr.experiment.specification import RunSpec
-from hpr.figures import Figure, Settings, definitions, discover
+from hpr.figures import Figure, Settings, discover
 from hpr.figures.draw.plotting import describe, sweep_dots
 from hpr.figures.summary import write_figure, write_summary
 
@@ -240,42 +238,3 @@ def test_every_run_is_a_dot_and_every_bar_a_mean() -> None:
     assert places[2, 0, 0] + 1 == pytest.approx(places[2, 1, 0])
     assert [segment[0][1] for segment in bars.get_segments()] == [3.0, 3.0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["low", "high"]
-
-
-EXTRA = """
-from hpr.figures.claims import Claim, Finding
-from hpr.figures.figure import Figure
-
-class Runless(Figure):
-    name, title = "runless", "No runs"
-    def claims(self, settings):
-        return [Claim("Eq. 7", "error", "comparable", "they are equal")]
-    def judge(self, settings, records):
-        return [Finding(claim, "agrees", 0, (), (), ()) for claim in self.claims(settings)]
-    def plot(self, settings, records):
-        from matplotlib.figure import Figure as Canvas
-        return Canvas()
-
-FIGURES = (Runless(),)
-"""
-
-
-@pytest.fixture
-def one_more_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "extra.py").write_text(EXTRA)
-    paths = [*definitions.__path__, str(tmp_path / "modules")]
-    monkeypatch.setattr(definitions, "__path__", paths)
-    yield
-    del sys.modules["hpr.figures.definitions.extra"]
-
-
-@pytest.mark.usefixtures("one_more_file")
-def test_a_figure_is_added_by_one_file_and_may_have_no_runs(tmp_path: Path) -> None:
-    figures = discover()
-    assert "1" in figures
-    runless = figures["runless"]
-    assert runless.runs(QUICK) == []
-    content = write_figure(runless, QUICK, {}, {}, tmp_path)
-    assert content["verdicts"] == {"agrees": 1}
-    assert "**agrees**" in (tmp_path / "figure_runless.md").read_text()
