@@ -1,4 +1,4 @@
-"""What the package's command lines share: errors of one line, arguments that are checked, and output to any stream."""
+"""What the package's command lines share: one-line errors, checked arguments, and output in any encoding."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from hpr.system.paths import expanded
 
 
 class UsageError(Exception):
-    """What was asked for can't be done; the message is one line."""
+    """The request can't be carried out; the message is one line."""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with errors of one line, and with output that no stream refuses."""
+    """argparse with one-line errors; characters that an output stream cannot encode are escaped."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as argparse does; from then on what a stream's encoding lacks is printed as an escape."""
+        """Parse as argparse does; also make stdout and stderr escape characters that they cannot encode."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         args = sys.argv[1:] if args is None else args
         for word in args:
             if word.startswith("--") and word.endswith("=--"):
-                # Python's argparse, up to 3.12, takes it for an empty list, past the option's type.
+                # Up to Python 3.12, argparse would store an empty list and not call the option's `type`.
                 self.error(f"argument {word[:-3]}: expected one argument, got '--'")
         return super().parse_known_args(args, namespace)
 
@@ -38,15 +38,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Exit, after a message on stderr; with another status where what was printed can't be written."""
+        """Write `message` to stderr and exit; the status changes if stdout can't be flushed (`_flushed`)."""
         super().exit(self._flushed(status), message)
 
     def run(self, command: Callable[[], int]) -> int:
-        """Carry out what the arguments ask for.
+        """Run `command` and turn its exceptions into one-line errors.
 
         Returns:
-            What `command` returns, or 141 when whoever read the output has gone, 1 when a file or the output can't be
-            written, in one line.
+            The status that `command` returns, 141 if the reader of the output has closed the pipe, or 1 if a file or
+            the output can't be written. A `UsageError` exits with 2.
         """
         try:
             return self._flushed(command())
@@ -59,11 +59,12 @@ class Parser(argparse.ArgumentParser):
             return self._flushed(1)
 
     def _flushed(self, status: int) -> int:
+        """Flush stdout and return `status`, or 141 or 1 if the flush fails."""
         try:
             if sys.stdout is not None:
                 sys.stdout.flush()
         except OSError as error:
-            # What is still to be written, at exit too, goes nowhere.
+            # Python flushes stdout again at exit, which must not fail a second time.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if isinstance(error, BrokenPipeError):
                 return 141  # as after `| head`
@@ -77,12 +78,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def one_line(text: str) -> str:
-    """The text with every white space, ends of lines too, made one blank."""
+    """The text with each run of white space, line ends included, replaced by one space."""
     return " ".join(text.split())
 
 
-def whole(least: int, most: int) -> Callable[[str], int]:
-    """An integer from `least` to `most`, for `type=` of an argument."""
+def integer_between(least: int, most: int) -> Callable[[str], int]:
+    """A parser of integers from `least` to `most`, for the `type` of an argument."""
 
     def number(text: str) -> int:
         digits = len(str(most))
@@ -95,11 +96,11 @@ def whole(least: int, most: int) -> Callable[[str], int]:
     return number
 
 
-positive = whole(1, 9_999_999)
+positive = integer_between(1, 9_999_999)
 
 
 def path(text: str) -> Path:
-    """A file's or folder's path, `~` and `~user` expanded, for `type=` of an argument."""
+    """Parse the path of a file or folder and expand `~` and `~user`, for the `type` of an argument."""
     try:
         return expanded(text)
     except ValueError as error:

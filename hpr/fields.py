@@ -1,7 +1,8 @@
-"""Fields of frozen dataclasses: checked by their annotations and brought into one form, so that equals have one key.
+"""Check the fields of frozen dataclasses by their annotations and normalise them, so that equal instances have one key.
 
-A field is an int, a float, a bool, a str, a Literal, a class, a tuple of these, or one of these or None. NumPy's
-scalars become Python's, a whole number that stands for a float becomes one, and -0.0 becomes 0.0. A bool is no number.
+A field is an int, a float, a bool, a str, a Literal, a class, a tuple of these, or one of these or None. Normalising
+turns NumPy's scalars into Python's, an integer in a float field into a float, and -0.0 into 0.0. A bool is not accepted
+as a number.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-# Characters of a text: enough for every name, and few enough for a file's.
-LONGEST = 200
+# The most characters of a text field: enough for every name, and few enough for a file name.
+LONGEST_TEXT = 200
 
 
 def normalise(instance: Any) -> None:
-    """Check every field of a frozen dataclass and bring it into its one form; for `__post_init__`.
+    """Check and normalise every field of a frozen dataclass; call it in `__post_init__`.
 
     Raises:
-        ValueError: one line that begins with the field's name.
+        ValueError: a value does not match its field's annotation; one line that begins with the field's name.
     """
     cls: Any = type(instance)
     for name, normal in _normals(cls):
@@ -40,10 +41,10 @@ def normalise(instance: Any) -> None:
 
 @functools.cache
 def hints(cls: type) -> dict[str, Any]:
-    """The annotation of every field of a dataclass.
+    """The annotation of every field of a dataclass, resolved to types.
 
     Raises:
-        ValueError: an annotation names something that is not known where the class is defined.
+        ValueError: an annotation contains a name that is not defined in the module of the class.
     """
     try:
         resolved = get_type_hints(cls)
@@ -54,29 +55,29 @@ def hints(cls: type) -> dict[str, Any]:
     return {field.name: resolved[field.name] for field in dataclasses.fields(cls)}
 
 
-def plain(hint: Any) -> bool:
-    """Whether values of an annotation survive JSON: those of scalars and of tuples of them."""
+def survives_json(hint: Any) -> bool:
+    """Whether values of an annotation can be restored from JSON: scalars and tuples of scalars can."""
     if get_origin(hint) in (Union, UnionType):
         [*others] = (option for option in get_args(hint) if option is not NoneType)
-        # Of a bool or a number 1 and True are equal, and would be two runs.
-        return len(others) == 1 and plain(others[0])
+        # A field `bool | int` could hold 1 or True: they are equal, but JSON and keys tell them apart.
+        return len(others) == 1 and survives_json(others[0])
     if get_origin(hint) is tuple:
-        return all(plain(item) for item in get_args(hint) if item is not Ellipsis)
+        return all(survives_json(item) for item in get_args(hint) if item is not Ellipsis)
     if get_origin(hint) is Literal:
         return all(type(choice) is str for choice in get_args(hint))
     return hint in (int, float, bool, str)
 
 
-def whole(name: str, value: int, least: int, most: int) -> None:
-    """Refuse an integer that is out of range."""
+def check_integer(name: str, value: int, least: int, most: int) -> None:
+    """Raise ValueError if an integer is not from `least` to `most`."""
     if value < least:
         raise ValueError(f"{name}: expected an integer of at least {least}, got {shown(value)}")
     if value > most:
         raise ValueError(f"{name}: expected an integer of at most {most}, got {shown(value)}")
 
 
-def positive(instance: Any, *names: str) -> None:
-    """Refuse numbers that are not positive."""
+def check_positive(instance: Any, *names: str) -> None:
+    """Raise ValueError if one of the named fields is not positive."""
     for name in names:
         if not getattr(instance, name) > 0:
             raise ValueError(
@@ -85,17 +86,17 @@ def positive(instance: Any, *names: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """What came, in a message: one short line, whatever it is."""
+    """The representation of a value for an error message: one line of at most 100 characters."""
     try:
         text = " ".join(repr(value).split())
-    # Anything may fail in any way; so do integers of over 4,300 digits.
+    # A repr can raise anything; that of an int of over 4,300 digits raises ValueError.
     except Exception:
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 class _Mismatch(Exception):
-    """A value is not of its field's type."""
+    """A value does not match its field's annotation."""
 
 
 @functools.cache
@@ -104,7 +105,7 @@ def _normals(cls: type) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
 
 
 def _normal(hint: Any) -> Callable[[Any], Any]:
-    """From a value to its one form in a field of that annotation; raises `_Mismatch`."""
+    """The function that normalises a value of a field with this annotation; it raises `_Mismatch`."""
     of_type = _of_type(hint)
 
     def normal(value: Any) -> Any:
@@ -158,7 +159,7 @@ def _integer(value: Any) -> int:
     return int(value)
 
 
-def _number(value: Any) -> float:
+def _finite_float(value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise _Mismatch
     try:
@@ -167,22 +168,22 @@ def _number(value: Any) -> float:
         raise _Mismatch from None
     if not math.isfinite(number):
         raise _Mismatch
-    # 0.0 and -0.0 are equal.
+    # Adding 0.0 turns -0.0 into 0.0: they are equal and must have one key.
     return number + 0.0
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= LONGEST:
+def _line_of_text(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= LONGEST_TEXT:
         raise _Mismatch
-    # The text itself, of an enumeration's members too.
+    # A member of a str enumeration becomes a plain str.
     return str.__str__(value)
 
 
 _SCALARS: dict[Any, Callable[[Any], Any]] = {
     bool: functools.partial(_instance, bool),
     int: _integer,
-    float: _number,
-    str: _text,
+    float: _finite_float,
+    str: _line_of_text,
 }
 
 
@@ -199,7 +200,7 @@ def _described(hint: Any) -> str:
         float: "a finite number",
         int: "an integer",
         bool: "a bool",
-        str: f"a line of at most {LONGEST} characters",
+        str: f"a line of at most {LONGEST_TEXT} characters",
         NoneType: "None",
     }
     return names.get(hint) or f"a {getattr(hint, '__name__', hint)}"

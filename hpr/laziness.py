@@ -1,6 +1,6 @@
 """Measures of effective laziness: what changed between before and after training (Section 2.2, Appendix D).
 
-Sums accumulate in fp64. A 0/0, as where all units are dead, is NaN: callers flag it, it is never a silent number.
+Sums accumulate in fp64. A measure that is 0/0, as when all units are dead, is NaN, and the caller flags it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def weight_change_norm(before: Tensor, after: Tensor) -> float:
 def alignment(A: Tensor, B: Tensor) -> float:
     """Tr(A B) / (‖A‖ ‖B‖) of two symmetric matrices [M, M] (Eq. 5, 6)."""
     product = norm_A = norm_B = torch.zeros((), dtype=torch.float64, device=A.device)
-    # A block of rows at a time: the fp64 copies stay small beside the kernels.
+    # Blocks of rows keep the fp64 copies small.
     for a, b in zip(A.split(256), B.split(256), strict=True):
         a, b = a.double(), b.double()
         product = product + (a * b).sum()
@@ -27,13 +27,13 @@ def alignment(A: Tensor, B: Tensor) -> float:
 
 
 def representation_alignment(before: Tensor, after: Tensor) -> float:
-    """Alignment of R = HᵀH, the Gram matrices of last-step rates [m, N] of m trials (Eq. 5)."""
+    """Alignment of the Gram matrices HᵀH of last-step rates [m, N] in m trials (Eq. 5)."""
     before, after = before.double(), after.double()
     return alignment(before @ before.mT, after @ after.mT)
 
 
 def sign_similarity(before: Tensor, after: Tensor) -> float:
-    """Share of last-step rates [m, N] whose sign did not change; for ReLU, active or silent."""
+    """The share of last-step rates [m, N] whose sign did not change; for ReLU a rate is positive or zero."""
     return float((before.sign() == after.sign()).double().mean())
 
 
@@ -46,7 +46,7 @@ def leading_eigenvalue(K: Tensor) -> float:
         return float("nan")
     if len(matrix) < 3:
         return float(torch.linalg.eigvalsh(K.double())[-1])
-    # A fixed start makes the result a function of K alone.
+    # With a fixed start the result is a function of K alone.
     start = matrix.diagonal() + matrix.diagonal().mean()
     return float(eigsh(matrix, k=1, which="LA", v0=start, return_eigenvectors=False)[0])
 

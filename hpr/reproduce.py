@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from hpr.command_line import Parser, UsageError, path, positive, whole
+from hpr.command_line import Parser, UsageError, integer_between, path, positive
 from hpr.connectivity.connectome import keep, read_folder
 from hpr.experiment.execution import Failure, Outcome, Train, run_local
 from hpr.experiment.plan import plan, tasks
@@ -89,7 +89,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument(
         "--seeds",
-        type=whole(1, SEEDS),
+        type=integer_between(1, SEEDS),
         metavar="N",
         help=f"seeds of each setting, up to {SEEDS}; a verdict needs at least {FEWEST}",
     )
@@ -324,7 +324,7 @@ def _dry_run(figures: Sequence[Figure], settings: Settings, store: Store, device
     unreadable = f", {len(left.unreadable)} unreadable there" if left.unreadable else ""
     print(
         f"{left.stored} runs already in {store.runs}{unreadable}, {left.runs} to train in {len(left.packs)} "
-        f"packs: at most {left.flops:.2g} FLOP, about {_duration(left.flops / rate)} at "
+        f"packs: at most {left.flops:.2g} FLOP, about {_duration(left.seconds(device))} at "
         f"{rate:.2g} FLOP/s on {device}, {left.memory / 1e6:.0f} MB"
     )
     return 0

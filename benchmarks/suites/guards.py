@@ -93,7 +93,7 @@ def forward_and_backward() -> Call:
 
     def call() -> None:
         W, U = (given[name].detach().requires_grad_() for name in ("recurrent", "input"))
-        leaky_rnn(given["x1"], W, U, given["rho"]).sum().backward()
+        leaky_rnn(given["x1"], recurrent=W, input=U, rho=given["rho"]).sum().backward()
 
     return call
 

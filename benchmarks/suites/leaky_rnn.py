@@ -22,20 +22,20 @@ class LeakyRNN(Timed):
         self.x, self.W, self.U, self.w = (
             given[name] for name in ("x1", "recurrent", "input", "readout")
         )
-        self.rates = leaky_rnn(self.x, self.W, self.U, RHO)
+        self.rates = leaky_rnn(self.x, recurrent=self.W, input=self.U, rho=RHO)
 
     def time_forward(self, *_: Any) -> None:
         """Rates of all steps."""
         from hpr_kernels import leaky_rnn
 
-        leaky_rnn(self.x, self.W, self.U, RHO)
+        leaky_rnn(self.x, recurrent=self.W, input=self.U, rho=RHO)
 
     def time_forward_and_backward(self, *_: Any) -> None:
         """Rates, and the gradient of their sum."""
         from hpr_kernels import leaky_rnn
 
         W, U = (weight.detach().requires_grad_() for weight in (self.W, self.U))
-        leaky_rnn(self.x, W, U, RHO).sum().backward()
+        leaky_rnn(self.x, recurrent=W, input=U, rho=RHO).sum().backward()
 
     def time_adjoints(self, name: str, *_: Any) -> None:
         """Adjoints of the outputs that the kernel's rows read."""

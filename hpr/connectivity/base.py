@@ -1,4 +1,4 @@
-"""What every structure has in common: a gain, the temporary Gaussian matrix of its null, and the null's norm."""
+"""The base of every structure: a gain, the Gaussian matrix of its null, and the null's norm."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hpr.fields import normalise, positive, shown
+from hpr.fields import check_positive, normalise, shown
 
 Matrix = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ class Connectivity(ABC):
     def __post_init__(self) -> None:
         normalise(self)
         if self.gain is not None:
-            positive(self, "gain")
+            check_positive(self, "gain")
 
     @property
     def g(self) -> float:
@@ -61,7 +61,7 @@ class Connectivity(ABC):
         """Draw the [N, N] matrix."""
 
     def draw(self, N: int, seed: int) -> Matrix:
-        """The [N, N] matrix that runs of a seed start from: `weights` of the first of the seed's streams.
+        """The [N, N] matrix that runs of a seed start from: `weights` drawn from the seed's first random stream.
 
         Raises:
             ValueError: the weights are not an [N, N] matrix of finite real numbers.
@@ -76,14 +76,14 @@ class Connectivity(ABC):
         bad = W.size - int(np.isfinite(W).sum())
         if bad:
             raise ValueError(f"{what} finite numbers, got {bad} NaN or infinite in {shown(self)}")
-        # A copy, for it may be another's view, or what the structure keeps.
+        # The structure may keep its matrix, or return a view of another.
         return np.array(W, np.float64, order="C")
 
 
 class Rescaled(Connectivity):
-    """A structure made of the null's own Gaussian draw, at the null's Frobenius norm.
+    """A structure that is made from the null's Gaussian draw, at the null's Frobenius norm.
 
-    The Gaussian matrix is drawn first, so that structures of one seed share it and are compared in pairs.
+    The Gaussian matrix is drawn first, so that the structures of one seed share it and can be compared in pairs.
     """
 
     def weights(self, N: int, rng: np.random.Generator) -> Matrix:
@@ -95,7 +95,7 @@ class Rescaled(Connectivity):
 
     @abstractmethod
     def structured(self, null: Matrix, rng: np.random.Generator) -> Matrix:
-        """Make the structure of a null's draw [N, N], at any scale."""
+        """Make the structure from a null's draw [N, N], at any scale."""
 
 
 def gaussian(N: int, gain: float, rng: np.random.Generator) -> Matrix:
@@ -106,7 +106,7 @@ def gaussian(N: int, gain: float, rng: np.random.Generator) -> Matrix:
 def nonzero(
     size: float | np.floating, norm: str, connectivity: Connectivity, least: float = 0.0
 ) -> float:
-    """A matrix's size, refused where it's too small to divide by: below `least`, or not a number."""
+    """A matrix's norm; ValueError where it is too small to divide by (at most `least`) or not a number."""
     if not size > max(least, float(np.finfo(float).tiny)):
         raise ValueError(
             f"rescale: expected a matrix with a non-zero {norm} norm, got {float(size)!r} "

@@ -1,7 +1,7 @@
 """Fetch a piece of the MICrONS V1 column from CAVE: `python -m hpr.connectivity.cave FOLDER`.
 
-It needs the extra `em` (`caveclient`) and a token of the service, set up once as caveclient's documentation says. It
-was written against caveclient 8.2 and has not been run against the service, for want of a token.
+It needs the extra `em` (`caveclient`) and a token of the service, which is set up once as caveclient's documentation
+describes. The code was written for caveclient 8.2 and has not been run against the service, since no token was at hand.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ DATASTACK = "minnie65_public"
 VERSION = 1300
 TYPES = "allen_v1_column_types_slanted_ref"
 PROOFREADING = "proofreading_status_and_strategy"
-# The neighbours of the border between the layers that the paper names.
+# The cell types on both sides of the border between the layers that the paper names.
 LAYERS = ("23P", "4P")
 CELLS = 198
 
 
 def fetch(folder: Path, *, N: int = CELLS, version: int = VERSION) -> None:
-    """Write `cells.csv` and `synapses.csv` of N proofread neurons nearest to the midpoint of layers 2/3 and 4.
+    """Write `cells.csv` and `synapses.csv` of the N proofread neurons nearest to the midpoint of layers 2/3 and 4.
 
-    The paper took 198 such neurons, without a list of them (Appendix C.1). Here a neuron is one of the manually typed
-    V1 column whose axon and dendrite both count as proofread, and the midpoint is that of the mean depths of the
-    column's layer 2/3 and layer 4 pyramidal cells.
+    The paper took 198 such neurons and gives no list of them (Appendix C.1). Here the candidates are the neurons of the
+    manually typed V1 column whose axon and dendrite are both marked as proofread. The midpoint lies between the mean
+    depths of the column's layer 2/3 and layer 4 pyramidal cells.
 
     Args:
         folder: where to write; `hpr.connectivity.connectome.read_folder` reads the two files.
@@ -43,7 +43,7 @@ def fetch(folder: Path, *, N: int = CELLS, version: int = VERSION) -> None:
     Raises:
         ModuleNotFoundError: caveclient is missing.
         ValueError: N is no positive integer, fewer than N such neurons are there, or an identifier is no whole number.
-        OSError: the folder can't be written; there is then no `cells.csv`, so no half of a pair passes for a whole one.
+        OSError: the folder can't be written. There is then no `cells.csv`, so an incomplete pair can't be read.
     """
     if not isinstance(N, int) or N < 1:
         raise ValueError(f"N: expected an integer of at least 1, got {N!r}")
@@ -62,20 +62,20 @@ def fetch(folder: Path, *, N: int = CELLS, version: int = VERSION) -> None:
     columns = ("pre_pt_root_id", "post_pt_root_id", "size")
     ends = (_ids(synapses, name) for name in columns[:2])
     rows = zip(*ends, synapses["size"].tolist(), strict=True)
-    # At no moment does an older table stand beside a new one and pass for its own.
+    # Without its old `cells.csv` the folder can't be read while the new tables are written.
     (folder / "cells.csv").unlink(missing_ok=True)
     _write(folder / "synapses.csv", columns, rows)
     _write(folder / "cells.csv", ("pt_root_id", "classification_system"), cells)
 
 
 def _choose(types: Any, status: Any, N: int) -> list[int]:
-    """Rows of the type table, nearest first."""
+    """The N chosen rows of the type table, nearest to the midpoint first."""
     roots = _ids(types, "pt_root_id")
     clean = _clean(status)
     depth = np.asarray(types["pt_position_y"].tolist(), dtype=float)
     kinds = np.asarray(types["cell_type"].tolist())
     midpoint = np.mean([depth[kinds == layer].mean() for layer in LAYERS])
-    # A root listed twice is two nuclei merged into one segment: no single neuron.
+    # A root that is listed twice is a segment of two merged nuclei, not a single neuron.
     able = [n for n, root in enumerate(roots) if root in clean and roots.count(root) == 1]
     if len(able) < N:
         raise ValueError(f"N: expected at most the {len(able)} proofread neurons there, got {N}")
@@ -84,7 +84,7 @@ def _choose(types: Any, status: Any, N: int) -> list[int]:
 
 def _clean(status: Any) -> set[int]:
     flags = (status[name].tolist() for name in ("status_axon", "status_dendrite"))
-    # The service has given these flags as booleans and as PostgreSQL's letters.
+    # The service gives these flags as booleans or as PostgreSQL's letters.
     true = {"true", "t"}
     return {
         root
@@ -94,7 +94,7 @@ def _clean(status: Any) -> set[int]:
 
 
 def _ids(table: Any, name: str) -> list[int]:
-    """A column of identifiers, which in a float have lost their last digits."""
+    """A column of identifiers as integers; floats are refused, since they lost their last digits."""
     try:
         return [operator.index(root) for root in table[name].tolist()]
     except TypeError as error:
@@ -110,7 +110,7 @@ def _write(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> No
 
 
 def main() -> None:
-    """The command line; whatever fails is told in one line, with exit status 2."""
+    """Run the command line. Every failure is reported in one line, with exit status 2."""
     parser = Parser(prog="hpr.connectivity.cave", description=__doc__)
     parser.add_argument("folder", type=path)
     parser.add_argument("--cells", type=positive, default=CELLS, help=f"default: {CELLS}")

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from hpr.fields import positive
+from hpr.fields import check_positive
 
 from .base import Matrix, Rescaled
 
@@ -16,11 +16,11 @@ Connections = Literal["touching", "within"]
 
 @dataclass(frozen=True)
 class CellTypes(Rescaled):
-    """Blocks of unlike variance: J_ij ~ N(0, g_ij²/N), rescaled (Aljadeff et al. 2015, Figure S3; Appendix C.1).
+    """Blocks of different variance: J_ij ~ N(0, g_ij²/N), rescaled (Aljadeff et al. 2015, Figure S3; Appendix C.1).
 
     The first round(fraction · N) units are hyperexcitable. Their connections have the gain g_ij = `hyperexcitable`, all
-    others `rest`. Which connections are theirs the paper leaves open: those that touch the group on either side, or
-    those within it.
+    others `rest`. The paper does not say which connections are meant: `connections` takes those that touch the group on
+    either side, or those within it.
     """
 
     kind: ClassVar[str] = "cell_types"
@@ -31,7 +31,7 @@ class CellTypes(Rescaled):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "fraction", "hyperexcitable", "rest")
+        check_positive(self, "fraction", "hyperexcitable", "rest")
         if self.fraction >= 1:
             raise ValueError(f"fraction: expected a share in (0, 1), got {self.fraction!r}")
 

@@ -1,23 +1,23 @@
-"""Connectomes: synapse tables read, checked, kept under the name of their content, and opened again.
+"""Connectomes: read from synapse tables, checked, kept in the cache under a hash of their content, and opened again.
 
-A connectome is two tables in the form in which CAVE, the public service of the MICrONS data, exports them, as text
-(gzipped where the name ends in .gz; what else a table may look like is in `tables`):
+A connectome is two text tables in the form in which CAVE, the public service of the MICrONS data, exports them (gzipped
+where the name ends in .gz; `tables` describes the format):
 
-    synapses  pre_pt_root_id, post_pt_root_id, size          one synapse a row
-    cells     pt_root_id, classification_system              one cell a row, in the order of the units
+    synapses  pre_pt_root_id, post_pt_root_id, size          one row per synapse
+    cells     pt_root_id, classification_system              one row per cell, in the order of the units
 
-Other columns are ignored, save a column `id` of the synapses, which names each once. The names of the pinky100 release
-(pre_root_id, post_root_id, cleft_vx; cell_type) do as well.
+The column names of the pinky100 release (pre_root_id, post_root_id, cleft_vx; cell_type) are accepted too. An optional
+column `id` identifies each synapse. Other columns are ignored.
 
-- Sizes of rows of the same pair of cells are summed: a pair has several synapses. Where there is a column `id`, a
-  synapse of the connectome that comes twice under the same one is refused.
+- Sizes of rows of the same pair of cells are summed, since a pair has several synapses. Where there is a column `id`, a
+  repeated id is refused.
 - A cell's synapses with itself (autapses) are kept, on the diagonal.
-- Synapses with a cell that is not listed are left out, however many: a block of ten cells uses 0.2 % of the pinky100
-  table, so their share tells nothing. `Connectome.used` and `Connectome.rows` say how many of how many were used.
-- Identifiers are compared as they stand where the cells have names, and as numbers where those are numbers. Numbers
-  that have lost digits in a float or a spreadsheet are refused (`identifiers`), and so are tables of which over half of
-  the cells are in no synapse.
-- Bounds: 1 GiB a table once unzipped, and 10,000 cells.
+- Synapses with a cell that is not listed are left out. Their share is not checked, since a block of ten cells uses
+  0.2 % of the pinky100 table. `Connectome.used` and `Connectome.rows` give the numbers.
+- Identifiers are compared as text where the cells have names, and as numbers where they have numbers. Numbers that lost
+  digits in a float or a spreadsheet are refused (`identifiers`). Tables in which more than half of the cells have no
+  synapse are refused as well.
+- A table may have up to 1 GiB after unzipping, and up to 10,000 cells.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hpr.system.cache import cache_folder
 from hpr.system.files import unusable, write_to_cache
+from hpr.system.paths import cache_folder
 
 from .base import Matrix
 from .identifiers import LostDigits, are_numbers, number
@@ -48,7 +48,7 @@ CELL = ("pt_root_id",)
 TYPE = ("classification_system", "cell_type")
 ID = "id"
 
-# Weights of as many fill 0.8 GB.
+# The weights of this many cells take 0.8 GB.
 MOST_CELLS = 10_000
 
 SIGNS: dict[str, int] = {
@@ -62,9 +62,9 @@ class Connectome:
     """Signed weights [N, N] (row = postsynaptic) and the N cells' identifiers.
 
     Attributes:
-        cells: the identifiers, as the table has them.
+        cells: the identifiers, as written in the table.
         weights: summed sizes, negative where the presynaptic cell is inhibitory.
-        used: how many synapses of the table are between the cells; None where it was opened, not read.
+        used: how many synapses of the table are between the cells; None unless the connectome was read from tables.
         rows: how many synapses the table has; None as above.
         absent: how many of the cells are in no row of the table; None as above.
     """
@@ -77,13 +77,13 @@ class Connectome:
 
     @property
     def digest(self) -> str:
-        """Hash of the content: 12 hexadecimal digits."""
+        """A hash of cells and weights, 12 hexadecimal digits."""
         content = "\n".join(self.cells).encode() + np.ascontiguousarray(self.weights).tobytes()
         return hashlib.sha256(content).hexdigest()[:12]
 
     @property
     def share(self) -> str:
-        """How much of the synapse table was used, in words; empty where it was opened, not read."""
+        """How much of the synapse table was used, in words; empty unless the connectome was read from tables."""
         if self.used is None:
             return ""
         absent = f"; cells without any synapse there: {self.absent:,}" if self.absent else ""
@@ -93,7 +93,7 @@ class Connectome:
 def read_connectome(synapses: Path, cells: Path) -> Connectome:
     """Read a connectome from its two tables.
 
-    Their form, and what becomes of repeated rows, autapses and synapses with other cells, is in the module's docstring.
+    The module's docstring describes their form, and how repeated rows, autapses and other cells are treated.
 
     Raises:
         ValueError: a table is truncated, garbled or too large, a column is missing, a cell is listed twice or has no
@@ -110,7 +110,7 @@ def read_connectome(synapses: Path, cells: Path) -> Connectome:
     present = np.zeros(len(unit), bool)
     rows = used = 0
 
-    # Few cells have many synapses.
+    # A cell has many synapses, so its identifier is looked up many times.
     @functools.lru_cache(maxsize=2**20)
     def place(text: str) -> int | None:
         key = number(table.here, text) if numbers else text
@@ -150,7 +150,7 @@ def read_connectome(synapses: Path, cells: Path) -> Connectome:
 
 
 def _cells(path: Path) -> tuple[dict[int | str, str], list[int], bool]:
-    """The cells as written, by what they are compared by; their signs; and whether they are numbers."""
+    """The cells as written, by the key that they are compared by; their signs; whether the keys are numbers."""
     table = Table(path, (CELL, TYPE))
     rows = []
     for cell, kind in table:
@@ -189,9 +189,9 @@ def read_folder(folder: Path) -> Connectome:
 
 
 def keep(connectome: Connectome, name: str = "em", *, write: bool = True) -> str:
-    """Store a connectome in the cache, unless it is there; returns its name, which `EM(connectome=…)` takes.
+    """Store a connectome in the cache unless it is there, and return the name that `EM(connectome=…)` takes.
 
-    The name is `<name>-<digest>`. With `write` off nothing is stored: the name can be opened in this process alone.
+    The name is `<name>-<digest>`. With `write` off nothing is stored, and the name can be opened in this process only.
 
     Raises:
         ValueError: the name isn't made of letters, digits and underscores.
@@ -218,7 +218,7 @@ _unwritten: dict[str, Connectome] = {}
 
 @functools.cache
 def open_connectome(name: str) -> Connectome:
-    """The connectome of a name: the embedded "celegans", or one that `keep` stored.
+    """Open a connectome by its name: the embedded "celegans", or one that `keep` stored.
 
     Raises:
         ValueError: no such connectome is here, or its content isn't what its name says.
@@ -256,7 +256,7 @@ def _load(path: Path, name: str) -> Connectome:
         with np.load(io.BytesIO(content)) as kept:
             connectome = Connectome(tuple(str(cell) for cell in kept["cells"]), kept["weights"])
     except Exception as error:
-        # What a damaged archive raises depends on where it is damaged.
+        # A damaged archive may raise any exception, depending on the place of the damage.
         raise wrong from error
     if connectome.digest != name.rpartition("-")[2]:
         raise wrong
@@ -264,7 +264,7 @@ def _load(path: Path, name: str) -> Connectome:
 
 
 def _frozen(connectome: Connectome) -> Connectome:
-    # One array is handed to every caller.
+    # Every caller gets the same array.
     connectome.weights.flags.writeable = False
     return connectome
 

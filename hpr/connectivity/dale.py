@@ -17,7 +17,7 @@ class Dale(Rescaled):
 
     The first int(excitatory · N) units are excitatory. Magnitudes are uniform (Kaiming's, as in PyTorch's Linear), the
     excitatory ones divided by the ratio of excitatory to inhibitory units, so that a unit's expected input is zero.
-    `dale_throughout` asks that training keep the signs too (Figure 17).
+    With `dale_throughout` training keeps the signs (Figure 17).
     """
 
     kind: ClassVar[str] = "dale"
@@ -48,11 +48,11 @@ class Dale(Rescaled):
             )
 
     def signs(self, N: int) -> NDArray[np.float64]:
-        """+1 of an excitatory, -1 of an inhibitory presynaptic unit (column), [N]."""
+        """+1 for each excitatory and -1 for each inhibitory presynaptic unit (column), [N]."""
         return np.where(np.arange(N) < self.count(N), 1.0, -1.0)
 
     def structured(self, null: Matrix, rng: np.random.Generator) -> Matrix:
-        """Turn a null's draw [N, N] into uniform magnitudes, by its distribution function, and sign the columns."""
+        """Map a null's draw [N, N] to uniform magnitudes by its distribution function, and sign the columns."""
         from scipy.special import erf
 
         N = len(null)

@@ -1,7 +1,7 @@
-"""Identifiers of cells: compared as numbers where they are numbers, and watched for digits lost on the way.
+"""Identifiers of cells: compared as numbers where they are numbers, and checked for lost digits.
 
-Identifiers of 64 bits pass a float or a spreadsheet with their last digits gone: `7.2e17`, `…380000.0`, `…380000`.
-Such a synapse would count as one of a cell that isn't listed.
+A float or a spreadsheet drops the last digits of a 64-bit identifier: `7.2e17`, `…380000.0`, `…380000`. A synapse with
+such an identifier would be taken for one with a cell that is not listed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from .tables import quoted
 
-# From here on, where CAVE's are, a double holds one whole number in 128 or fewer.
+# From this number on, a double holds at most one whole number in 128. CAVE's identifiers are larger.
 LONG = 2**59
 
 _WHOLE = re.compile(r"-?\d{1,20}", re.ASCII)
@@ -19,16 +19,16 @@ _LIKE_A_NUMBER = re.compile(r"['’]?[-+]?\d[\d.,'’\s_]*(e[-+]?\d+)?", re.IGNO
 
 
 def are_numbers(identifiers: Iterable[str]) -> bool:
-    """Whether identifiers are numbers, not names: at least half of them look like one, however spoilt."""
+    """Whether identifiers are numbers and not names: at least half of them look like numbers, damaged ones included."""
     like = [_LIKE_A_NUMBER.fullmatch(text) is not None for text in identifiers]
     return bool(like) and 2 * sum(like) >= len(like)
 
 
 def number(where: str, text: str) -> int:
-    """The number that an identifier is; leading zeros don't count.
+    """The identifier as a number, without regard to leading zeros.
 
     Raises:
-        ValueError: it is no whole number of at most 20 digits; `where` is named.
+        ValueError: it is no whole number of at most 20 digits; the error names `where`.
     """
     if not _WHOLE.fullmatch(text):
         raise ValueError(
@@ -39,12 +39,12 @@ def number(where: str, text: str) -> int:
 
 
 class LostDigits:
-    """Finds identifiers in the synapse table that are listed cells' with digits lost, or the reverse.
+    """Find identifiers of the synapse table that are listed cells' identifiers with digits lost, or the reverse.
 
-    Rounding leaves a double's whole number, or 15 digits and zeros: a round number. Among identifiers that round to the
-    same number as one on the other side, at most one in 128 is round by chance. Digits were lost where more than ten
-    times as many are round, and at least three. They were lost, too, where an identifier that isn't listed has a listed
-    one's digits and other zeros, or its first 6 digits and zeros.
+    Rounding leaves a round number: the whole number of a double, or 15 digits followed by zeros. Consider the
+    identifiers that round to the same number as one in the other table. By chance at most one in 128 of them is round.
+    Digits were lost if more than ten times as many are round, and at least three. Digits were also lost if an
+    unlisted identifier has the digits of a listed one with another number of zeros, or its first 6 digits and zeros.
     """
 
     def __init__(self, listed: Iterable[int]) -> None:
@@ -55,7 +55,7 @@ class LostDigits:
         self._near: dict[_Rounding, dict[int, str]] = {rounded: {} for rounded in _CHANCE}
 
     def see(self, where: str, other: int) -> None:
-        """Take note of an identifier that isn't listed, and of its place; raises as `check` does."""
+        """Note an identifier that is not listed, and its place; raises as `check` does."""
         if other < LONG // 1000:
             return
         shown = _to_digits(other, 6)
@@ -66,7 +66,7 @@ class LostDigits:
                 self._near[rounded].setdefault(other, where)
 
     def check(self, cells: str) -> None:
-        """Raise ValueError where digits were lost, naming the first place; `cells` names the list's."""
+        """Raise ValueError if digits were lost, and name the first place; `cells` names the table of cells."""
         for rounded, near in self._near.items():
             groups = set(map(rounded, near))
             listed = [number for number in self._listed if rounded(number) in groups]
@@ -114,7 +114,7 @@ def _unit(number: int, digits: int) -> int:
 
 
 _Rounding = Callable[[int], int]
-# How often a number is its own rounding by chance. A spreadsheet keeps 15 digits, and shows 6.
+# The share of numbers that equal their own rounding by chance. A spreadsheet keeps 15 digits and shows 6.
 _CHANCE: dict[_Rounding, float] = {
     _as_double: 1 / 128,
     _cut: 1e-3,

@@ -48,7 +48,7 @@ class LowRank(Dense):
         left, values, right = np.linalg.svd(dense)
         truncated = (left[:, : self.rank] * values[: self.rank]) @ right[: self.rank]
         size = np.linalg.norm if self.rescale == "frobenius" else spectral_radius
-        # An eigenvalue below the rounding of the matrix itself is none.
+        # An eigenvalue below the matrix's own rounding error counts as zero.
         least = N * np.finfo(float).eps * values[0]
         return truncated * (size(dense) / nonzero(size(truncated), self.rescale, self, least))
 
@@ -57,7 +57,7 @@ class LowRank(Dense):
 class SoftRank(Rescaled):
     """A dense matrix whose singular values become s_i = s_1 (1 - i/N)^k, i = 0 … N - 1 (Figure 8), rescaled.
 
-    The greater k, the lower the effective rank, about 1/(k + 1) by singular values.
+    The effective rank by singular values is about 1/(k + 1).
     """
 
     kind: ClassVar[str] = "soft_rank"

@@ -14,7 +14,7 @@ from .base import Matrix, Rescaled
 class ChainMotif(Rescaled):
     """Gaussian weights whose second-order motifs have given covariances (Dahmen et al. 2020, Section S3.10), rescaled.
 
-    In units of the variance g²/N, and for unlike i, j, k:
+    In units of the variance g²/N, and for different i, j, k:
 
         Cov(J_ij, J_jk) = tau_chn    chain         Cov(J_ij, J_ji) = tau_rec    reciprocal
         Cov(J_ij, J_ik) = tau_con    convergent    Cov(J_ij, J_kj) = tau_div    divergent
@@ -72,7 +72,7 @@ class ChainMotif(Rescaled):
 
     @property
     def half_axes(self) -> tuple[float, float]:
-        """Of the bulk at large N, before rescaling: real and imaginary."""
+        """The half axes of the bulk at large N, before rescaling: real and imaginary."""
         scale = self.g / self._A**0.5
         return scale * (self._A + self._B), scale * (self._A - self._B)
 

@@ -1,4 +1,4 @@
-"""Structures by the name of their kind: registered, written to a record and read back."""
+"""The registry of structures by kind, and their plain form in records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hpr.fields import hints, plain, shown
+from hpr.fields import hints, shown, survives_json
 
 from .base import Connectivity
 
@@ -22,15 +22,15 @@ Structure = TypeVar("Structure", bound=type[Connectivity])
 
 
 class UnknownKind(ValueError):
-    """A structure of a kind that is not registered in this process."""
+    """A kind of structure that is not registered in this process."""
 
 
 def register(structure: Structure) -> Structure:
-    """Let runs have a structure of your own: a frozen dataclass that inherits from `Connectivity`; a decorator.
+    """Register a structure of your own, a frozen dataclass that inherits from `Connectivity`. It is a decorator.
 
-    Its `kind`, a class variable, is its name in every run's key and record, and must be its alone. A record is read
-    where the class is registered, so do it in a module that you import, not in a script's `__main__` alone. If you
-    change what the class draws, its runs are other runs (`RunSpec.drawn`), and records of the old ones stay theirs.
+    The class variable `kind` names the structure in every run's key and record, so no other class may have it. A record
+    can be read only where the class is registered, so register it in a module that you import, not only in a script's
+    `__main__`. If you change what the class draws, its runs get new keys (`RunSpec.drawn`), and old records stay.
 
         @register
         @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def register(structure: Structure) -> Structure:
             f"{name}: expected a kind of its own in lower-case letters, digits and underscores, got {shown(kind)}"
         )
     for field, hint in hints(structure).items():
-        if field == "kind" or not plain(hint):
+        if field == "kind" or not survives_json(hint):
             raise ValueError(
                 f"{name}: expected fields of int, float, bool, str, tuples of them or None, got {field}: {shown(hint)}"
             )
@@ -77,7 +77,7 @@ def register(structure: Structure) -> Structure:
 
 
 def to_dict(connectivity: Connectivity) -> dict[str, Any]:
-    """The plain form kept in a run's JSON: `kind` and the fields, tuples as lists."""
+    """The structure as plain JSON values, as records keep it: `kind` and the fields, with tuples as lists."""
     fields = {
         field.name: getattr(connectivity, field.name) for field in dataclasses.fields(connectivity)
     }
@@ -89,7 +89,7 @@ def from_dict(plain: dict[str, Any]) -> Connectivity:
 
     Raises:
         UnknownKind: the kind is not registered here.
-        ValueError: one line, where it is nothing that `to_dict` gives.
+        ValueError: one line, where `plain` is not the plain form of a structure.
     """
     if not isinstance(plain, dict):
         raise ValueError(f"connectivity: expected its kind and fields, got {shown(plain)}")
@@ -110,11 +110,10 @@ def from_dict(plain: dict[str, Any]) -> Connectivity:
 
 
 def drawn(connectivity: Connectivity, N: int, seed: int) -> str | None:
-    """What a run's weights depend on besides the structure's kind and fields; refuses those that could not be kept.
+    """A digest of the weights that a structure of your own draws; None for the package's own structures.
 
-    The package's own structures are known, so None. Of one that was registered, whose class may change under its kind,
-    it is a hash of the weights, 16 hexadecimal digits. Another instance of the same fields must draw the same weights,
-    whatever was drawn before.
+    The code of a registered class may change while its kind stays, so a run's key also holds this hash of the weights,
+    16 hexadecimal digits. Another instance with the same fields must draw the same weights, whatever was drawn before.
 
     Raises:
         ValueError: one line.
@@ -134,7 +133,7 @@ def drawn(connectivity: Connectivity, N: int, seed: int) -> str | None:
 
 
 def check_form(connectivity: Connectivity) -> None:
-    """Refuse a structure that its plain form does not give back.
+    """Refuse a structure that cannot be restored from its plain form.
 
     Raises:
         ValueError: one line.

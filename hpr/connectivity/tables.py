@@ -1,9 +1,10 @@
-"""Tables of text, as CAVE's client, pandas and spreadsheets write them, read row by row.
+"""Read text tables row by row, as CAVE's client, pandas and spreadsheets write them.
 
-A header, then one row a line. Values are separated by commas, semicolons or tabs, whichever the header has, and may be
-quoted; lines end as on any system; blank lines are passed over. The text is UTF-8 or, where it begins with the mark of
-it, UTF-16. A column's name counts without regard to case and to blanks around it. Whatever else is found is refused
-with its line: another number of values than the header has, a line of over 65,536 characters, a byte that is no UTF-8.
+A table is a header line and then one line per row. Values are separated by commas, semicolons or tabs, whichever the
+header uses, and may be quoted. Any system's line ends are accepted, and blank lines are skipped. The text is UTF-8, or
+UTF-16 where it begins with a byte order mark. Column names are compared without regard to case and surrounding blanks.
+Anything else is refused, and the error names its line: a row with another number of values than the header, a line of
+more than 65,536 characters, a byte that is not UTF-8.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from hpr.system.files import GARBLED, open_bounded
 
 SEPARATORS = ",;\t"
-# Characters of a line.
+# The most characters of a line.
 LONGEST = 2**16
 
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(\.\d{3})+", re.ASCII)
@@ -31,8 +32,8 @@ class Table:
 
     Args:
         path: the file, gzipped where its name ends in .gz.
-        columns: of each wanted column, the names under which it is sought; the first that is there is taken.
-        optional: further columns, whose values are empty where the table lacks them.
+        columns: for each wanted column the names that it may have; the first one present is taken.
+        optional: further columns. Their values are empty where the table lacks them.
     """
 
     def __init__(
@@ -47,10 +48,10 @@ class Table:
         return f"{self.path} line {self._line}"
 
     def __iter__(self) -> Iterator[list[str]]:
-        """The wanted values of each row, blanks around them taken off; `here` is then its line.
+        """Yield the wanted values of each row, without surrounding blanks; `here` then names the row's line.
 
         Raises:
-            ValueError: the table isn't as the module's docstring says, or lacks a column.
+            ValueError: the table does not have the form in the module's docstring, or lacks a column.
             OSError: the file can't be read.
         """
         self._line, self._decimal = 0, ""
@@ -79,10 +80,11 @@ class Table:
             yield ["" if place is None else values[place] for place in places]
 
     def size(self, text: str) -> float:
-        """A positive finite number, with a decimal comma where the table's values are separated by semicolons.
+        """The positive finite number that a text stands for. With semicolons as separators it may have a decimal comma.
 
         Raises:
-            ValueError: it is none, or the table has decimal points and commas, one of which may part thousands.
+            ValueError: the text is no such number, or the table has both decimal points and decimal commas, one of
+                which may separate thousands.
         """
         point = text
         if self._separator == ";" and self._decimal != "," and _THOUSANDS.fullmatch(text):
@@ -125,7 +127,7 @@ class Table:
         return csv.reader(lines, delimiter=self._separator, strict=True, skipinitialspace=True)
 
     def _header(self, text: str) -> tuple[int, list[int | None]]:
-        """The number of columns, and the places of those wanted; their names tell which is the separator."""
+        """The number of columns, and the places of the wanted ones. The separator that finds most of them is taken."""
         headers: dict[str, list[str]] = {}
         for self._separator in SEPARATORS:
             try:
@@ -159,7 +161,7 @@ class Table:
 
 
 def quoted(text: str) -> str:
-    """A value of a table as an error shows it: in quotes, and not all of it where it is long."""
+    """A value of a table as an error shows it: in quotes, and cut where it is long."""
     return repr(text) if len(text) <= 60 else f"{text[:60]!r}…"
 
 

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def bind(spec: RunSpec, task: Task) -> RunSpec:
-    """The run with what it depends on by content, its teacher with the same; what it already has it keeps.
+    """The run with the digests of its task's content and, for a structure of your own, of the weights that it draws.
 
-    That is its task's content and, of a structure of your own, the weights that it draws. A run that was trained on
-    other trials or from other weights under the same names has another key, hence another record.
+    Digests that the run already has are kept. Its teacher is bound in the same way. A run that was trained on other
+    trials, or from other weights, under the same names then has another key and another record.
 
     Raises:
-        ValueError: one line, where the structure's weights are none or not to be drawn again.
+        ValueError: one line, where the structure's weights are not valid, or differ from one draw to the next.
     """
     content = spec.content or task.content
     weights = spec.drawn or drawn(spec.connectivity, spec.N, spec.seed)

@@ -11,7 +11,7 @@ from hpr.experiment.specification import RunSpec
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs (a multiply-add is two) and bytes of resident memory of a pack."""
+    """The FLOPs of a pack (a multiply-add counts as two) and its bytes of resident memory."""
 
     training_flops: float
     kernel_flops: float
@@ -19,7 +19,7 @@ class Cost:
 
     @property
     def flops(self) -> float:
-        """All of it."""
+        """The FLOPs of training and kernels together."""
         return self.training_flops + self.kernel_flops
 
 
@@ -33,10 +33,10 @@ class TaskShape(Protocol):
 
 
 def cost(pack: Sequence[RunSpec], task: TaskShape) -> Cost:
-    """Estimate a pack's cost in closed form; early stops are not foreseen, so this is an upper bound.
+    """Estimate a pack's cost in closed form. It is an upper bound, since runs may stop early.
 
-    An iteration is three products of [B, N] by [N, N] at each step but the first, whose rates are zero (forward,
-    backward, weight gradient), and three of [T B, N] by the input and the readout.
+    An iteration takes three products of [B, N] by [N, N] per step (forward, backward, weight gradient), except for the
+    first step, whose rates are zero, and three products of [T B, N] by the input and readout weights.
     """
     spec = pack[0]
     R, N, B = len(pack), spec.N, spec.batch
@@ -45,12 +45,12 @@ def cost(pack: Sequence[RunSpec], task: TaskShape) -> Cost:
     outputs = task.N_out * (1 if task.loss_steps == "last" else T)
     rows = spec.kernel_trials * outputs
     sweep = 2.0 * rows * (T - 1) * N * N
-    # Half of the pairs of trials, by symmetry, in the order `propagate`.
+    # The order `propagate` computes half of the pairs of trials, by symmetry.
     contraction = rows * spec.kernel_trials * T * N * (T + outputs)
     forward = 4.0 * spec.trials * N * ((T - 1) * N + T * task.N_in)
     weights = N * (edges if spec.model == "two_layer" else N + edges)
     buffers = 2 * T * B * (N + task.N_in) + 5 * weights + spec.trials * T * N
-    # Where there is a trajectory each network's first kernel is kept.
+    # A trajectory needs each network's first kernel throughout.
     kernels = (4 + (R if spec.checkpoints else 0)) * rows * rows + 4 * T * rows * N
     return Cost(
         training_flops=R * spec.iterations * iteration,

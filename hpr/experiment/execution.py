@@ -1,4 +1,4 @@
-"""Carrying runs out in this process: train what the store lacks, pack by pack, and keep each record."""
+"""Carry runs out in this process: train what the store lacks, pack by pack, and keep each record."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Train = Callable[..., list[Record]]
 
 @dataclass(frozen=True)
 class Failure:
-    """Something that raised: its name, the error in one line, and the traceback."""
+    """A run, figure or file for which an exception was raised: its name, the error in one line, the traceback."""
 
     what: str
     reason: str
@@ -32,14 +32,14 @@ class Failure:
 
     @classmethod
     def of(cls, what: str, error: Exception) -> Failure:
-        """Describe the exception that is being handled."""
+        """Describe a caught exception; `what` names what it was raised for."""
         line = " ".join(f"{type(error).__name__}: {error}".split())
         return cls(what, line, "".join(traceback.format_exception(error)))
 
 
 @dataclass
 class Outcome:
-    """Records by key, and failures by key; each run asked for has one or the other.
+    """Records by key and failures by key. Each run asked for has either a record or a failure.
 
     `runs` are the runs asked for, in order, as they were trained and kept: bound to their tasks
     (`hpr.experiment.bind`). Binding changes no run whose task's name, version and dt say all of the task.
@@ -60,11 +60,11 @@ def run_local(
 ) -> Outcome:
     """Train what the store lacks, pack by pack, and save each run as soon as its pack is done.
 
-    Each run is bound to its task first, so that a record of a task of the same name and other trials isn't its own.
+    Each run is bound to its task first, so that a record of another task of the same name is not taken for its own.
 
-    A pack that raises fails by name and the others go on, and so does a run whose record can't be
-    read or kept. The bar counts FLOPs, not iterations, so
-    that its ETA holds across packs whose iterations cost differently; it shows on a terminal only.
+    A pack that raises is recorded as a failure of each of its runs, and the other packs go on. A run whose record can't
+    be read or kept fails alone. The progress bar counts FLOPs and not iterations, so that its ETA holds across packs
+    whose iterations cost differently. It shows on a terminal only.
 
     Args:
         specs: the runs asked for.
@@ -72,33 +72,18 @@ def run_local(
         task_of: from a run to its task.
         train: `hpr.training.loop.train_pack`, or a function like it.
         device: where to train.
-        say: prints a line; called once a pack.
+        say: prints a line; called once per pack.
     """
     from tqdm import tqdm
 
     outcome = Outcome()
-    for spec in specs:
-        try:
-            bound = bind(spec, task_of(spec))
-        except Exception as error:
-            bound = spec
-            outcome.failures[spec.key] = Failure.of(str(spec), error)
-        outcome.runs.append(bound)
-    specs = distinct(outcome.runs)
-
-    def done(spec: RunSpec) -> bool:
-        record = store.load(spec)
-        if record is not None:
-            outcome.records[spec.key] = record
-        return record is not None
-
-    left = plan([spec for spec in specs if spec.key not in outcome.failures], done, task_of, device)
+    left = plan(_bound(specs, task_of, outcome), _loader(store, outcome), task_of, device)
     for spec, reason in left.unreadable.items():
         outcome.failures[spec.key] = Failure.of(str(spec), reason)
     unreadable = f", {len(left.unreadable)} unreadable there" if left.unreadable else ""
     say(
-        f"{len(specs)} runs: {left.stored} already in {store.runs}{unreadable}, {left.runs} to train "
-        f"in {len(left.packs)} packs, at most {left.flops:.2g} FLOP"
+        f"{len(distinct(outcome.runs))} runs: {left.stored} already in {store.runs}{unreadable}, "
+        f"{left.runs} to train in {len(left.packs)} packs, at most {left.flops:.2g} FLOP"
     )
     # tqdm decides by the stream whether there is a terminal.
     with tqdm(
@@ -115,27 +100,64 @@ def run_local(
             def progress(k: int, step: float = price.training_flops / pack[0].iterations) -> None:
                 bar.update(k * step)
 
-            # What was trained before is there for the students of this pack.
-            known = {"teachers": outcome.records} if any(spec.teacher for spec in pack) else {}
-            try:
-                records = train(pack, task_of(pack[0]), device=device, progress=progress, **known)
-            except Exception as error:
-                for spec in pack:
-                    outcome.failures[spec.key] = Failure.of(str(spec), error)
-            else:
-                for spec, record in zip(pack, records, strict=True):
-                    # A record that can't be kept loses its own run alone.
-                    try:
-                        store.save(record)
-                        outcome.records[spec.key] = record
-                    except Exception as error:
-                        outcome.failures[spec.key] = Failure.of(str(spec), error)
+            _train_and_keep(pack, store, task_of, train, device, progress, outcome)
             # Early stops and the measures bring a pack to its end in one jump.
             bar.update(before + price.flops - bar.n)
             with bar.external_write_mode(file=sys.stdout):
                 seconds = time.perf_counter() - started
                 say(f"{name}, {_ending(pack, outcome)} in {seconds:.1f} s")
     return outcome
+
+
+def _bound(specs: Iterable[RunSpec], task_of: TaskOf, outcome: Outcome) -> list[RunSpec]:
+    """Bind each run to its task, write all of them into `outcome.runs`, and return those that could be bound."""
+    for spec in specs:
+        try:
+            bound = bind(spec, task_of(spec))
+        except Exception as error:
+            bound = spec
+            outcome.failures[spec.key] = Failure.of(str(spec), error)
+        outcome.runs.append(bound)
+    return [spec for spec in distinct(outcome.runs) if spec.key not in outcome.failures]
+
+
+def _loader(store: Store, outcome: Outcome) -> Callable[[RunSpec], bool]:
+    """A function that says whether a run is in the store, and takes its record into `outcome`."""
+
+    def done(spec: RunSpec) -> bool:
+        record = store.load(spec)
+        if record is not None:
+            outcome.records[spec.key] = record
+        return record is not None
+
+    return done
+
+
+def _train_and_keep(
+    pack: Sequence[RunSpec],
+    store: Store,
+    task_of: TaskOf,
+    train: Train,
+    device: torch.device,
+    progress: Callable[[int], None],
+    outcome: Outcome,
+) -> None:
+    """Train a pack and save its records; whatever raises becomes a failure in `outcome`."""
+    # Teachers were trained in an earlier pack, and their students find them by key.
+    known = {"teachers": outcome.records} if any(spec.teacher for spec in pack) else {}
+    try:
+        records = train(pack, task_of(pack[0]), device=device, progress=progress, **known)
+    except Exception as error:
+        for spec in pack:
+            outcome.failures[spec.key] = Failure.of(str(spec), error)
+        return
+    for spec, record in zip(pack, records, strict=True):
+        # A record that can't be kept loses its own run alone.
+        try:
+            store.save(record)
+            outcome.records[spec.key] = record
+        except Exception as error:
+            outcome.failures[spec.key] = Failure.of(str(spec), error)
 
 
 def _ending(pack: Sequence[RunSpec], outcome: Outcome) -> str:

@@ -1,4 +1,4 @@
-"""What is left to do: which runs are stored, the packs that the others form, and what these cost."""
+"""Plan what is left to do: which runs are stored, which packs the others form, and what the packs cost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpr.experiment.cost import Cost, cost
 from hpr.experiment.specification import RunSpec, distinct
-from hpr.system.devices import Device
+from hpr.system.devices import Device, training_rate
 from hpr.tasks.shapes import shape_of
 
 if TYPE_CHECKING:
@@ -20,41 +20,45 @@ if TYPE_CHECKING:
 
 TaskOf = Callable[[RunSpec], "Task"]
 
-# Networks trained together on the CPU. A run's result doesn't depend on it. A processor has its fill
-# with few, and what is finished is kept pack by pack; a GPU wants many (`pack_size`).
+# Networks that are trained together on the CPU. A run's result does not depend on this number. A small
+# pack keeps a processor busy and loses less to an interruption; a GPU needs more (`pack_size`).
 PACK = 20
-# Trials of one program of the recurrence's kernels, and programs that every multiprocessor gets, so
-# many that those which the last round leaves idle count little.
+# A program of the recurrence's kernels takes this many trials. Every multiprocessor gets this many
+# programs, so that few multiprocessors are idle in the last round.
 PROGRAM_TRIALS = 16
 PROGRAMS = 4
-# Share of the card's memory that a pack may take.
+# The share of the card's memory that a pack may take.
 MEMORY = 0.8
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs asked for: those in the store, and the packs that are left with their costs."""
+    """How many runs are in the store, and the packs that the other runs form, with their costs."""
 
     stored: int
     packs: list[list[RunSpec]]
     costs: list[Cost]
-    # Those in whose place is something that can't be read or isn't this version's, and why.
+    # Runs whose file in the store can't be read or was written by another version, and why.
     unreadable: dict[RunSpec, OSError] = field(default_factory=dict)
 
     @property
     def runs(self) -> int:
-        """How many runs are left to train."""
+        """The number of runs that are left to train."""
         return sum(map(len, self.packs))
 
     @property
     def flops(self) -> float:
-        """Upper bound of what they cost."""
+        """An upper bound of the FLOPs of all packs."""
         return sum(pack_cost.flops for pack_cost in self.costs)
 
     @property
     def memory(self) -> float:
-        """Bytes of the largest pack."""
+        """The bytes that the largest pack needs."""
         return max((pack_cost.memory for pack_cost in self.costs), default=0.0)
+
+    def seconds(self, device: Device) -> float:
+        """The estimated duration on a device: the FLOPs over the rate that training reaches there."""
+        return self.flops / training_rate(device)
 
 
 def packs(specs: Iterable[RunSpec], size: int) -> list[list[RunSpec]]:
@@ -68,7 +72,7 @@ def packs(specs: Iterable[RunSpec], size: int) -> list[list[RunSpec]]:
 
 
 def tasks(mnist_dir: Any = None) -> TaskOf:
-    """A function from a run to its task; each task is made once."""
+    """A function that gives a run's task. It makes each task once."""
     from hpr.tasks import make_task
 
     @functools.cache
@@ -79,13 +83,13 @@ def tasks(mnist_dir: Any = None) -> TaskOf:
 
 
 def pack_cost(pack: Sequence[RunSpec], task_of: TaskOf) -> Cost:
-    """The cost of a pack, by its task's dimensions; only a task whose shape is not known beforehand is made."""
+    """The cost of a pack. Its task is made only where the task's shape is not known without making it."""
     spec = pack[0]
     return cost(pack, shape_of(spec.task, spec.task_version, spec.dt) or task_of(spec))
 
 
 def pack_size(spec: RunSpec, task_of: TaskOf, device: torch.device | Device) -> int:
-    """Networks like `spec` that are trained together: on a card as many as give every multiprocessor its programs."""
+    """How many networks like `spec` are trained together: `PACK` on a CPU, and as many as fill a GPU and fit in it."""
     if device.type != "cuda":
         return PACK
     import torch
@@ -103,9 +107,9 @@ def plan(
     task_of: TaskOf,
     device: torch.device | Device,
 ) -> Plan:
-    """Sort runs into those that are done and packs of those that are not, sized for `device`.
+    """Count the runs that are done, and form packs of the others in a size that suits `device`.
 
-    A run of which `done` raises OSError is neither.
+    Where `done` raises OSError the run counts as unreadable: it is neither done nor in a pack.
     """
     todo, stored, unreadable = [], 0, {}
     for spec in distinct(specs):

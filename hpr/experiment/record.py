@@ -17,18 +17,18 @@ STATUSES: Final = ("finished", "stopped", "diverged")
 
 
 def checksum(record: Record) -> str:
-    """SHA-256 of a record's canonical JSON, kept beside it in its file: a changed number shows."""
+    """SHA-256 of a record's canonical JSON, kept in its file so that a changed number is noticed."""
     canonical = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def identity(record: Record) -> Record:
-    """What two runs of one specification must have in common: the record without its timings."""
+    """The record without its timings: two runs of one specification must agree in it."""
     return {name: value for name, value in record.items() if name != "timings"}
 
 
 class Foreign(ValueError):
-    """A whole record that this version, or this process, can't read; another can."""
+    """A complete record that another version or process can read, but this one can't."""
 
 
 def validate(content: bytes, spec: RunSpec) -> Record:
@@ -87,7 +87,7 @@ def _refuse(token: str) -> NoReturn:
 
 
 def _whole(token: str) -> int:
-    # More digits than any count, step or seed has.
+    # No count, step or seed has more digits.
     return int(token) if len(token) <= 20 else _refuse(token)
 
 

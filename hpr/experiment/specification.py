@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from hpr import connectivity
 from hpr.connectivity import Connectivity
-from hpr.fields import normalise, positive, shown, whole
+from hpr.fields import check_integer, check_positive, normalise, shown
 
 Leak = Literal["exponential", "euler"]
 Parameter = Literal["recurrent", "input", "readout"]
@@ -29,14 +29,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 GAIN = {"paper": connectivity.GAIN, "released": 1.25}
 # A field that the variant sets. It stands in for a default, so the field has the type that it has after that.
 _OF_VARIANT: Any = None
-# Fields that are younger than the first keys: at their defaults they are left out of a run's plain form, so that older
+# Fields that were added after the first keys. At their defaults they are left out of a run's plain form, so that older
 # runs keep their keys.
 YOUNGER = (
     "model", "activation", "readout_deviation", "aligned", "teacher", "checkpoints", "keep_weights",
     "content", "drawn",
 )  # fmt: skip
 
-# Counts, the least of each, and the most of all: more than any machine takes, and nothing overflows.
+# The least value of each count, and the greatest of all counts: it exceeds what any machine can take.
 WHOLE = {"N": 1, "batch": 1, "iterations": 1, "trials": 1, "kernel_trials": 1, "checkpoints": 0}
 MOST = 10**9
 
@@ -51,9 +51,9 @@ class RunSpec:
     `variant` is "paper" or "released" (the authors' script). `leak` and `ntk_parameters` follow from it, and so does
     the gain of a `connectivity` that names none. A leak or parameters that contradict the variant are refused.
 
-    A `two_layer` network is y = W_2 f(W_1 x), for tasks of one step. W_1 stands where the recurrent weights are in a
-    leaky RNN: its `connectivity` is drawn with the inputs' number for N, its change is the weight change norm, and of
-    `ntk_parameters` "recurrent" is W_1 and "input" is nothing.
+    A `two_layer` network is y = W_2 f(W_1 x), for tasks of one step. W_1 takes the place of the recurrent weights of a
+    leaky RNN: `connectivity` draws W_1 with the number of inputs as its fan-in, the weight change norm is that of W_1,
+    and in `ntk_parameters` "recurrent" means W_1 and "input" means nothing.
     """
 
     task: str
@@ -69,24 +69,24 @@ class RunSpec:
     iterations: int = 10_000
     learning_rate: float = 3e-3
     momentum: float = 0.9
-    # Mean training accuracy over the last `hpr.training.loop.WINDOW` iterations at which training ends; None: never.
+    # Training ends at this mean accuracy over a window of 100 iterations (`hpr.training.trials.WINDOW`); None: never.
     stop_accuracy: float | None = None
     ntk_parameters: tuple[Parameter, ...] = _OF_VARIANT
-    # Evaluation trials of the representation and sign measures, and how many of them (the first) the kernel takes.
+    # Evaluation trials of the representation and sign measures; the kernel takes the first `kernel_trials` of them.
     trials: int = 320
     kernel_trials: int = 32
     model: Model = "leaky_rnn"
     activation: Activation = "relu"
     # Standard deviation of Gaussian readout weights; None: uniform within ±1/√N.
     readout_deviation: float | None = None
-    # Hidden weights aligned with a teacher (Figure 3), at the size of those that `connectivity` draws: its directions
-    # w F (Proposition 1) or its features F themselves, of all F or of its dominant half. The teacher is the task's own,
-    # or this trained run, whose input weights the student then takes, aligned or not.
+    # Hidden weights aligned with a teacher (Figure 3), at the norm of those that `connectivity` draws: with the
+    # teacher's directions w F (Proposition 1) or its features F, where F is whole or its dominant half. The teacher is
+    # the task's own, or the trained run `teacher`, whose input weights the student takes in any case.
     aligned: Aligned | None = None
     teacher: RunSpec | None = None
-    # Points of the trajectory, evenly spaced in log iterations, beside its start; 0: none is recorded.
+    # Points of the trajectory after its start, evenly spaced in log iterations; 0 records no trajectory.
     checkpoints: int = 0
-    # Whether the record holds the trained weights, as a teacher's must.
+    # Whether the record holds the trained weights. A teacher's must.
     keep_weights: bool = False
     # Hash of what the task depends on besides its name, version and dt: `bind` fills it in. None: nothing.
     content: str | None = None
@@ -97,13 +97,13 @@ class RunSpec:
         self._follow_variant()
         normalise(self)
         for name, least in WHOLE.items():
-            whole(name, getattr(self, name), least, MOST)
-        whole("seed", self.seed, 0, 2**63 - 1)
+            check_integer(name, getattr(self, name), least, MOST)
+        check_integer("seed", self.seed, 0, 2**63 - 1)
         connectivity.check_form(self.connectivity)
         self.connectivity.check(self.N)
-        positive(self, "dt", "tau", "learning_rate")
+        check_positive(self, "dt", "tau", "learning_rate")
         if self.readout_deviation is not None:
-            positive(self, "readout_deviation")
+            check_positive(self, "readout_deviation")
         if not self.dt <= self.tau:
             raise ValueError(f"dt: expected 0 < dt <= tau = {self.tau} ms, got {self.dt!r}")
         if not self.rho < 1:
@@ -117,7 +117,7 @@ class RunSpec:
                 f"stop_accuracy: expected a share in (0, 1], got {self.stop_accuracy!r}"
             )
         for name, value in VARIANTS[self.variant].items():
-            # Variants are never mixed: what one of them fixes is not free.
+            # Variants are never mixed: a field that the variant sets has that value.
             if getattr(self, name) != value:
                 raise ValueError(
                     f"{name}: expected {value!r} in the variant {self.variant!r}, "
@@ -162,7 +162,7 @@ class RunSpec:
             object.__setattr__(self, "connectivity", structure)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields alone: a key that was computed may be another's in the process that reads them."""
+        """The fields without a cached key, which another version of the package may compute differently."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
@@ -172,7 +172,7 @@ class RunSpec:
         return math.exp(-ratio) if self.leak == "exponential" else 1.0 - ratio
 
     def to_dict(self) -> dict[str, Any]:
-        """The plain form kept in the run's JSON."""
+        """The run as plain JSON values, as its record keeps it."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         plain["connectivity"] = connectivity.to_dict(self.connectivity)
         plain["ntk_parameters"] = list(self.ntk_parameters)
@@ -186,7 +186,7 @@ class RunSpec:
 
         Raises:
             UnknownKind: the kind of the connectivity is not registered here.
-            ValueError: one line, where it is nothing that `to_dict` gives.
+            ValueError: one line, where `plain` is not the plain form of a run.
         """
         if not isinstance(plain, dict):
             raise ValueError(f"run specification: expected its fields, got {shown(plain)}")
@@ -203,20 +203,20 @@ class RunSpec:
 
     @cached_property
     def key(self) -> str:
-        """Content hash of the canonical JSON: 16 hexadecimal digits, the name of the run's file."""
+        """A hash of the plain form's canonical JSON, 16 hexadecimal digits. It names the run's file."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @property
     def shape(self) -> RunSpec:
-        """What runs of one pack have in common: all but the initial weights."""
+        """The run without its initial weights and its seed. Runs of equal shape can be trained in one pack."""
         return replace(
             self, connectivity=connectivity.Dense(), seed=0, aligned=None, teacher=None, drawn=None
         )
 
     @property
     def label(self) -> str:
-        """What tells a run's initial weights from those of its neighbours."""
+        """A short name of the run's kind of initial weights."""
         return self.aligned or self.connectivity.label
 
     def __str__(self) -> str:
@@ -224,5 +224,5 @@ class RunSpec:
 
 
 def distinct(specs: Iterable[RunSpec]) -> list[RunSpec]:
-    """Each run once, in the order of its first appearance: what two figures share is trained once."""
+    """Each run once, in the order of its first appearance, so that runs that two figures share are trained once."""
     return list(dict.fromkeys(specs))

@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 class Store:
     """The records of runs under `<out>/runs/<key>.json`.
 
-    A record is found by its key alone, so that a look-up costs the same however many there are. It
-    is believed only when its file is whole, strict JSON of this schema whose specification is the
-    requested one. What another version wrote, and anything that is no regular file or can't be
-    read, is refused and stays where it is. Any other file is set aside with a warning, under
-    `<key>.json.corrupt-<hash of its bytes>`, and the run counts as not done.
+    A record is found by its key alone, so a look-up takes the same time however many records there are. A record is
+    trusted only when its file is complete, strict JSON of this schema, and its specification is the requested one. A
+    file that another version wrote, that is no regular file, or that can't be read is refused and stays in its place.
+    Any other file is moved aside to `<key>.json.corrupt-<hash of its bytes>` with a warning, and the run counts as not
+    done.
 
     Nothing is written before `prepare` or `save`.
     """
@@ -40,7 +40,7 @@ class Store:
         return self.runs / f"{spec.key}.json"
 
     def prepare(self) -> None:
-        """Make the folders and write a probe.
+        """Make the folders, and see that a file can be written.
 
         Raises:
             OSError: one line, when the folder can't be written.
@@ -54,7 +54,7 @@ class Store:
             raise OSError(f"the output folder {self.out} can't be written: {reason}") from error
 
     def __contains__(self, spec: RunSpec) -> bool:
-        """Whether a valid record of the run is kept; a bad file is left where it is.
+        """Whether a valid record of the run is kept. A bad file is left in its place.
 
         Raises:
             OSError: as `load` does.
@@ -66,10 +66,10 @@ class Store:
             return False
 
     def load(self, spec: RunSpec) -> Record | None:
-        """The record of a run, or None where there is none to be trusted.
+        """The record of a run, or None where there is no valid one.
 
         Raises:
-            OSError: one line, when there is something in its place that can't be read, or that another version wrote.
+            OSError: one line, when the run's file can't be read, or when another version wrote it.
         """
         content = self._content(spec)
         if content is None:
@@ -104,7 +104,7 @@ class Store:
             ) from None
 
     def save(self, record: Record) -> Path:
-        """Write a record: a reader sees the old file or the new one, never a part.
+        """Write a record atomically: a reader sees the old file or the new one, never a part of it.
 
         Raises:
             ValueError: the record isn't valid or isn't strict JSON (a NaN or infinite number).
@@ -120,8 +120,8 @@ class Store:
 
 
 def _read(path: Path) -> bytes:
-    """The bytes of a file; a pipe or a device, which may never end, is refused."""
-    # Without O_NONBLOCK a pipe would be waited for.
+    """The bytes of a regular file. Pipes and devices are refused, since reading them may never end."""
+    # Without O_NONBLOCK, opening a pipe waits for a writer.
     number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         mode = os.fstat(number).st_mode

@@ -14,7 +14,7 @@ from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import write_atomically
 from hpr.figures.claims import Finding, group
 from hpr.figures.figure import Figure
-from hpr.figures.markdown import figure_markdown, summary_markdown
+from hpr.figures.pages import figure_markdown, summary_markdown
 from hpr.figures.panel import MEASURES, Panel
 from hpr.figures.settings import Settings
 from hpr.figures.stand_ins import PICTURES, STAND_INS

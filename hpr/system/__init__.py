@@ -1,1 +1,1 @@
-"""What this machine has and allows: devices, files, paths, the cache folder, optional packages."""
+"""What this machine has and allows: devices, files, paths and the cache folder, optional packages."""

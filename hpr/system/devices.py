@@ -1,4 +1,9 @@
-"""The device to train on, chosen without importing PyTorch where there can be no card; and how fast it is."""
+"""The device to train on and its expected speed. PyTorch is imported only if the machine can have a CUDA card.
+
+`import torch` takes seconds, and so does `import hpr_kernels`, because it imports torch. A dry run and `--list` need
+only two small modules, `torch/version.py` and `hpr_kernels/cores.py`, which import nothing from their packages.
+`_alone` loads such a module from its file.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +19,18 @@ from pathlib import Path
 from typing import Any
 
 DRIVER = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
-# Share of the rate of a card's bare fp32 products that training reaches; for estimates only.
+# Training speed on a card as a share of the rate of fp32 matrix products alone. It serves time estimates only.
 EFFICIENCY = 0.6
-# Training on a processor over NumPy's small products, thread for thread: the share above of PyTorch's batched products
-# of [300, 300] by [300, 64], which are 1.5 times as fast as NumPy's of [60, 60] by [60, 60] (87 and 58 GFLOP/s on one
-# core of an AMD EPYC (Zen 4), in turns in one process; 1.49 to 1.52 in 15 turns, 1.49 with two threads).
+# Training speed on a processor, per thread, as a share of the rate of the NumPy products that `_core_rate` measures.
+# PyTorch's batched products of [300, 300] by [300, 64] are 1.5 times as fast as NumPy's of [60, 60] by [60, 60]: 87 and
+# 58 GFLOP/s on one core of an AMD EPYC (Zen 4), measured in alternation in one process (ratio 1.49 to 1.52 in 15
+# repetitions; 1.49 with two threads). Training reaches EFFICIENCY of the former.
 PROCESSOR_EFFICIENCY = 1.5 * EFFICIENCY
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device by its name, as `torch.device` has it, for those who plan and do not compute."""
+    """The type and index of a `torch.device`, for code that plans without importing torch."""
 
     type: str
     index: int | None = None
@@ -34,10 +40,10 @@ class Device:
 
 
 def choose_device(name: str) -> Device:
-    """The device of a name, of which `auto` is CUDA where there is one.
+    """The device of a name: "cpu", "cuda", "cuda:N", or "auto" for CUDA if there is a card and the CPU otherwise.
 
     Raises:
-        ValueError: it isn't a device's name, or isn't here.
+        ValueError: the name is not one of these, or this machine lacks the device.
     """
     found = re.fullmatch(r"(auto|cpu|cuda)|cuda:(\d{1,4})", name, re.ASCII)
     if found is None:
@@ -60,14 +66,14 @@ def choose_device(name: str) -> Device:
 
 @functools.cache
 def training_rate(device: Device) -> float:
-    """FLOP/s that training is expected to reach, from a measurement of 0.05 s."""
+    """FLOP/s that training is expected to reach, from a measurement of 0.05 s on this machine."""
     if device.type == "cuda":
         return EFFICIENCY * _card_rate(device)
     return PROCESSOR_EFFICIENCY * _threads() * _core_rate()
 
 
 def _cards() -> int:
-    """How many CUDA devices PyTorch sees; it is imported, which takes seconds, only where there can be some."""
+    """The number of CUDA devices that PyTorch sees. PyTorch is imported only if there can be any."""
     if not may_have_card():
         return 0
     import torch
@@ -76,7 +82,7 @@ def _cards() -> int:
 
 
 def may_have_card() -> bool:
-    """Whether PyTorch is a CUDA build and CUDA's driver is here."""
+    """Whether PyTorch is a CUDA build and CUDA's driver library loads."""
     _, cuda = _torch()
     if cuda is None:
         return False
@@ -88,13 +94,17 @@ def may_have_card() -> bool:
 
 
 def _torch() -> tuple[str, str | None]:
-    """The installed PyTorch's version and that of its CUDA, by the module in which it keeps both."""
+    """The versions of the installed PyTorch and of its CUDA (None: a build without CUDA), from torch/version.py."""
     version = _alone("torch", "version")
     return ("(not installed)", None) if version is None else (version.__version__, version.cuda)
 
 
 def _alone(package: str, module: str) -> Any:
-    """A module that needs nothing of its package, whose import would take seconds; None where there is none."""
+    """Load `package`/`module`.py by its path, without importing `package`; None if the package is not installed.
+
+    A usual import would run the package's `__init__`, which imports torch. The module itself must import nothing of its
+    package.
+    """
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
         return None
@@ -108,11 +118,15 @@ def _alone(package: str, module: str) -> Any:
 
 
 def _threads() -> int:
-    """Threads that training takes: one per core for this process, or fewer where OMP_NUM_THREADS says so."""
+    """The number of threads that training uses: OMP_NUM_THREADS, but no more than the processors of this process.
+
+    Without OMP_NUM_THREADS, training uses one thread per physical core.
+    """
     asked = os.environ.get("OMP_NUM_THREADS", "")
     here: int = _alone("hpr_kernels", "cores").available_cores()
     if re.fullmatch(r"[1-9]\d{0,3}", asked, re.ASCII):
         return min(int(asked), here)
+    # With simultaneous multithreading, two of the counted processors share a core.
     try:
         twofold = Path("/sys/devices/system/cpu/smt/active").read_text(encoding="ascii") == "1\n"
     except OSError:
@@ -121,7 +135,7 @@ def _threads() -> int:
 
 
 def _core_rate() -> float:
-    """FLOP/s of one core in NumPy's batched fp32 products, so small that its BLAS uses no other core."""
+    """FLOP/s of one core in NumPy's batched fp32 products. They are so small that NumPy's BLAS uses one thread."""
     import numpy as np
 
     a = np.ones((64, 60, 60), np.float32)
@@ -129,7 +143,7 @@ def _core_rate() -> float:
 
 
 def _card_rate(device: Device) -> float:
-    """FLOP/s of batched fp32 products near the shape of training."""
+    """FLOP/s of a card in batched fp32 products of about the shapes of training."""
     import torch
 
     a = torch.ones(8, 300, 300, device=str(device))
@@ -144,7 +158,7 @@ def _card_rate(device: Device) -> float:
 
 
 def _rate(work: Callable[[], object], flops: float) -> float:
-    """The best of what 0.05 s have room for: others' work on the machine takes its share of the rest."""
+    """FLOP/s of the fastest repetition within 0.05 s; other processes slow the others down."""
     work()
     best, end = float("inf"), time.perf_counter() + 0.05
     while True:

@@ -1,4 +1,4 @@
-"""What an optional part of this distribution needs, as a command that installs it."""
+"""The command that installs the packages of an optional part (an extra) of this distribution."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ DISTRIBUTION = "hpr-richlazy"
 
 
 def install(extra: str) -> str:
-    """The command that installs what `extra` names.
+    """The command that installs the packages of `extra`.
 
-    It names the packages and not this distribution, which may have come from a checkout or a file and is then on no
-    index. Without metadata, as in a checkout that is only on the path, it names the extra.
+    The command lists the packages and not `hpr-richlazy[extra]`, because this distribution may have been installed from
+    a checkout or a file and not from an index. If the distribution has no metadata, as in a checkout that is only on
+    the path, the command names the extra.
     """
     try:
         listed = requires(DISTRIBUTION) or []
@@ -24,7 +25,7 @@ def install(extra: str) -> str:
 
 
 def _requirements(extra: str, listed: Sequence[str]) -> Iterator[str]:
-    """The requirements of an extra; one that names another extra of this distribution stands for that one's."""
+    """The requirements of an extra, including those of the extras of this distribution that it names."""
     for line in listed:
         requirement, _, marker = line.partition(";")
         if not re.search(rf"extra == ['\"]{extra}['\"]", marker):

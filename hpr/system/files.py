@@ -1,4 +1,4 @@
-"""Files read and written with care: whole or not at all, and never without an end."""
+"""Atomic writing of files, and reading with a limit on the number of bytes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# No table or set of pictures of this field has more bytes; a small gzipped file can have any number.
+# Bytes that are read of a file at most, unzipped: more than any data set here has. A small gzip file can expand
+# without limit.
 LARGEST = 2**30
-# What a damaged gzip file raises.
+# The exceptions that reading a damaged gzip file raises.
 GARBLED = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file by way of a temporary one, flushed to the disk before it takes the name.
+    """Write a temporary file, flush it to the disk, and rename it to `path`; the folder is made if it is missing.
 
-    The temporary file's name is its own, wherever and by whomever else the same file is written, and a link that
-    stands in its place or in the file's is not followed. The mode is the umask's. A killed process may leave the
-    temporary file (`.<name>.….tmp`), which nothing reads.
+    Each call uses a unique temporary name, so that several processes or machines can write the same file at once. A
+    link at the temporary name or at `path` is not followed. The umask sets the file's mode. A killed process may leave
+    the temporary file (`.<name>.….tmp`), which nothing reads.
 
     Raises:
         OSError: the folder can't be written.
@@ -44,10 +45,10 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_to_cache(path: Path, content: bytes) -> None:
-    """Write a file of the cache, as `write_atomically` does.
+    """Write a file of the cache with `write_atomically`.
 
     Raises:
-        OSError: one line that says where, why, and how to have the cache elsewhere.
+        OSError: one line with the path, the reason and how to choose another cache folder.
     """
     try:
         write_atomically(path, content)
@@ -56,7 +57,7 @@ def write_to_cache(path: Path, content: bytes) -> None:
 
 
 def unusable(path: Path, verb: str, error: OSError) -> OSError:
-    """The error of a file of the cache that can't be read or written."""
+    """The error to raise for a file of the cache that can't be "read" or "written" (`verb`)."""
     reason = error.strerror or type(error).__name__
     return OSError(
         f"{path} can't be {verb}: {reason}; HPR_CACHE names another folder for the cache"
@@ -64,13 +65,15 @@ def unusable(path: Path, verb: str, error: OSError) -> OSError:
 
 
 def open_bounded(path: Path) -> io.BufferedReader:
-    """Open a file for reading bytes, unzipped where its name ends in .gz, of which there are at most `LARGEST`.
+    """Open a file for reading bytes, at most `LARGEST` of them; it is unzipped if its name ends in .gz.
 
-    Reading further raises ValueError, and a damaged gzip file one of `GARBLED`.
+    Reading more than `LARGEST` bytes from the returned object raises ValueError, and reading a damaged gzip file raises
+    one of `GARBLED`.
 
     Raises:
-        ValueError: it is a folder, a pipe or a device, which may have no end, or is larger than `LARGEST` as it is.
-        OSError: it isn't there or can't be read.
+        ValueError: `path` is a folder, a pipe or a device (the last two may never end), or the file on the disk is
+            larger than `LARGEST`.
+        OSError: the file doesn't exist or can't be read.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -81,7 +84,7 @@ def open_bounded(path: Path) -> io.BufferedReader:
 
 
 class _Bounded(io.RawIOBase):
-    """The content of a file, at most `LARGEST` bytes."""
+    """The unzipped content of a file; reading more than `LARGEST` bytes is an error."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._left = path, LARGEST
@@ -89,11 +92,11 @@ class _Bounded(io.RawIOBase):
         self._file = gzip.GzipFile(path) if path.suffix == ".gz" else io.FileIO(path)
 
     def readable(self) -> bool:
-        """Whether it can be read: it can."""
+        """True; `io.BufferedReader` asks for it."""
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Read some bytes into a buffer; returns how many."""
+        """Read bytes into `buffer` and return their number."""
         count = self._file.readinto(buffer) or 0
         self._left -= count
         if self._left < 0:

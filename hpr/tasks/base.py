@@ -1,4 +1,4 @@
-"""What every task is: a pure function from (seed, step) to a batch of trials."""
+"""The base class of tasks: a task is a pure function from (seed, step) to a batch of trials."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ Loss = Literal["cross_entropy", "mse"]
 
 @dataclass(frozen=True)
 class Trials:
-    """Trials of K consecutive training steps, B of them a step.
+    """Trials of K consecutive training steps, B trials per step.
 
     Attributes:
         inputs: float32 [K, T, B, N_in].
-        targets: the class at every time step, int64 [K, T, B], where the loss is the
-            cross-entropy; the outputs wanted, float32 [K, T, B, N_out], where it is the mean
-            squared error. A task whose loss counts the last time step only carries its label at
-            all of them.
+        targets: for a cross-entropy loss, the class at every time step, int64 [K, T, B]; for a
+            mean squared error, the desired outputs, float32 [K, T, B, N_out]. If the loss counts
+            the last time step only, the label is repeated at every time step.
     """
 
     inputs: np.ndarray  # [K, T, B, N_in]
@@ -34,19 +33,19 @@ class Task(ABC):
 
     Attributes:
         name: the paper's name of the task, or its NeuroGym id.
-        version: whose behaviour it shows ("0.0.2" or "2.3" of NeuroGym; "1" for all others).
-        label: what a picture's title says.
-        N_in: input channels.
-        N_out: classes, or outputs of a regression.
-        T: time steps.
+        version: the version of NeuroGym whose behaviour it has, "0.0.2" or "2.3"; "1" for all other tasks.
+        label: the name of the task in the title of a picture.
+        N_in: number of input channels.
+        N_out: number of classes, or of outputs of a regression.
+        T: number of time steps.
         loss: cross-entropy of classes, or mean squared error of outputs.
         loss_steps: the time steps that the loss counts.
-        frozen: whether all trials of a seed are one and the same, so that nothing but its time
-            steps can be compared.
-        batch_size: the paper's number of trials a training step.
-        dt: time step in ms; None where steps are no time.
-        content: digest of all else that the trials depend on, 16 hexadecimal digits; None where name, version and dt
-            say all.
+        frozen: whether all trials of a seed are identical; then kernels and representations can
+            only be compared across time steps.
+        batch_size: the paper's number of trials per training step.
+        dt: time step in ms; None if the steps have no duration.
+        content: digest of everything else that the trials depend on, 16 hexadecimal digits; None if name, version and
+            dt determine the trials.
     """
 
     name: str
@@ -65,40 +64,40 @@ class Task(ABC):
     def draw(self, seed: int, start: int, count: int, batch: int, split: Split = "train") -> Trials:
         """Draw the trials of training steps start … start + count - 1.
 
-        Step k of a long draw equals the draw of step k alone, bit for bit, in any process and
-        whatever was drawn before.
+        Step k of a long draw equals a draw of step k alone, bit for bit. The process and earlier
+        draws make no difference.
 
         Args:
             seed: the run's seed.
-            start: first step, from 0.
-            count: K, number of steps.
-            batch: B, trials a step; with another B, other trials.
-            split: "train" or "evaluation"; their trials are drawn independently.
+            start: number of the first step, counted from 0.
+            count: K, the number of steps.
+            batch: B, the number of trials per step; another B gives other trials.
+            split: "train" or "evaluation"; the trials of the two are drawn independently.
 
         Returns:
-            New arrays, the caller's own.
+            New arrays, which the caller may change.
 
         Raises:
             TypeError: an argument is not a whole number.
-            ValueError: an argument is out of range, a batch exceeds the task's data, or the task is at fault: inputs or
-                targets that are not finite, or of another shape or type, or classes beyond N_out.
+            ValueError: an argument is out of range, a batch exceeds the task's data, or the task drew bad trials:
+                non-finite inputs or targets, a wrong shape or type, or a class that is not in 0 … N_out - 1.
         """
-        seed = _whole("seed", seed)
-        start, count = _whole("start", start, 0), _whole("count", count, 1)
-        batch = _whole("batch", batch, 1)
+        seed = _whole_number("seed", seed)
+        start, count = _whole_number("start", start, 0), _whole_number("count", count, 1)
+        batch = _whole_number("batch", batch, 1)
         if split not in get_args(Split):
             raise ValueError(f"split must be 'train' or 'evaluation', got {split!r}")
         drawn = self._draw(seed, start, count, batch, split)
         fault = self._fault(drawn, (count, self.T, batch))
         if fault is not None:
-            # Such trials would train to a loss that is not finite, which is no finding about the network.
+            # Such trials would give a non-finite loss, which would look like a property of the network.
             raise ValueError(
                 f"{self.name}: expected {fault}, in the {split} trials of seed {seed} from step {start} on"
             )
         return drawn
 
     def _fault(self, drawn: Trials, shape: tuple[int, int, int]) -> str | None:
-        """What was expected of trials [K, T, B] and what came; None where nothing is wrong."""
+        """Say what was expected of trials [K, T, B] and what they are instead; None if they are valid."""
         inputs, targets = drawn.inputs, drawn.targets
         classes = self.loss == "cross_entropy"
         wanted = {
@@ -112,10 +111,10 @@ class Task(ABC):
                 return (
                     f"{name} of {np.dtype(kind)} {list(of)}, got {array.dtype} {list(array.shape)}"
                 )
-            if kind is np.float32 and not finite(array):
+            if kind is np.float32 and not all_finite(array):
                 bad = array.size - int(np.isfinite(array).sum())
                 return f"finite {name}, got {bad} NaN or infinite"
-        # A negative number is beyond every class when its bits are read without a sign.
+        # Read as unsigned, a negative number is larger than every class.
         if classes and targets.view(np.uint64).max() >= self.N_out:
             wrong = targets[(targets < 0) | (targets >= self.N_out)]
             return f"targets from 0 to N_out - 1 = {self.N_out - 1}, got {wrong[0]}"
@@ -126,13 +125,13 @@ class Task(ABC):
         """Draw with checked arguments."""
 
 
-def finite(array: np.ndarray) -> bool:
-    """Whether all numbers are finite; one pass where they are, for so is their sum."""
+def all_finite(array: np.ndarray) -> bool:
+    """Whether all numbers are finite. If their sum is finite, they are, and one pass is enough."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
 
 
-def _whole(name: str, value: int, least: int | None = None) -> int:
+def _whole_number(name: str, value: int, least: int | None = None) -> int:
     try:
         whole = operator.index(value)
     except TypeError:

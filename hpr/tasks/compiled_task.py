@@ -1,4 +1,4 @@
-"""A compiled task: trials drawn in bulk from a bank of conditions."""
+"""A task whose trials are drawn in bulk from a bank of conditions."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from .content import digest
 from .counter import random_words, standard_normal, uniform
 from .environment import fault
 
-# Steps that share a generator: starting one costs as much as a batch, so many share it; a single
-# step costs its whole block once, so not too many do.
+# The number of steps that share a generator. Starting a generator costs as much as drawing a batch,
+# so many steps share one; drawing a single step requires its whole block, so the block is not larger.
 _BLOCK = 64
 
 
 @dataclass(frozen=True)
 class _Noise:
-    """One input channel's noise in successive time steps."""
+    """The noise of one input channel in successive time steps."""
 
     channel: int
     steps: slice
-    deviation: np.ndarray  # float32: one number, or [T * C] like the bank's rows
+    deviation: (
+        np.ndarray
+    )  # float32: one number, or [T * C], where t * C + c is condition c at step t
 
 
 class CompiledTask(Task):
-    """A task whose trials are one of finitely many conditions, plus Gaussian noise.
+    """A task in which each trial is one of finitely many conditions, plus Gaussian noise.
 
     Attributes:
         bank: the conditions, whose digest is the task's content.
@@ -39,10 +41,10 @@ class CompiledTask(Task):
     def __init__(
         self, name: str, version: str, label: str, dt: float, bank: Bank, classes: int
     ) -> None:
-        """Take the conditions of a task of so many classes; `dt`, in ms, keys the streams.
+        """Take the conditions and the number of classes; the random streams depend on `dt`, in ms.
 
         Raises:
-            ValueError: a condition's inputs or noise are not finite, or a target is none of the classes.
+            ValueError: inputs or noise are not finite, or a target is not one of the classes.
         """
         self.name, self.version, self.label, self.bank = name, version, label, bank
         C, self.T, self.N_in = bank.inputs.shape
@@ -55,7 +57,7 @@ class CompiledTask(Task):
                 raise ValueError(f"NeuroGym's {name} cannot be a task: it {wrong}")
         self._cumulative = np.cumsum(bank.probability)
         self._cumulative[-1] = 1.0
-        # Rows are time-major, so that a trial's row number is t * C + its condition.
+        # Rows are ordered by time step, then condition: condition c at step t is row t * C + c.
         self._first_row = np.arange(self.T)[:, None] * C  # [T, 1]
         self._inputs = np.ascontiguousarray(bank.inputs.transpose(1, 0, 2)).reshape(-1, self.N_in)
         self._targets = bank.targets.T.ravel()
@@ -63,7 +65,7 @@ class CompiledTask(Task):
         self._block = functools.lru_cache(maxsize=16)(self._new_block)
 
     def _fault(self, drawn: Trials, shape: tuple[int, int, int]) -> str | None:
-        # The conditions were looked at when they were taken, and noise is added to them.
+        # __init__ has checked the conditions and the noise; their sums need no check per draw.
         return None
 
     def _draw(self, seed: int, start: int, count: int, batch: int, split: Split) -> Trials:
@@ -94,14 +96,14 @@ class CompiledTask(Task):
         return trials
 
     def _fill(self, trials: Trials, seed: int, block: int, split: Split) -> None:
-        """Draw one block's trials into arrays of `_BLOCK` steps."""
+        """Draw the trials of one block into arrays of `_BLOCK` steps."""
         K, _, B, _ = trials.inputs.shape
         noisy = sum(noise.steps.stop - noise.steps.start for noise in self._noise)
         key = (self.name, self.version, self.dt, seed, split, B)
         words = random_words(K * B + K * B * noisy // 2, block, *key)
         chance = uniform(words[: K * B]).reshape(K, 1, B)
         rows = self._first_row + np.searchsorted(self._cumulative, chance, side="right")
-        # Rows are in range; "clip" says so, and spares the copy that a bounds check makes.
+        # All rows are in range, and with "clip" take() needs no bounds check and no copy.
         np.take(self._inputs, rows, axis=0, out=trials.inputs, mode="clip")
         np.take(self._targets, rows, out=trials.targets, mode="clip")
         used = K * B
@@ -115,7 +117,7 @@ class CompiledTask(Task):
 
 
 def _noise(deviation: np.ndarray) -> list[_Noise]:
-    """Describe the noise of deviation [C, T, N_in], channel by channel, where there is any."""
+    """Split deviations [C, T, N_in] by channel and by runs of successive steps with noise."""
     described = []
     for channel in range(deviation.shape[2]):
         of_channel = deviation[:, :, channel].T  # [T, C]

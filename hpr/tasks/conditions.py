@@ -1,9 +1,9 @@
-"""The compiler: every condition of a NeuroGym environment, asked from the environment itself.
+"""The task compiler: it enumerates the conditions of a NeuroGym environment by running its code.
 
-An environment makes a trial of discrete draws, which pick the condition, and of Gaussian noise. A
-`Script` in place of its generator answers the discrete draws with every possible sequence in turn
-and the noise with chosen numbers, so that the environment's own code yields each condition's
-inputs, noise, targets and probability.
+An environment makes a trial from discrete draws, which select the condition, and from Gaussian
+noise. The compiler replaces the random generator by a `Script`, which answers the discrete draws
+with every possible sequence in turn and the noise with chosen numbers. The environment's own code
+then computes each condition's inputs, noise, targets and probability.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Bank:
         inputs: float32 [C, T, N_in], without noise.
         noise: float32 [C, T, N_in], standard deviation of the independent Gaussian noise.
         targets: int64 [C, T].
-        probability: float64 [C], of a trial's being of each condition.
-        periods: of each condition, every period's first step and the step after its last.
+        probability: float64 [C], the probability of each condition.
+        periods: for each condition, the first step of every period and the step after its last.
     """
 
     inputs: np.ndarray  # [C, T, N_in]
@@ -40,14 +40,14 @@ class Bank:
     periods: tuple[Periods, ...]
 
     def equals(self, other: Bank) -> bool:
-        """Say whether two banks are the same throughout."""
+        """Whether two banks are equal in every part."""
         return all(
             np.array_equal(getattr(self, part.name), getattr(other, part.name))
             for part in fields(self)
         )
 
     def parts(self) -> list[object]:
-        """All that the trials depend on, to be hashed, to six decimals, in which all processors agree."""
+        """Return all that the trials depend on, for a digest; six decimals are equal on all processors."""
         # Adding zero makes -0.0 the same as 0.0.
         arrays = [
             np.round(array.astype(np.float64), 6) + 0.0
@@ -63,16 +63,16 @@ def compile_environment(environment: Any) -> Bank:
     """Enumerate an environment's conditions.
 
     Args:
-        environment: a NeuroGym TrialEnv that nothing else uses.
+        environment: a NeuroGym TrialEnv that nothing else uses; its generators are replaced.
 
     Raises:
-        NotEnumerable: it draws a continuous number that is not added noise, its trials differ in
-            length, they depend on earlier ones, or there are over 4,096 sequences of draws.
+        NotEnumerable: the environment draws a continuous number that is not additive noise, trials
+            differ in length or depend on earlier ones, or there are over 4,096 sequences of draws.
     """
     trials = list(_enumerate(environment))
     if len({len(trial.inputs) for trial in trials}) > 1:
         raise NotEnumerable("its trials differ in length")
-    # In the reverse order each trial has another history, which must not show.
+    # In reverse order each trial follows other trials, which must make no difference.
     for trial in reversed(trials):
         again = _replay(environment, trial.path)
         if (
@@ -86,19 +86,19 @@ def compile_environment(environment: Any) -> Bank:
 
 @dataclass(frozen=True, eq=False)
 class _Trial:
-    """A replayed trial: the draws that were asked for, and what came of them."""
+    """A replayed trial: its draws (see `Script`) and the result."""
 
     path: list[int]
     arities: list[int]
     probability: float
-    normals: int  # Gaussian numbers asked for
+    normals: int  # how many Gaussian numbers were drawn
     inputs: np.ndarray  # float64 [T, N_in]
     targets: np.ndarray  # int64 [T]
     periods: Periods
-    state: dict[str, str]  # of the environment, afterwards
+    state: dict[str, str]  # of the environment after the trial
 
     def happens_as(self, other: _Trial) -> bool:
-        """Say whether two trials are the same but for what noise changes: inputs and state."""
+        """Whether two trials are equal except in inputs and state, which noise may change."""
         return (
             self.path == other.path
             and self.arities == other.arities
@@ -111,7 +111,7 @@ class _Trial:
 
 
 def _enumerate(environment: Any) -> Iterator[_Trial]:
-    """Yield the trial of every sequence of draws, without noise, in lexicographic order."""
+    """Yield the trial without noise of every sequence of draws, in lexicographic order."""
     path: list[int] = []
     for _ in range(MOST_CONDITIONS):
         trial = _replay(environment, path)
@@ -127,7 +127,7 @@ def _enumerate(environment: Any) -> Iterator[_Trial]:
 def _replay(environment: Any, path: Sequence[int], noise: np.ndarray | None = None) -> _Trial:
     """Make a trial whose discrete draws follow `path` and whose Gaussian numbers are `noise`."""
     script = Script(path, noise)
-    # A period's length can have a generator of its own (NeuroGym's TruncExp).
+    # A period's random length can have its own generator (NeuroGym's TruncExp).
     for owner in (environment, *environment.timing.values()):
         for name, value in getattr(owner, "__dict__", {}).items():
             if isinstance(value, np.random.RandomState | np.random.Generator | Script):
@@ -137,7 +137,7 @@ def _replay(environment: Any, path: Sequence[int], noise: np.ndarray | None = No
         inputs, targets = np.array(environment.ob, float), np.array(environment.gt, float)
     except NotEnumerable:
         raise
-    # An environment can fail in any way on answers that it did not expect.
+    # An environment can raise any exception when a draw has an answer that it did not expect.
     except Exception as error:
         raise NotEnumerable(f"a scripted trial fails ({error})") from error
     wrong = fault(inputs, targets, int(environment.action_space.n))
@@ -158,14 +158,15 @@ def _replay(environment: Any, path: Sequence[int], noise: np.ndarray | None = No
 def _deviation(environment: Any, trial: _Trial) -> np.ndarray:
     """Return the standard deviation, float32 [T, N_in], of a condition's noise.
 
-    Each Gaussian number must do no more than add itself, scaled, to one input of its own. A trial
-    in which they are all 1 gives the deviations; one in which they all differ shows whose number
-    went where, and would show a sum, a number used twice, or a nonlinearity.
+    Each Gaussian number must only be scaled and added to one input, and each input may receive one
+    number at most. A trial in which all numbers are 1 gives the deviations. A trial in which all
+    numbers differ shows which number each input received. It also reveals a sum of numbers, a
+    number that is used twice, or a nonlinearity.
     """
     if not trial.normals:
         return np.zeros_like(trial.inputs, np.float32)
     different = -1 - np.sort(uniform(random_words(trial.normals, 0, "noise")))
-    # Differences of float32 observations would be off by some units in the last place.
+    # The differences below need float64 observations: in float32 they would have rounding errors.
     seen = environment.observation_space
     narrow, seen.dtype = seen.dtype, np.dtype(np.float64)
     quiet = _replay(environment, trial.path)
@@ -188,7 +189,7 @@ def _deviation(environment: Any, trial: _Trial) -> np.ndarray:
 
 
 def _merge(trials: Sequence[_Trial], deviations: Sequence[np.ndarray]) -> Bank:
-    """Make the bank, conditions that nobody can tell apart being one."""
+    """Make the bank; indistinguishable conditions become one, with the sum of their probabilities."""
     first: dict[bytes, int] = {}
     probability = np.zeros(len(trials))
     for i, (trial, deviation) in enumerate(zip(trials, deviations, strict=True)):

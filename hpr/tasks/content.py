@@ -8,7 +8,7 @@ import numpy as np
 
 
 def digest(*parts: object) -> str:
-    """16 hexadecimal digits: a hash of arrays, by shape, type and bytes, and of the representations of all else."""
+    """Return 16 hexadecimal digits of a hash of `parts`: arrays by shape, type and bytes, all else by `repr`."""
     found = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):

@@ -1,7 +1,7 @@
 """Random numbers as a pure function of a key and a counter.
 
-Only the raw words of NumPy's Philox are used, which NumPy keeps the same in every version, as it
-does not keep what its Generator makes of them.
+Only the raw words of NumPy's Philox are used. NumPy keeps them the same in every version, whereas
+the distributions of its Generator may change.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _LEVELS = 2**16
 
 
 def random_words(count: int, index: int, *key: object) -> np.ndarray:
-    """Return so many words of the stream number `index` of the family that `key` names.
+    """Return the first `count` words of stream number `index` among the streams of `key`.
 
-    The Philox key is a hash of the representations of `key`, the same in every process; `index` is
-    the second word of the counter, so that streams of one family never meet.
+    The Philox key is a hash of `repr(key)`, which is the same in every process. `index` is the
+    second word of the counter, so that two streams of one key never overlap.
 
     Returns:
         uint64 [count].
@@ -30,21 +30,21 @@ def random_words(count: int, index: int, *key: object) -> np.ndarray:
 
 
 def uniform(words: np.ndarray) -> np.ndarray:
-    """Turn words into float64 numbers, uniform in [0, 1), one a word."""
+    """Turn each word into a float64 number, uniform in [0, 1)."""
     return (words >> np.uint64(11)) * 2.0**-53
 
 
 def standard_normal(words: np.ndarray) -> np.ndarray:
-    """Turn words into float32 standard normal numbers, two a word.
+    """Turn words into float32 standard normal numbers, two per word.
 
-    A number is the sum of two of the 65,536 equally probable levels of a normal distribution of
-    variance 1/2. Against a true normal distribution, its distribution function is off by 8e-6 at
-    most, its kurtosis is 2.9996, and it ends at 6.1 standard deviations. That is three times as
-    fast as NumPy's, and the same on every processor.
+    Each number is the sum of two of the 65,536 equally probable levels of a normal distribution of
+    variance 1/2. Compared with a true normal distribution, its distribution function differs by
+    8e-6 at most, its kurtosis is 2.9996, and its largest value is 6.1 standard deviations. This is
+    three times as fast as NumPy's generator and gives the same numbers on every processor.
     """
     levels = _half_normal_levels()
     pairs = words.astype("<u8", copy=False).view("<u2").reshape(2, -1)
-    # Every 16-bit index is in range; "clip" spares take() its bounds check.
+    # Every 16-bit index is in range, and with "clip" take() skips its bounds check.
     numbers = levels.take(pairs[0], mode="clip")
     numbers += levels.take(pairs[1], mode="clip")
     return numbers
@@ -52,7 +52,7 @@ def standard_normal(words: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _half_normal_levels() -> np.ndarray:
-    """Return the quantiles float32 [65536] at the middles of equal shares, of variance 1/2."""
+    """Return the levels, float32 [65536]: normal quantiles at (i + 1/2) / 65536, scaled to a variance of 1/2."""
     quantile = NormalDist().inv_cdf
     lower = np.array([quantile((i + 0.5) / _LEVELS) for i in range(_LEVELS // 2)])
     levels = np.concatenate([lower, -lower[::-1]])

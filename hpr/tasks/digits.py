@@ -1,4 +1,4 @@
-"""Pictures of digits shown to a network row by row, or whole."""
+"""Pictures of digits, shown to a network row by row or as a whole."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .counter import random_words
 
 _DIGITS = Path(__file__).parent / "data" / "digits.npz"
 
-
+# The images uint8 [n, T, N_in] and labels uint8 [n] of each split.
 Pictures = dict[Split, tuple[np.ndarray, np.ndarray]]
 
 
 class RowDigits(Task):
-    """Digits whose rows are the time steps: T rows of N_in pixels, the loss at the last one.
+    """Classification of digits. Each of the T time steps shows a row of N_in pixels; the last one has the loss.
 
-    A whole picture is one row of all pixels (`whole`).
+    With pictures from `as_one_row`, T is 1 and the only row holds all pixels.
 
-    A split's pictures are gone through in epochs. Each epoch has its own permutation, keyed by
-    (task, seed, split, epoch), and is cut into full batches; what is left over waits for a later
-    epoch. An epoch therefore shows each picture at most once.
+    The pictures of a split are shown in epochs. Each epoch has its own permutation, keyed by (task, seed, split,
+    epoch), and is cut into full batches. The pictures that do not fill a batch are left out of this epoch, so that an
+    epoch shows each picture at most once.
     """
 
     version = "1"
@@ -44,11 +44,11 @@ class RowDigits(Task):
 
         Args:
             name: the task's name, which keys its streams.
-            label: what a picture's title says.
-            batch_size: the default number of trials a step.
+            label: the name of the task in the title of a picture.
+            batch_size: the default number of trials per step.
             brightest: the grey value that becomes an input of 1.
-            pictures: of each split, images uint8 [n, T, N_in] and labels uint8 [n].
-            content: a digest of the pictures where the name alone doesn't say which they are.
+            pictures: the images uint8 [n, T, N_in] and labels uint8 [n] of each split.
+            content: a digest of the pictures, if the name does not determine them.
         """
         self.name, self.label, self.batch_size = name, label, batch_size
         self.content = content
@@ -66,7 +66,7 @@ class RowDigits(Task):
         return len(self._labels[split])
 
     def _draw(self, seed: int, start: int, count: int, batch: int, split: Split) -> Trials:
-        batches = self.size(split) // batch  # of an epoch
+        batches = self.size(split) // batch  # per epoch
         if not batches:
             raise ValueError(
                 f"batch must be at most {self.size(split)}, the number of {self.name}'s "
@@ -88,8 +88,8 @@ class RowDigits(Task):
         return np.argsort(words, kind="stable")
 
 
-def whole(pictures: Pictures) -> Pictures:
-    """Make each picture one row of all its pixels: images [n, 1, T * N_in]."""
+def as_one_row(pictures: Pictures) -> Pictures:
+    """Turn each picture into one row of all its pixels: images [n, 1, T * N_in]."""
     return {
         split: (images.reshape(len(images), 1, -1), labels)
         for split, (images, labels) in pictures.items()
@@ -99,8 +99,9 @@ def whole(pictures: Pictures) -> Pictures:
 def small_digits(*, rows: bool = True) -> RowDigits:
     """Return the embedded stand-in for MNIST, pictures of 8 x 8 pixels (data/README.md).
 
-    sDigits, for sMNIST, shows them row by row; with `rows` off Digits, for MNIST, shows them whole.
-    1,500 pictures train and 297, spread evenly over the file and so over its writers, evaluate.
+    With `rows`, the task is sDigits, which replaces sMNIST and shows rows; without it, the task is Digits, which
+    replaces MNIST and shows whole pictures. There are 1,500 training and 297 evaluation pictures; the latter are spread
+    evenly over the file, and so over the writers.
     """
     with np.load(_DIGITS) as stored:
         images, labels = stored["images"], stored["labels"]
@@ -116,5 +117,5 @@ def small_digits(*, rows: bool = True) -> RowDigits:
         f"{name} (8x8 digits, a stand-in for {original})",
         batch_size=32,
         brightest=16,
-        pictures=pictures if rows else whole(pictures),
+        pictures=pictures if rows else as_one_row(pictures),
     )

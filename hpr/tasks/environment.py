@@ -1,4 +1,4 @@
-"""NeuroGym environments: opened, checked, and their state over trials."""
+"""Open NeuroGym environments, check their trials, and read the state that they keep between trials."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpr.system.extras import install
 
 NEUROGYM_VERSION = "2.3"
 
-# What TrialEnv itself counts, and its periods, of which it keeps those of earlier trials.
+# The counters of TrialEnv itself, and its periods, which include those of earlier trials.
 _BOOKKEEPING = {"num_tr", "start_t", "end_t", "start_ind", "end_ind", "_duration"}
 
 
@@ -20,7 +20,7 @@ def neurogym() -> ModuleType:
     """Return the module neurogym.
 
     Raises:
-        ImportError: it is missing, or of a version with other behaviour.
+        ImportError: it is not installed, or its version has other behaviour.
     """
     remedy = install("repro")
     try:
@@ -35,7 +35,7 @@ def neurogym() -> ModuleType:
 
 
 def open_environment(name: str, dt: float, **arguments: Any) -> Any:
-    """Make a NeuroGym environment and take it out of Gymnasium's wrapper.
+    """Make a NeuroGym environment and remove Gymnasium's wrapper.
 
     Args:
         name: its NeuroGym id.
@@ -43,9 +43,9 @@ def open_environment(name: str, dt: float, **arguments: Any) -> Any:
         **arguments: further arguments of its constructor.
 
     Raises:
-        ValueError: no such id, or an environment that is not a classification of vectors, one
-            class a time step.
-        ImportError: NeuroGym is missing.
+        ValueError: the id is unknown, or the environment does not classify vectors, with one class
+            per time step.
+        ImportError: NeuroGym is not installed.
     """
     ngym = neurogym()
     import gymnasium
@@ -53,7 +53,7 @@ def open_environment(name: str, dt: float, **arguments: Any) -> Any:
     step = int(dt) if float(dt).is_integer() else dt
     try:
         with warnings.catch_warnings():
-            # Gymnasium notes that no NeuroGym environment has a rendering mode, and the like.
+            # Gymnasium warns, for instance, that NeuroGym environments have no rendering mode.
             warnings.filterwarnings("ignore", message=".*WARN: ")
             wrapped = ngym.make(name, dt=step, **arguments)
     except (gymnasium.error.Error, ImportError, AttributeError, TypeError, ValueError) as error:
@@ -80,10 +80,10 @@ def open_environment(name: str, dt: float, **arguments: Any) -> Any:
 
 
 def fault(inputs: np.ndarray, targets: np.ndarray, classes: int) -> str | None:
-    """Say what makes trials no data of a classification: inputs [T, N_in], targets [T]; None where nothing does."""
+    """Say why a trial, inputs [T, N_in] and targets [T], is not a valid classification trial; None if it is."""
     if inputs.ndim != 2 or targets.shape != inputs.shape[:1]:
         return f"has trials with inputs {list(inputs.shape)} and targets {list(targets.shape)}"
-    # What overflows in float32, in which networks see it, is no number either.
+    # Networks get float32 inputs, so a number that overflows in float32 is refused as well.
     if not (np.abs(inputs) <= np.finfo(np.float32).max).all():
         return "has inputs that are NaN, infinite or beyond float32"
     wrong = targets[~((targets >= 0) & (targets < classes) & (targets == np.floor(targets)))]
@@ -93,9 +93,9 @@ def fault(inputs: np.ndarray, targets: np.ndarray, classes: int) -> str | None:
 
 
 def state(environment: Any) -> dict[str, str]:
-    """Return what an environment keeps from one trial to the next, to be compared.
+    """Return the attributes that an environment keeps between trials, as text that can be compared.
 
-    TrialEnv's own bookkeeping and the generators are left out.
+    TrialEnv's own bookkeeping and the random generators are left out.
     """
     plain = (bool, int, float, str, list, tuple, dict, np.ndarray, np.generic)
     return {

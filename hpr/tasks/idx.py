@@ -17,28 +17,28 @@ _CHUNK = 2**20
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """Read an IDX file of unsigned bytes, gzipped if its name ends in .gz.
 
-    No more is read, or unzipped, than the head says that there is, and a byte.
+    At most one byte more than the header announces is read or unzipped.
 
     Args:
         path: the file.
-        dimensions: how many the array must have.
+        dimensions: the required number of dimensions.
 
     Returns:
-        uint8 array of the file's own shape, of at most 1 GiB.
+        uint8 array of the shape that the header gives, at most 1 GiB.
 
     Raises:
-        ValueError: it is no file, has another magic number, too few or too many bytes, or a
-            larger shape.
+        ValueError: the path is not a file, or the file has a wrong magic number, too few or too
+            many bytes, or a shape of more than 1 GiB.
         OSError: the file can't be read.
     """
     try:
         with open_bounded(path) as file:
-            return _read(path, file.read, dimensions)
+            return _read_array(path, file.read, dimensions)
     except GARBLED as error:
         raise ValueError(f"{path} must be a whole gzip file: {error}") from error
 
 
-def _read(path: Path, read: Callable[[int], bytes], dimensions: int) -> np.ndarray:
+def _read_array(path: Path, read: Callable[[int], bytes], dimensions: int) -> np.ndarray:
     magic = bytes([0, 0, _UNSIGNED_BYTE, dimensions])
     size = 4 + 4 * dimensions
     head = read(size)
@@ -53,7 +53,7 @@ def _read(path: Path, read: Callable[[int], bytes], dimensions: int) -> np.ndarr
     if size + expected > LARGEST:
         raise ValueError(f"{path} must have at most {LARGEST:,} bytes, got the shape {shape}")
     content = bytearray()
-    # A buffer of the whole shape is not asked for before the bytes are there.
+    # The buffer grows with the bytes that arrive: a wrong header must not allocate 1 GiB.
     while len(content) <= expected and (chunk := read(min(_CHUNK, expected + 1 - len(content)))):
         content += chunk
     if len(content) != expected:

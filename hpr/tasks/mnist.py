@@ -1,4 +1,4 @@
-"""MNIST, row by row or whole, and where its four files come from."""
+"""MNIST, shown row by row or as a whole, and the search for and download of its four files."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from types import ModuleType
 
 import numpy as np
 
-from hpr.system.cache import cache_folder
 from hpr.system.extras import install
 from hpr.system.files import unusable, write_to_cache
+from hpr.system.paths import cache_folder
 
 from .base import Split
-from .digits import Pictures, RowDigits, whole
+from .digits import Pictures, RowDigits, as_one_row
 from .idx import read_idx
 
 _SIDE = 28
@@ -35,7 +35,7 @@ _SHA256 = {
         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
     ),
 }
-# Of the images and labels themselves, train before test, however they are packed.
+# SHA-256 of the unzipped images and labels, training set first.
 _PICTURES = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"
 _MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -53,14 +53,13 @@ def find_mnist(
     """Find the folder of MNIST's four IDX files.
 
     Args:
-        mnist_dir: a folder that must hold them, plain or gzipped, with a hyphen or a point before
-            `idx`, each perhaps in a folder of its own name, and all perhaps in `raw` or
-            `MNIST/raw`; None looks in the cache, `$HPR_CACHE/mnist` or else `mnist` in the user's
-            cache folder for `hpr`.
-        download: fill the cache from a public mirror if it lacks them.
+        mnist_dir: a folder that must hold them, unzipped or gzipped, with a hyphen or a dot before
+            `idx`. Each may be in a folder of its own name, and all may be in `raw` or `MNIST/raw`.
+            None searches the cache: `mnist` in the folder of `hpr.system.paths.cache_folder`.
+        download: download missing files from a public mirror into the cache.
 
     Returns:
-        The folder, or None if the cache lacks a file and `download` is off.
+        The folder, or None if the cache lacks a file and `download` is False.
 
     Raises:
         MnistUnavailable: `mnist_dir` lacks a file, or the download fails.
@@ -72,7 +71,7 @@ def find_mnist(
     folder = cache_folder() / "mnist"
     present = [name for name in _SHA256 if (folder / name).is_file()]
     for name in present:
-        _check(folder / name)
+        _check_sha256(folder / name)
     if len(present) < len(_SHA256):
         if not download:
             return None
@@ -81,20 +80,20 @@ def find_mnist(
 
 
 def mnist(mnist_dir: str | os.PathLike[str] | None = None, *, rows: bool = True) -> RowDigits:
-    """Return MNIST, pixels in [0, 1], downloading it if it is not here.
+    """Return MNIST, pixels in [0, 1]; it is downloaded if it is not on this machine.
 
-    sMNIST shows a picture as 28 rows of 28 pixels; with `rows` off MNIST shows it as one of 784.
-    Other pictures of the same form (Fashion-MNIST, KMNIST) in `mnist_dir` are taken, too: the task's
-    label and `content` then say that they aren't MNIST's own.
+    With `rows`, the task is sMNIST, which shows a picture as 28 rows of 28 pixels; without it, the task is MNIST, which
+    shows a picture as one row of 784. `mnist_dir` may hold other pictures of the same form (Fashion-MNIST, KMNIST); the
+    task's label and `content` then say that they are not MNIST's own.
 
     Raises:
-        MnistUnavailable: the files are neither in `mnist_dir` or the cache nor can be downloaded.
-        ValueError: a file is not what its name says.
+        MnistUnavailable: `mnist_dir` lacks a file, or the cache lacks one and the download fails.
+        ValueError: a file's content does not match its name.
         OSError: a file or the cache can't be read or written.
     """
     folder = find_mnist(mnist_dir, download=True)
     assert folder is not None
-    pictures = _read(folder)
+    pictures = _read_pictures(folder)
     content = _content(pictures)
     name = "sMNIST" if rows else "MNIST"
     return RowDigits(
@@ -102,29 +101,29 @@ def mnist(mnist_dir: str | os.PathLike[str] | None = None, *, rows: bool = True)
         name if content is None else f"{name} on {other_pictures(content)}",
         batch_size=200,
         brightest=255,
-        pictures=pictures if rows else whole(pictures),
+        pictures=pictures if rows else as_one_row(pictures),
         content=content,
     )
 
 
 def pictures_content(mnist_dir: str | os.PathLike[str]) -> str | None:
-    """Return the `content` of the task of a folder's pictures: None where they are MNIST's own.
+    """Return the `content` of the task with a folder's pictures, which is None if they are MNIST's own.
 
     Raises:
         MnistUnavailable: a file is missing.
-        ValueError: a file is not what its name says.
+        ValueError: a file's content does not match its name.
         OSError: a file can't be read.
     """
-    return _content(_read(_folder(Path(mnist_dir))))
+    return _content(_read_pictures(_folder(Path(mnist_dir))))
 
 
 def other_pictures(content: str) -> str:
-    """Name pictures that are not MNIST's own."""
+    """Describe pictures that are not MNIST's own, for titles and messages."""
     return f"other pictures than MNIST's own (SHA-256 {content})"
 
 
 def _content(pictures: Pictures) -> str | None:
-    """The first 16 hexadecimal digits of the pictures' SHA-256; None for MNIST's own."""
+    """Return the first 16 hexadecimal digits of the pictures' SHA-256, or None for MNIST's own pictures."""
     digest = hashlib.sha256()
     for images, labels in pictures.values():
         digest.update(images.data)
@@ -133,7 +132,7 @@ def _content(pictures: Pictures) -> str | None:
     return None if found == _PICTURES else found[:16]
 
 
-def _read(folder: Path) -> Pictures:
+def _read_pictures(folder: Path) -> Pictures:
     return {split: _pictures(folder, stem) for split, stem in _STEMS.items()}
 
 
@@ -153,7 +152,7 @@ def _pictures(folder: Path, stem: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _folder(given: Path) -> Path:
-    """Return the folder of the four files, the given one or a folder in it as torchvision makes."""
+    """Return the folder of the four files: the given one, or a folder in it that torchvision makes."""
     folders = [given / inner for inner in ("", "raw", "MNIST/raw")]
     lacks = {folder: [name for name in _SHA256 if not _spelt(folder, name)] for folder in folders}
     folder = min(folders, key=lambda folder: len(lacks[folder]))
@@ -165,12 +164,12 @@ def _folder(given: Path) -> Path:
 
 
 def _file(folder: Path, name: str) -> Path:
-    """Return the path of a file that is there."""
+    """Return the path of one of the four files, which `_folder` has found to exist."""
     return _spelt(folder, name)[0]
 
 
 def _spelt(folder: Path, name: str) -> list[Path]:
-    """The files that a folder has under a file's names: as published, as archives name it, in a folder of its own."""
+    """Return the existing files of `name` in one of its spellings: published, with a dot, in a folder of that name."""
     plain = name.removesuffix(".gz")
     spellings = (plain, plain.replace("-idx", ".idx"))
     paths = [folder / f"{spelling}{end}" for spelling in spellings for end in (".gz", "")]
@@ -178,7 +177,7 @@ def _spelt(folder: Path, name: str) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def _check(path: Path) -> None:
+def _check_sha256(path: Path) -> None:
     try:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
@@ -203,7 +202,7 @@ def _download(folder: Path) -> None:
             try:
                 content = _retrieve(pooch, mirror + name, sha256)
                 break
-            # A mirror that cannot be reached, or that sends another file.
+            # The mirror cannot be reached, or it sends a wrong file.
             except (OSError, ValueError) as error:
                 failures.append(f"{mirror}: {textwrap.shorten(str(error), 100)}")
         else:
@@ -212,6 +211,6 @@ def _download(folder: Path) -> None:
 
 
 def _retrieve(pooch: ModuleType, url: str, sha256: str) -> bytes:
-    """Fetch a file's content. What pooch itself leaves in a folder can be read by its owner alone."""
+    """Fetch a file's content, by way of a temporary folder: pooch writes files that only their owner can read."""
     with tempfile.TemporaryDirectory() as folder:
         return Path(pooch.retrieve(url, f"sha256:{sha256}", path=folder)).read_bytes()

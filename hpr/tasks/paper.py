@@ -1,4 +1,4 @@
-"""The paper's three NeuroGym tasks (Appendix C.2), as NeuroGym 0.0.2 and 2.3 give them."""
+"""The paper's three NeuroGym tasks (Appendix C.2), with the behaviour of NeuroGym 0.0.2 or 2.3."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .environment import NEUROGYM_VERSION, neurogym, open_environment
 
 @dataclass(frozen=True)
 class PaperTask:
-    """A task's NeuroGym environment, its periods in ms, and what 0.0.2 did otherwise.
+    """A task's NeuroGym environment, its periods in ms, and how version 0.0.2 differed.
 
     Attributes:
         environment: the NeuroGym id.
         timing: the periods' lengths in ms.
-        old_arguments: arguments that make the installed environment 0.0.2's.
-        old_fixation: the periods in which 0.0.2 alone has the fixation input on.
-        old_noise: the periods in which 0.0.2 alone has noise on every channel.
+        old_arguments: arguments with which the installed environment behaves like 0.0.2.
+        old_fixation: the periods in which only 0.0.2 has the fixation input on.
+        old_noise: the periods in which only 0.0.2 has noise on every channel.
     """
 
     environment: str
@@ -49,8 +49,8 @@ PAPER_TASKS = {
     ),
 }
 
-# The NeuroGym whose trials the paper's runs have, and the digests of its banks, to six decimals, by name, version and
-# dt of the figures: there the name says all, and the runs' keys need no content.
+# The NeuroGym release whose trials the figures' runs have, and the digests of the banks that it gives, by the name,
+# version and dt of the figures. Because these trials are fixed, the runs' keys need no content.
 PINNED_VERSION = "2.3.1"
 PINNED: dict[tuple[str, str, float], str] = {
     ("2AF", "0.0.2", 100.0): "3f3e8c7972d0119d",
@@ -67,7 +67,7 @@ PINNED: dict[tuple[str, str, float], str] = {
     ("CXT", "2.3", 20.0): "f673eeb3e39f936b",
 }
 
-_FIXATION = 0  # the fixation input's channel in all three
+_FIXATION = 0  # channel of the fixation input in all three tasks
 
 
 def paper_task(name: str, version: str, dt: float) -> CompiledTask:
@@ -75,12 +75,12 @@ def paper_task(name: str, version: str, dt: float) -> CompiledTask:
 
     Args:
         name: the task.
-        version: "0.0.2" or "2.3", whose behaviour.
+        version: the NeuroGym version whose behaviour it has, "0.0.2" or "2.3".
         dt: time step in ms.
 
     Raises:
-        ValueError: `dt` does not divide every period, or the installed NeuroGym's trials are not those that the paper's
-            runs have.
+        ValueError: `dt` does not divide every period, or the installed NeuroGym gives other trials than
+            `PINNED_VERSION`.
     """
     task = PAPER_TASKS[name]
     if any(length % dt for length in task.timing.values()):
@@ -95,7 +95,7 @@ def paper_task(name: str, version: str, dt: float) -> CompiledTask:
     compiled = CompiledTask(name, version, name, dt, bank, int(environment.action_space.n))
     pinned = PINNED.get((name, version, compiled.dt))
     if pinned is not None:
-        # Under the paper's name no figure shall be made of other trials, whatever the key.
+        # A figure must not use other trials under the paper's task name, even though their key would differ.
         if digest(compiled.N_out, *bank.parts()) != pinned:
             raise ValueError(
                 f"{name}: expected the trials of NeuroGym {PINNED_VERSION}, got others of {neurogym().__version__}: "
@@ -106,7 +106,7 @@ def paper_task(name: str, version: str, dt: float) -> CompiledTask:
 
 
 def _as_before(bank: Bank, task: PaperTask) -> Bank:
-    """Give the installed environment's conditions what 0.0.2 had besides."""
+    """Add the inputs and noise that only 0.0.2 had to the conditions of the installed environment."""
     inputs, noise = bank.inputs.copy(), bank.noise.copy()
     for c, periods in enumerate(bank.periods):
         for period in task.old_fixation:

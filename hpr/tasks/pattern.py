@@ -1,4 +1,4 @@
-"""Pattern generation: a sum of sines out of frozen noise (Figure 18; Bellec et al. 2020, Figure S7)."""
+"""Pattern generation: a sum of sines from frozen noise inputs (Figure 18; Bellec et al. 2020, Figure S7)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _INPUTS = 20
 
 
 class PatternGeneration(Task):
-    """One second of y(t) = Σ_k a_k sin(2π f_k t + φ_k), asked of 20 channels of frozen Gaussian noise.
+    """The target is one second of y(t) = Σ_k a_k sin(2π f_k t + φ_k); the inputs are 20 channels of Gaussian noise.
 
-    f = 1, 2, 3, 5 Hz, a_k ~ U(0.5, 2), φ_k ~ U(0, 2π); the first value is subtracted, and all are divided by the
-    largest magnitude. Pattern and noise (of deviation 1, anew at each time step) belong to a seed: every trial of it
-    is the same, in training and evaluation, so that a batch of one says all.
+    f = 1, 2, 3, 5 Hz, a_k ~ U(0.5, 2), φ_k ~ U(0, 2π). The first value is subtracted from y, which is then divided by
+    its largest magnitude. The noise has standard deviation 1 and is independent at each time step. The seed determines
+    pattern and noise: all trials of a seed are identical, in training and evaluation, so that a batch of one suffices.
     """
 
     name = label = "pattern generation"
@@ -30,7 +30,7 @@ class PatternGeneration(Task):
     dt: float
 
     def __init__(self, dt: float) -> None:
-        """Take the time step in ms."""
+        """Take the time step `dt` in ms, which must divide 1,000 ms."""
         if DURATION % dt or dt >= DURATION:
             raise ValueError(f"dt must divide {self.name}'s {DURATION:g} ms, got {dt}")
         self.dt = float(dt)
@@ -42,7 +42,7 @@ class PatternGeneration(Task):
         targets = np.empty((count, self.T, batch, 1), np.float32)
         noise = standard_normal(random_words(self.T * _INPUTS // 2, 0, "noise", *key))
         inputs[:] = noise.reshape(self.T, 1, _INPUTS)
-        # The pattern is a function of time: a finer time step shows the same one.
+        # The key of the pattern lacks dt, so that every time step samples the same function of time.
         amplitude, phase = uniform(random_words(8, 0, self.name, self.version, seed)).reshape(2, 4)
         time = np.arange(self.T) * self.dt / 1000  # s
         angles = 2 * np.pi * (np.outer(time, _FREQUENCIES) + phase)

@@ -1,4 +1,4 @@
-"""Tasks by name."""
+"""Make a task by its name."""
 
 from __future__ import annotations
 
@@ -32,19 +32,21 @@ def make_task(
     """Make a task.
 
     Args:
-        name: one of `TASKS`; student-teacher(d=…,kappa=…,whitened), whose last two may be left
-            out; or any NeuroGym id that gives one class a time step; an id's
-            periods are the environment's own. Trials of an environment with a finite number of
-            conditions are compiled, those of any other come through `neurogym.Dataset`.
-        version: whose behaviour a NeuroGym task shows: "0.0.2" (the default), known for the
-            paper's three, or "2.3", the installed NeuroGym's. All other tasks have one, "1".
-        dt: time step in ms; the digits have one step a row, and students and whole pictures one.
+        name: one of `TASKS`; "student-teacher(d=…,kappa=…,whitened)", of which the last two may be
+            left out; or a NeuroGym id with one class per time step. For an id, the periods are the
+            environment's defaults. If the environment has finitely many conditions, they are
+            compiled (`CompiledTask`); if not, trials come from `neurogym.Dataset` (`StreamedTask`).
+        version: the NeuroGym version whose behaviour a NeuroGym task has: "0.0.2" (the default),
+            for the paper's three tasks only, or "2.3", the installed NeuroGym. All other tasks
+            have one version, "1".
+        dt: time step in ms. It does not affect the digits, which have one step per row or per
+            whole picture, and the students, which have one step.
         mnist_dir: folder of MNIST's four IDX files, for sMNIST and MNIST.
 
     Raises:
         ValueError: an argument is out of range, or the environment cannot be a task.
-        ImportError: a NeuroGym task, and NeuroGym is missing.
-        MnistUnavailable: sMNIST or MNIST, and it is neither here nor can be downloaded.
+        ImportError: the task is NeuroGym's, and NeuroGym is not installed.
+        MnistUnavailable: the task is sMNIST or MNIST, and its files are neither found nor downloaded.
     """
     if not isinstance(dt, numbers.Real) or not math.isfinite(dt) or dt <= 0:
         raise ValueError(f"dt must be a positive number of ms, got {dt!r}")

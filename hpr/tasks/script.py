@@ -1,4 +1,4 @@
-"""A script in place of an environment's random generator."""
+"""A stand-in for an environment's random generator, whose answers are chosen in advance."""
 
 from __future__ import annotations
 
@@ -8,23 +8,29 @@ from typing import Any
 
 import numpy as np
 
-Size = int | tuple[int, ...] | None
+_Size = int | tuple[int, ...] | None
 
 MOST_CONDITIONS = 4096
 _MOST_DRAWS = 1024
 
 
 class NotEnumerable(Exception):
-    """The environment is not a fixed number of steps, finitely many conditions and added noise."""
+    """The trials are not of a fixed length, with finitely many conditions plus additive noise."""
 
 
 class Script:
-    """Stands in for a RandomState: answers from a script and notes what was asked.
+    """Replaces a RandomState: it answers from a script and records the draws.
 
     Args:
-        path: which of its possible values each successive discrete draw takes; the first one
-            past the path's end.
+        path: for each successive discrete draw, the index of the answer among the possible values;
+            draws beyond the end of the path take the first possible value.
         noise: the successive Gaussian numbers, or None for zeros.
+
+    Attributes:
+        path: the index that each discrete draw took.
+        arities: the number of possible values of each discrete draw.
+        probability: the probability of all discrete draws together.
+        normals: how many Gaussian numbers were drawn.
     """
 
     def __init__(self, path: Sequence[int], noise: np.ndarray | None) -> None:
@@ -38,9 +44,9 @@ class Script:
         raise NotEnumerable(f"it draws from the generator's {name}")
 
     def choice(
-        self, a: Any, size: Size = None, replace: bool = True, p: Sequence[float] | None = None
+        self, a: Any, size: _Size = None, replace: bool = True, p: Sequence[float] | None = None
     ) -> Any:
-        """Branch over the elements of `a`, or over range(a)."""
+        """Draw from the elements of `a`, or from range(a)."""
         values = np.arange(a) if np.ndim(a) == 0 else np.asarray(a)
         weights = np.full(len(values), 1 / len(values)) if p is None else np.array(p, float)
         if size is None:
@@ -52,8 +58,8 @@ class Script:
                 weights[picked[-1]] = 0
         return values[np.array(picked, int).reshape(size)]
 
-    def randint(self, low: int, high: int | None = None, size: Size = None) -> Any:
-        """Branch over low … high - 1, or over range(low)."""
+    def randint(self, low: int, high: int | None = None, size: _Size = None) -> Any:
+        """Draw from low … high - 1, or from range(low)."""
         first, stop = (0, low) if high is None else (low, high)
         if stop - first > MOST_CONDITIONS:
             raise NotEnumerable(f"it draws one of {stop - first} whole numbers")
@@ -61,31 +67,32 @@ class Script:
         return int(drawn) if size is None else drawn
 
     def permutation(self, x: Any) -> np.ndarray:
-        """Branch over the orders of `x`, or of range(x)."""
+        """Draw an order of `x`, or of range(x)."""
         values = np.arange(x) if np.ndim(x) == 0 else np.asarray(x)
         return values[self.choice(len(values), len(values), replace=False)]
 
     def shuffle(self, x: Any) -> None:
-        """Branch over the orders of `x`, in place."""
+        """Draw an order of `x`, in place."""
         x[:] = [x[i] for i in self.choice(len(x), len(x), replace=False)]
 
-    def standard_normal(self, size: Size = None) -> Any:
-        """Answer with the next numbers of the noise."""
+    def standard_normal(self, size: _Size = None) -> Any:
+        """Return the next numbers of the noise."""
         count = 1 if size is None else prod(np.atleast_1d(size))
         first, self.normals = self.normals, self.normals + int(count)
         drawn = np.zeros(count) if self._noise is None else self._noise[first : self.normals]
         return float(drawn[0]) if size is None else drawn.reshape(size)
 
-    def normal(self, loc: Any = 0.0, scale: Any = 1.0, size: Size = None) -> Any:
-        """Answer with the next numbers of the noise, scaled."""
+    def normal(self, loc: Any = 0.0, scale: Any = 1.0, size: _Size = None) -> Any:
+        """Return loc + scale times the next numbers of the noise."""
         shape = np.broadcast_shapes(np.shape(loc), np.shape(scale)) if size is None else size
         return loc + scale * self.standard_normal(shape or None)
 
     def randn(self, *shape: int) -> Any:
-        """Answer with the next numbers of the noise."""
+        """Return the next numbers of the noise."""
         return self.standard_normal(shape or None)
 
     def _branch(self, weights: np.ndarray) -> int:
+        """Answer one discrete draw: an index into `weights`, whose entry is not zero."""
         possible = np.flatnonzero(weights)
         depth = len(self.path)
         if depth == _MOST_DRAWS:

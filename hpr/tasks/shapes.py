@@ -1,4 +1,4 @@
-"""The shapes of the project's own tasks, known without making them: a plan needs neither NeuroGym nor files."""
+"""The shapes of the paper's and the project's tasks, known without making them, so that planning needs no files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .pattern import PatternGeneration
 from .student_teacher import student_teacher
 from .versions import own_version
 
-# The inputs of NeuroGym's environments by version; each has three classes.
-_INPUTS = {
+# The number of inputs of the paper's NeuroGym tasks by version; each has three classes.
+_NEUROGYM_INPUTS = {
     ("2AF", "0.0.2"): 3,
     ("2AF", NEUROGYM_VERSION): 3,
     ("DMS", "0.0.2"): 3,
@@ -22,14 +22,14 @@ _INPUTS = {
     ("CXT", "0.0.2"): 7,
     ("CXT", NEUROGYM_VERSION): 5,
 }
-# Side of a task's square pictures.
-_ROWS = {"sMNIST": 28, "sDigits": 8}
-_WHOLE = {"MNIST": 28, "Digits": 8}
+# Side of the square pictures, of tasks that show rows and of tasks that show whole pictures.
+_ROW_SIDES = {"sMNIST": 28, "sDigits": 8}
+_WHOLE_SIDES = {"MNIST": 28, "Digits": 8}
 
 
 @dataclass
-class Shape:
-    """A task's numbers of inputs, outputs and time steps, and the steps that its loss counts."""
+class TaskDimensions:
+    """The dimensions of a task, and the time steps that its loss counts (see `Task`)."""
 
     N_in: int
     N_out: int
@@ -37,28 +37,29 @@ class Shape:
     loss_steps: Literal["all", "last"]
 
 
-def shape_of(name: str, version: str, dt: float) -> Shape | None:
-    """The shape of the task that `make_task` makes of the same arguments, dt in ms.
+def shape_of(name: str, version: str, dt: float) -> TaskDimensions | None:
+    """Return the shape of the task that `make_task` would make of the same arguments; `dt` is in ms.
 
-    None where it must be made to know it, or can't be made: a NeuroGym id, or arguments that `make_task` refuses.
+    The result is None for a NeuroGym id, whose task must be made to know its shape, and for arguments that `make_task`
+    refuses.
     """
     if not 0 < dt < math.inf:
         return None
-    if (name, version) in _INPUTS:
+    if (name, version) in _NEUROGYM_INPUTS:
         periods = PAPER_TASKS[name].timing.values()
         if any(length % dt for length in periods):
             return None
-        return Shape(_INPUTS[name, version], 3, int(sum(periods) / dt), "all")
+        return TaskDimensions(_NEUROGYM_INPUTS[name, version], 3, int(sum(periods) / dt), "all")
     if version != own_version(name):
         return None
-    if name in _ROWS:
-        return Shape(_ROWS[name], 10, _ROWS[name], "last")
-    if name in _WHOLE:
-        return Shape(_WHOLE[name] ** 2, 10, 1, "last")
+    if name in _ROW_SIDES:
+        return TaskDimensions(_ROW_SIDES[name], 10, _ROW_SIDES[name], "last")
+    if name in _WHOLE_SIDES:
+        return TaskDimensions(_WHOLE_SIDES[name] ** 2, 10, 1, "last")
     try:
         task: Task = (
             PatternGeneration(dt) if name == PatternGeneration.name else student_teacher(name)
         )
     except ValueError:
         return None
-    return Shape(task.N_in, task.N_out, task.T, task.loss_steps)
+    return TaskDimensions(task.N_in, task.N_out, task.T, task.loss_steps)

@@ -1,4 +1,4 @@
-"""A streamed task: trials through NeuroGym's own Dataset."""
+"""A task whose trials come from NeuroGym's own Dataset."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from .counter import random_words
 from .environment import fault, neurogym, open_environment, state
 
 _PROBE_TRIALS = 64
-# Those of the content: seeds, steps of each, and trials a step.
+# The trials in the digest: number of seeds, steps per seed, and trials per step.
 _CONTENT = (4, 8, 2)
 
 
 class StreamedTask(Task):
     """A NeuroGym task whose conditions cannot be enumerated.
 
-    Every step's trials are NeuroGym's own under a seed of that step's own. A trial that is shorter
-    than T time steps is followed by the next one, as in `neurogym.Dataset`; T is the length of the
-    longest of 64 trials.
+    Each training step seeds NeuroGym's Dataset anew, with a seed of this step. A trial of fewer than T time steps is
+    followed by the next one, as in `neurogym.Dataset`; T is the length of the longest of 64 trials.
 
-    `content` is a digest of 64 trials, of the source of the environment's own classes, and of what it holds from the
-    start that JSON can. It sees most changes of the environment, of its arguments and timing. It misses a change in a
-    function or a file outside those classes, or in NeuroGym's TrialEnv, if none of these trials shows it. A comment
-    changes it as well: better one run too many than a record of other trials.
+    `content` is a digest of 64 trials, of the source of the environment's classes below TrialEnv, and of those
+    attributes of a new environment that JSON can represent. It changes with most changes of the environment, its
+    arguments and timing. It misses a change in a function or a file outside those classes, or in NeuroGym's TrialEnv,
+    unless one of these trials differs. An edited comment changes it, too: a run is then repeated needlessly, which is
+    better than reusing a record of other trials.
     """
 
     dt: float
 
     def __init__(self, name: str, version: str, dt: float, reason: str) -> None:
-        """Open the environment and see that a seed settles its trials.
+        """Open the environment and check that a seed determines its trials.
 
         Args:
             name: the NeuroGym id.
-            version: the behaviour's name.
+            version: the NeuroGym version whose behaviour it has.
             dt: time step in ms.
-            reason: why it is not compiled, for the message of an error.
+            reason: why its conditions cannot be enumerated, for error messages.
 
         Raises:
-            ValueError: its trials depend on more than a seed, or are no data of a classification.
+            ValueError: its trials depend on more than a seed, or are not valid classification trials.
         """
         self.name, self.version, self.label = name, version, name
         self.dt = float(dt)
@@ -55,7 +55,7 @@ class StreamedTask(Task):
         try:
             self.T, wrong = _probe(environment)
             settled = wrong is not None or self._seed_settles_trials()
-        # An environment can fail in any way.
+        # An environment can raise any exception.
         except Exception as error:
             why = " ".join(str(error).split())
             raise ValueError(
@@ -77,22 +77,22 @@ class StreamedTask(Task):
         for k, step in enumerate(range(start, start + count)):
             key = (self.name, self.version, self.dt, seed, split, batch)
             word = int(random_words(1, step, *key)[0])
-            # Dataset seeds environment b with its own seed + b, which must be below 2^32.
+            # Dataset seeds environment b with seed + b, which must be below 2^32.
             dataset.seed(word % (2**32 // batch) * batch)
             inputs[k], targets[k] = dataset()
         return Trials(inputs, targets)
 
     def _new_dataset(self, batch: int) -> Any:
-        # A cache of one sequence is refilled at every call, hence after every seeding.
+        # With cache_len=0 Dataset draws new trials at each call and keeps none from before the seeding.
         dataset = neurogym().Dataset(
             open_environment(self.name, self.dt), batch_size=batch, seq_len=self.T, cache_len=0
         )
-        # Dataset's copies can draw periods from the original's generator, which nobody seeds.
+        # The copies that Dataset makes can draw periods from the original's generator, which is never seeded.
         dataset.envs = [open_environment(self.name, self.dt) for _ in range(batch)]
         return dataset
 
     def _seed_settles_trials(self) -> bool:
-        """Say whether draws repeat after others, and in a new environment."""
+        """Whether a draw repeats after other draws, and in new environments."""
         first = self._draw(0, 0, 1, 2, "train")
         kept = [state(environment) for environment in self._datasets(2).envs]
         self._draw(0, 1, 4, 2, "train")
@@ -110,14 +110,14 @@ class StreamedTask(Task):
         seeds, steps, batch = _CONTENT
         trials = [self._draw(seed, 0, steps, batch, "train") for seed in range(seeds)]
         arrays = [array for drawn in trials for array in (drawn.inputs, drawn.targets)]
-        # Values that differ between two environments made alike are not part of the task.
-        one, other = (_values(open_environment(self.name, self.dt)) for _ in range(2))
+        # Attributes that differ between two equally made environments do not belong to the task.
+        one, other = (_held_values(open_environment(self.name, self.dt)) for _ in range(2))
         held = sorted(one.items() & other.items())
         return digest(self.N_out, *arrays, _sources(environment), held)
 
 
 def _probe(environment: Any) -> tuple[int, str | None]:
-    """The length of the longest trial, and what is wrong with the first that can be no data."""
+    """Return the length of the longest of 64 trials, and the fault of the first invalid trial or None."""
     environment.seed(0)
     longest = 0
     for _ in range(_PROBE_TRIALS):
@@ -131,7 +131,7 @@ def _probe(environment: Any) -> tuple[int, str | None]:
 
 
 def _sources(environment: Any) -> list[str]:
-    """The text of an environment's classes up to NeuroGym's TrialEnv, where it can be had."""
+    """Return the sources of an environment's classes up to TrialEnv; the class's name if a source is not available."""
     found = []
     for cls in type(environment).__mro__:
         if cls is neurogym().core.TrialEnv:
@@ -143,19 +143,19 @@ def _sources(environment: Any) -> list[str]:
     return found
 
 
-def _values(environment: Any) -> dict[str, str]:
-    """What an environment holds that JSON can, as text; not what a representation shows an address of."""
+def _held_values(environment: Any) -> dict[str, str]:
+    """Return the attributes that JSON can represent, as text. `repr` would show the memory addresses of the others."""
     found = {}
     for name in state(environment):
         value = vars(environment)[name]
         try:
-            found[name] = json.dumps(value, sort_keys=True, default=_listed)
+            found[name] = json.dumps(value, sort_keys=True, default=_array_as_list)
         except (TypeError, ValueError):
             continue
     return found
 
 
-def _listed(value: Any) -> Any:
+def _array_as_list(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     raise TypeError

@@ -1,4 +1,4 @@
-"""Student and teacher: a linear function of anisotropic features (Section 2.3, Figures 3, 4 and 14)."""
+"""Student-teacher regression: a linear function of anisotropic features (Section 2.3, Figures 3, 4 and 14)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _VARIANCE = 4 / 3
 
 @dataclass(frozen=True)
 class Teacher:
-    """What a student can be aligned with: y = w F x, or the hidden and readout weights of a trained network.
+    """The weights of a teacher y = w F x, or the hidden and readout weights of a trained network in its place.
 
     Attributes:
         features: F, float64 [d, d].
         readout: w, float64 [N_out, d].
-        truncated: F truncated to rank d // 2, where it is known by construction.
+        truncated: F truncated to rank d // 2, if it is known by construction.
     """
 
     features: np.ndarray  # [d, d]
@@ -29,11 +29,11 @@ class Teacher:
     truncated: np.ndarray | None = None  # [d, d]
 
     def directions(self) -> np.ndarray:
-        """Return β = w F, float64 [N_out, d], the task's directions."""
+        """Return β = w F, float64 [N_out, d], the directions of the task in input space."""
         return self.readout @ self.features
 
     def dominant(self) -> Teacher:
-        """Return the teacher of the dominant half of the features: F truncated to rank d // 2."""
+        """Return the teacher that has the dominant half of the features: F truncated to rank d // 2."""
         if self.truncated is not None:
             return Teacher(self.truncated, self.readout)
         half = len(self.features) // 2
@@ -42,11 +42,12 @@ class Teacher:
 
 
 class StudentTeacher(Task):
-    """Full-batch regression of y = β x, β = w F, on one fixed set of inputs x ~ U[-2, 2] a seed and split.
+    """Full-batch regression of y = β x, β = w F, on one fixed set of inputs x ~ U[-2, 2] per seed and split.
 
-    All entries of w are 1. F = U S Vᵀ with arbitrary orthogonal U, V of each seed, the first d // 2 singular values
-    kappa and the rest 1; without kappa F = 1 (Appendix C.2). Seeds of equal number share x, U and V, whatever kappa.
-    A batch is the set X [B, d]; whitened, its covariance XᵀX / B is exactly that of U[-2, 2], 4/3 of the identity.
+    All entries of w are 1. F = U S Vᵀ has random orthogonal U and V, drawn per seed; its first d // 2 singular values
+    are kappa and the others 1. Without kappa, F is the identity (Appendix C.2). Tasks of different kappa share x, U and
+    V if their seeds are equal. A batch is the set X [B, d]. If it is whitened, its covariance XᵀX / B is exactly that
+    of U[-2, 2], 4/3 of the identity.
     """
 
     version = "1"
@@ -57,7 +58,7 @@ class StudentTeacher(Task):
     batch_size = 256
 
     def __init__(self, d: int, kappa: float | None = None, *, whitened: bool = False) -> None:
-        """Take the number of inputs d, the condition number kappa, and whether inputs are whitened."""
+        """Take the number of inputs d, the condition number kappa of F, and whether the inputs are whitened."""
         if d < 2:
             raise ValueError(f"d must be at least 2, got {d}")
         if kappa is not None and not 1 <= kappa < np.inf:
@@ -78,7 +79,7 @@ class StudentTeacher(Task):
         values = np.ones(d)
         values[:half] = self.kappa
         U, V = (_orthogonal(d, seed, side) for side in ("left", "right"))
-        # Where kappa is 1 all singular values are equal, and an SVD would choose the half by rounding.
+        # If kappa is 1, all singular values are equal, and rounding would decide which half an SVD keeps.
         truncated = (U[:, :half] * values[:half]) @ V[:, :half].T
         return Teacher((U * values) @ V.T, w, truncated)
 
@@ -99,10 +100,10 @@ class StudentTeacher(Task):
 
 
 def student_teacher(name: str) -> StudentTeacher:
-    """Make the task that a name describes, as `student-teacher(d=20,kappa=10,whitened)`.
+    """Make the task of a name such as `student-teacher(d=20,kappa=10,whitened)`.
 
     Raises:
-        ValueError: the name is not exactly that of a task, or a number is out of range.
+        ValueError: the name is not exactly the name of a task, or a number is out of range.
     """
     found = re.fullmatch(
         r"student-teacher\(d=(\d{1,6})(?:,kappa=([\d.e+]+))?(,whitened)?\)", name, re.ASCII
@@ -119,8 +120,8 @@ def student_teacher(name: str) -> StudentTeacher:
 
 
 def _orthogonal(d: int, seed: int, side: str) -> np.ndarray:
-    """Return an orthogonal matrix [d, d], uniformly distributed."""
+    """Return an orthogonal matrix [d, d] from the uniform (Haar) distribution."""
     words = random_words(-(-d * d // 2), 0, "student-teacher", "orthogonal", d, seed, side)
     Q, R = np.linalg.qr(standard_normal(words)[: d * d].reshape(d, d).astype(np.float64))
-    # The signs of R's diagonal are the factorisation's own choice.
+    # The signs of R's diagonal depend on the factorisation; fixing them makes Q uniform.
     return Q * np.sign(np.diagonal(R))

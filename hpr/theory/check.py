@@ -1,4 +1,4 @@
-"""A check of one statement: numbers measured, numbers expected, and the error stated beforehand."""
+"""A check of one statement: measured and expected numbers, and the error that is stated beforehand."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hpr.theory.statements import Statement
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Chance that a true equation fails its Monte Carlo check, over all the cases of the check together.
+# Probability that a true equation fails its Monte Carlo check, over all cases of the check together.
 FALSE_ALARM = 0.01
 # Unit roundoff of fp64.
 ROUNDOFF = 2.0**-53
-# Least relative squared error that counts as none: a residual of 1e-10 of the target.
+# A relative squared error below this counts as zero: the residual is below 1e-10 of the target.
 ZERO_ERROR = 1e-20
 
-RULE = (
+CHECK_RULE = (
     "Each case has a stated error, fixed before it is computed: a rounding bound for identities, "
     f"z standard errors for Monte Carlo averages (z such that a true equation fails in {FALSE_ALARM:.0%} "
     "of all repetitions, Bonferroni over the cases of a claim), and the derived bound of what the "
@@ -31,8 +31,8 @@ RULE = (
 
 
 @dataclass(frozen=True)
-class Case:
-    """One number of a check, from n values; `sd` is theirs where the number is their mean."""
+class CheckCase:
+    """One number of a check, computed from n values; if it is their mean, `sd` is their standard deviation."""
 
     label: str
     measured: float
@@ -41,12 +41,12 @@ class Case:
     n: int
     sd: float | None = None
     relation: Literal["equal", "at least", "at most"] = "equal"
-    # The largest error with which agreement means something.
+    # With a larger stated error, agreement is inconclusive.
     resolution: float = math.inf
 
     @property
     def deviation(self) -> float:
-        """By how much the measured value violates the relation; 0 where an inequality holds."""
+        """By how much the measured value violates the relation; 0 if an inequality holds."""
         excess = self.measured - self.expected
         if self.relation == "equal":
             return abs(excess)
@@ -58,12 +58,12 @@ class Check:
     """A statement with the cases that test it."""
 
     statement: Statement
-    cases: tuple[Case, ...]
+    cases: tuple[CheckCase, ...]
     note: str = ""
 
     @property
     def verdict(self) -> Literal["agrees", "disagrees", "inconclusive"]:
-        """By RULE; a case that is not a number never agrees."""
+        """The verdict by CHECK_RULE; a NaN never agrees."""
         if any(case.deviation > case.error for case in self.cases):
             return "disagrees"
         fine = all(case.deviation <= case.error <= case.resolution for case in self.cases)
@@ -71,16 +71,16 @@ class Check:
 
 
 def standard_errors(cases: int) -> float:
-    """How many standard errors are stated for each of so many cases of one check."""
+    """The stated error of each case in standard errors, z, for a check with this number of cases."""
     return NormalDist().inv_cdf(1 - FALSE_ALARM / 2 / cases)
 
 
 def average(
     label: str, values: Tensor, expected: float, error: float, resolution: float = math.inf
-) -> Case:
-    """The case of the mean of values [n]."""
+) -> CheckCase:
+    """The case that compares the mean of values [n] with `expected`."""
     mean, sd = float(values.mean()), float(values.std())
-    return Case(label, mean, expected, error, len(values), sd, resolution=resolution)
+    return CheckCase(label, mean, expected, error, len(values), sd, resolution=resolution)
 
 
 def extreme(
@@ -89,7 +89,7 @@ def extreme(
     relation: Literal["at least", "at most"],
     expected: float,
     error: float = 0.0,
-) -> Case:
-    """The case that all values [n] obey an inequality."""
+) -> CheckCase:
+    """The case that all values [n] satisfy an inequality."""
     measured = float(values.min() if relation == "at least" else values.max())
-    return Case(label, measured, expected, error, len(values), relation=relation)
+    return CheckCase(label, measured, expected, error, len(values), relation=relation)

@@ -1,8 +1,8 @@
 """The closed forms of Section 2.3 and Appendix B, for two-layer linear networks y = W_2 W_1 x on whitened inputs.
 
-Tensors are fp64; leading dimensions are batches of networks or tasks. W_1 [..., N, d], W_2 [..., N],
-X [d, m] with X Xᵀ = I, and a task is β [..., d], β_i ~ N(0, 1/d), Y = βᵀ X. Directions are β̂ = β / ‖β‖, and
-M_0 = W_1ᵀ W_1 + ‖W_2‖² I is what Eq. 7 has between Xᵀ and X before training.
+Tensors are fp64; leading dimensions are batches of networks or tasks. The weights are W_1 [..., N, d] and
+W_2 [..., N], the inputs X [d, m] with X Xᵀ = I. A task is β [..., d] with β_i ~ N(0, 1/d) and targets Y = βᵀ X; its
+direction is β̂ = β / ‖β‖. M_0 = W_1ᵀ W_1 + ‖W_2‖² I before training, so that Eq. 7 is K^(0) = Xᵀ M_0 X.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 
-def alignment(A: Tensor, B: Tensor) -> Tensor:
-    """Tr(A B) / (‖A‖ ‖B‖) of symmetric matrices [..., m, m] (Eq. 5, 6, 9)."""
+def batched_alignment(A: Tensor, B: Tensor) -> Tensor:
+    """Tr(A B) / (‖A‖ ‖B‖) of symmetric matrices [..., m, m] (Eq. 5, 6, 9); `hpr.laziness.alignment` of many pairs."""
     return torch.nn.functional.cosine_similarity(A.flatten(-2), B.flatten(-2), dim=-1)
 
 
@@ -24,7 +24,7 @@ def second_moment(W_1: Tensor, W_2: Tensor) -> Tensor:
     return W_1.mT @ W_1 + W_2.square().sum(-1)[..., None, None] * eye
 
 
-def tangent_kernel(X: Tensor, W_1: Tensor, W_2: Tensor) -> Tensor:
+def linear_network_kernel(X: Tensor, W_1: Tensor, W_2: Tensor) -> Tensor:
     """K = Xᵀ (W_1ᵀ W_1 + ‖W_2‖² I) X, [..., m, m] (Eq. 7)."""
     return X.mT @ second_moment(W_1, W_2) @ X
 
@@ -37,21 +37,13 @@ def final_kernel(X: Tensor, beta: Tensor) -> Tensor:
 
 
 def final_moment_distance(norm: Tensor, d: int, sigma: float) -> tuple[Tensor, Tensor]:
-    """What Eq. 8 leaves out, at most, of M = W_1ᵀ W_1 + ‖W_2‖² I and of W_1ᵀ W_1 after training.
+    """Upper bounds of the O(σ²) of Eq. 8: how far trained weights can be from the limit σ → 0.
 
-    Gradient flow keeps C = W_1 W_1ᵀ - W_2ᵀ W_2 and never lengthens E, the part of W_1 orthogonal to β̂
-    (∂E/∂t = -W_2ᵀ W_2 E). At the end W_1 = a β̂ᵀ + E, W_2 E = 0, W_2 a = ‖β‖. Both layers began with norm σ, so
-    ‖W_2‖² - ‖a‖² = ‖E‖² ≤ σ² and ‖C‖ ≤ σ²; and C W_2ᵀ = ‖β‖ a - ‖W_2‖² W_2ᵀ. With these,
-
-        ‖W_2‖² = ‖β‖ + ‖E‖²/2 + η,  ‖a‖² = ‖β‖ - ‖E‖²/2 + η,  0 ≤ η ≤ σ⁴ (1/4 + ‖W_2‖⁴/‖β‖²) / 2‖β‖,
-        ‖Eᵀ a‖ ≤ σ³ ‖W_2‖/‖β‖,  ‖W_2‖² ≤ σ²/2 + √(‖β‖² + σ⁴/4),
-
-    so that Frobenius norms of the differences from ‖β‖ (β̂ β̂ᵀ + I) and from ‖β‖ β̂ β̂ᵀ are at most
-
-        (1 + √(d-1)/2) σ² + √2 ‖Eᵀ a‖ + √(d+3) η  and  √5/2 σ² + √2 ‖Eᵀ a‖ + η.
+    The first is the largest Frobenius norm of W_1ᵀ W_1 + ‖W_2‖² I - ‖β‖ (β̂ β̂ᵀ + I), the second that of
+    W_1ᵀ W_1 - ‖β‖ β̂ β̂ᵀ, both after training by gradient flow. docs/theory.md derives them.
 
     Args:
-        norm: ‖β‖ [R].
+        norm: ‖β‖ of R tasks, [R].
         d: input dimension.
         sigma: ‖W_1‖ = ‖W_2‖ before training.
 
@@ -66,10 +58,7 @@ def final_moment_distance(norm: Tensor, d: int, sigma: float) -> tuple[Tensor, T
 
 
 def mean_square_direction(d: int) -> float:
-    """c = 1/d, the constant of Lemma 2: E[β̂ᵀ M β̂] = c Tr M; the paper leaves its value open.
-
-    By Eq. 16 and 17 every E[β̂_j²] is the same c, and their sum is E[‖β̂‖²] = 1: so d c = 1.
-    """
+    """c = 1/d, the constant of Lemma 2, E[β̂ᵀ M β̂] = c Tr M. The paper leaves c open; docs/theory.md derives it."""
     return 1 / d
 
 
@@ -80,13 +69,13 @@ def task_alignment(M_0: Tensor, beta: Tensor) -> Tensor:
     """
     d = beta.shape[-1]
     quadratic = torch.einsum("...i,...ij,...j->...", beta, M_0, beta) / beta.square().sum(-1)
-    return (quadratic + _trace(M_0)) / math.sqrt(d + 3) / M_0.norm(dim=(-2, -1))
+    return (quadratic + _matrix_trace(M_0)) / math.sqrt(d + 3) / M_0.norm(dim=(-2, -1))
 
 
 def expected_alignment(M_0: Tensor, c: float) -> Tensor:
     """E_β[KA] = (1 + c) Tr M_0 / √((d+3) Tr M_0²), up to O(σ²) (Eq. 18)."""
     d = M_0.shape[-1]
-    return (1 + c) * _trace(M_0) / math.sqrt(d + 3) / M_0.norm(dim=(-2, -1))
+    return (1 + c) * _matrix_trace(M_0) / math.sqrt(d + 3) / M_0.norm(dim=(-2, -1))
 
 
 def expected_alignment_of_spectrum(s: Tensor, c: float) -> Tensor:
@@ -105,13 +94,13 @@ def largest_expected_alignment(d: int) -> float:
 
 
 def expected_representation_alignment(s: Tensor, c: float) -> Tensor:
-    """E_β[RA] = c σ² / √(Σ s_j⁴), up to O(σ²): Theorem 1 for R = Hᵀ H, which Section 2.3 says follows.
+    """E_β[RA] = c σ² / √(Σ s_j⁴), up to O(σ²): the analogue of Eq. 21 for R = Hᵀ H, which Section 2.3 mentions.
 
-    As R^(0) = Xᵀ W_1ᵀ W_1 X and R^(f) = ‖β‖ Xᵀ β̂ β̂ᵀ X + O(σ²), RA = β̂ᵀ W_1ᵀ W_1 β̂ / ‖W_1ᵀ W_1‖; then Lemma 2. It is
-    maximal where Eq. 21 is; at rank r with equal singular values it is c √r.
+    RA = β̂ᵀ W_1ᵀ W_1 β̂ / ‖W_1ᵀ W_1‖ up to O(σ²), to which Lemma 2 applies. The maximum is at the same s as that of
+    Eq. 21; for r equal singular values the result is c √r.
     """
     return c * s.square().sum(-1) / s.pow(4).sum(-1).sqrt()
 
 
-def _trace(M: Tensor) -> Tensor:
+def _matrix_trace(M: Tensor) -> Tensor:
     return M.diagonal(dim1=-2, dim2=-1).sum(-1)

@@ -1,4 +1,4 @@
-"""Lemma 2, Eq. 18 and 21 by Monte Carlo over tasks, and Theorem 1 by numerical optimisation."""
+"""Checks of Lemma 2, Eq. 18 and Eq. 21 by Monte Carlo over tasks, and of Theorem 1 by optimisation."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpr.theory import equations
-from hpr.theory.check import ROUNDOFF, Case, Check, extreme, standard_errors
+from hpr.theory.check import ROUNDOFF, Check, CheckCase, extreme, standard_errors
 from hpr.theory.networks import isotropic_spectrum, normal, orthonormal
 from hpr.theory.statements import STATEMENTS
 from hpr.theory.two_layer_checks import SETTINGS
 
 Constant = Callable[[int], float]
-CHUNK = 50_000
-# Rounding of sums of fp64 numbers of size 1, where the values hardly vary and there is no statistical error.
+TASKS_PER_CHUNK = 50_000
+# Rounding error of sums of fp64 numbers of size 1. It matters if the values hardly vary.
 ROUNDING = 1e-12
-# Change of the objective at which the optimiser stops.
-TOLERANCE = 1e-15
+# The optimiser stops when the objective changes by less.
+OPTIMISER_TOLERANCE = 1e-15
 
 
 def monte_carlo(
     value: Callable[[Tensor], Tensor], d: int, n: int, near: float, seed: int
 ) -> tuple[float, float]:
-    """Mean and s.d. of value(β) over n Gaussian tasks; `near` is about the mean, against cancellation."""
+    """Mean and s.d. of value(β) over n Gaussian tasks; `near`, about the mean, is subtracted against cancellation."""
     rng = torch.Generator().manual_seed(seed)
     total = squares = 0.0
-    for first in range(0, n, CHUNK):
-        beta = normal(min(CHUNK, n - first), d, rng=rng) / d**0.5
+    for first in range(0, n, TASKS_PER_CHUNK):
+        beta = normal(min(TASKS_PER_CHUNK, n - first), d, rng=rng) / d**0.5
         excess = value(beta) - near
         total += float(excess.sum())
         squares += float(excess.square().sum())
@@ -40,20 +40,22 @@ def monte_carlo(
     return near + mean, max(squares / n - mean**2, 0.0) ** 0.5
 
 
-def constant(n: int, c: Constant = equations.mean_square_direction) -> Check:
-    """Lemma 2's constant: E[β̂_1²] over n tasks."""
+def check_constant(n: int, c: Constant = equations.mean_square_direction) -> Check:
+    """Check Lemma 2's constant: the mean of β̂_1² over n tasks."""
 
     def first_square(beta: Tensor) -> Tensor:
         return beta[:, 0].square() / beta.square().sum(-1)
 
     ds = (2, 3, 5, 10, 20)
     z = standard_errors(len(ds))
-    cases = [_case(f"d = {d}", first_square, d, n, lambda value: value, c, z) for d in ds]
+    cases = [
+        _expectation_case(f"d = {d}", first_square, d, n, lambda value: value, c, z) for d in ds
+    ]
     return Check(STATEMENTS["constant"], tuple(cases))
 
 
-def general_moment(n: int, c: Constant = equations.mean_square_direction) -> Check:
-    """Eq. 18 for Gaussian W_1 and any ‖W_2‖."""
+def check_general_moment(n: int, c: Constant = equations.mean_square_direction) -> Check:
+    """Check Eq. 18 for Gaussian W_1 and several ‖W_2‖."""
     settings = ((2, 0.0), (3, 0.3), (8, 0.1), (20, 1.0))
     cases = []
     for d, norm in settings:
@@ -61,12 +63,12 @@ def general_moment(n: int, c: Constant = equations.mean_square_direction) -> Che
         M_0 = W_1.mT @ W_1 + norm**2 * torch.eye(d, dtype=torch.float64)
         value, expected = partial(equations.task_alignment, M_0), _eq_18(M_0)
         z = standard_errors(len(settings))
-        cases.append(_case(f"d = {d}, ‖W_2‖ = {norm:g}", value, d, n, expected, c, z))
+        cases.append(_expectation_case(f"d = {d}, ‖W_2‖ = {norm:g}", value, d, n, expected, c, z))
     return Check(STATEMENTS["general moment"], tuple(cases))
 
 
-def spectra(n: int, c: Constant = equations.mean_square_direction) -> Check:
-    """Eq. 21 for W_1 of `rank` equal singular values, with ‖W_1‖ = ‖W_2‖ = σ."""
+def check_expectation(n: int, c: Constant = equations.mean_square_direction) -> Check:
+    """Check Eq. 21 for W_1 with equal singular values at several ranks and ‖W_1‖ = ‖W_2‖ = σ."""
     cases = []
     for d, rank in SETTINGS:
         s = isotropic_spectrum(d, rank, 1.0)
@@ -74,7 +76,7 @@ def spectra(n: int, c: Constant = equations.mean_square_direction) -> Check:
         M_0 = V * s.square() @ V.mT + torch.eye(d, dtype=torch.float64)
         value, expected = partial(equations.task_alignment, M_0), _eq_21(s)
         z = standard_errors(len(SETTINGS))
-        cases.append(_case(f"d = {d}, rank {rank}", value, d, n, expected, c, z))
+        cases.append(_expectation_case(f"d = {d}, rank {rank}", value, d, n, expected, c, z))
     return Check(STATEMENTS["expectation"], tuple(cases))
 
 
@@ -86,7 +88,7 @@ def _eq_21(s: Tensor) -> Callable[[float], float]:
     return lambda c: float(equations.expected_alignment_of_spectrum(s, c))
 
 
-def _case(
+def _expectation_case(
     label: str,
     value: Callable[[Tensor], Tensor],
     d: int,
@@ -94,18 +96,18 @@ def _case(
     expected: Callable[[float], float],
     c: Constant,
     z: float,
-) -> Case:
+) -> CheckCase:
     predicted = expected(c(d))
     mean, sd = monte_carlo(value, d, n, predicted, seed=d)
-    # Fine enough is what tells c = 1/d from 1/(d + 1).
+    # The error is fine enough if it separates c = 1/d from 1/(d + 1).
     resolution = abs(expected(1 / d) - expected(1 / (d + 1))) / 2
     error = z * sd / n**0.5 + ROUNDING
-    return Case(label, mean, predicted, error, n, sd, resolution=resolution)
+    return CheckCase(label, mean, predicted, error, n, sd, resolution=resolution)
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """Spectra s_j² / σ² of many starts, and where the optimiser ended."""
+    """The spectra s_j² / σ² at the starts and the ends of S optimisations."""
 
     starts: NDArray[np.float64]  # [S, d]
     ends: NDArray[np.float64]  # [S, d]
@@ -114,10 +116,10 @@ class Optimum:
 def optimise(d: int, S: int) -> Optimum:
     """Maximise Eq. 18 over singular values with Σ s_j² = σ² = 1, from S starts, by SciPy's SLSQP.
 
-    Every other start is close to rank 1, the minimum.
+    Every other start is close to rank 1, where Eq. 18 is minimal.
 
     Raises:
-        RuntimeError: the optimiser gave up.
+        RuntimeError: the optimiser failed.
     """
     from scipy.optimize import minimize
 
@@ -125,7 +127,7 @@ def optimise(d: int, S: int) -> Optimum:
     eye = torch.eye(d, dtype=torch.float64)
 
     def objective(s: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """Minus Eq. 18, and its gradient."""
+        """Minus Eq. 18, and the gradient of it."""
         leaf = torch.tensor(s, requires_grad=True)
         loss = -equations.expected_alignment(torch.diag(leaf.square()) + eye, c)
         (gradient,) = torch.autograd.grad(loss, [leaf])
@@ -144,7 +146,7 @@ def optimise(d: int, S: int) -> Optimum:
             jac=True,
             method="SLSQP",
             constraints={"type": "eq", "fun": lambda s: s @ s - 1, "jac": lambda s: 2 * s},
-            options={"ftol": TOLERANCE, "maxiter": 1000},
+            options={"ftol": OPTIMISER_TOLERANCE, "maxiter": 1000},
         )
         if not found.success:
             raise RuntimeError(f"optimiser: expected success, got {found.message!r}")
@@ -153,14 +155,14 @@ def optimise(d: int, S: int) -> Optimum:
     return Optimum(np.array(starts), np.array(ends))
 
 
-def maximiser(S: int) -> tuple[Check, Optimum]:
-    """Theorem 1: where the optimiser ends, and the value there; and the ends at d = 5, to be drawn."""
+def check_maximiser(S: int) -> tuple[Check, Optimum]:
+    """Check Theorem 1 by the ends of S optimisations; also return those at d = 5 for the figure."""
     cases = []
     optima = {d: optimise(d, S) for d in (2, 5, 20)}
     for d, optimum in optima.items():
-        # Eq. 18 falls below its maximum by the share Σ (u_j - 1/d)² d / (2 (d+1)²), u_j = s_j²/σ²: what
-        # the optimiser can't see of the objective leaves this much of the place open.
-        error = (2 * (d + 1) ** 2 / d * (TOLERANCE + 8 * ROUNDOFF)) ** 0.5
+        # Near the maximum, Eq. 18 is lower by the share Σ (u_j - 1/d)² d / (2 (d+1)²), u_j = s_j²/σ². A share
+        # below the optimiser's tolerance plus rounding is not resolved, which limits the precision of u_j.
+        error = (2 * (d + 1) ** 2 / d * (OPTIMISER_TOLERANCE + 8 * ROUNDOFF)) ** 0.5
         distance = torch.from_numpy(np.abs(optimum.ends - 1 / d).max(axis=1))
         cases.append(extreme(f"d = {d}", distance, "at most", 0.0, error))
     check = Check(

@@ -1,4 +1,4 @@
-"""Small networks of the theory, really trained: gradient descent in fp64, many networks at once."""
+"""The theory's small networks, trained by gradient descent in fp64, many networks at once."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hpr.theory.equations import tangent_kernel
+from hpr.theory.equations import linear_network_kernel
 from hpr_kernels import leaky_rnn
 
-# Time steps of the recurrent networks, the last without input.
-STEPS = 4
-# Sum of squared errors, of targets of norm 1, at which there is nothing left to learn.
-VANISHED = 1e-26
+# Time steps of the recurrent networks; the last one has no input.
+TIME_STEPS = 4
+# Training stops at this sum of squared errors over all networks; each target has norm 1.
+VANISHED_LOSS = 1e-26
 
 
 def normal(*shape: int, rng: torch.Generator) -> Tensor:
@@ -24,19 +24,19 @@ def normal(*shape: int, rng: torch.Generator) -> Tensor:
 
 
 def orthonormal(*shape: int, rng: torch.Generator) -> Tensor:
-    """Random matrices [..., n, k] of k ≤ n orthonormal columns."""
+    """Random matrices [..., n, k] with k ≤ n orthonormal columns."""
     return torch.linalg.qr(normal(*shape, rng=rng))[0]
 
 
 def isotropic_spectrum(d: int, rank: int, sigma: float) -> Tensor:
-    """`rank` equal singular values and d - rank zeros, of Frobenius norm σ: [d]."""
+    """Singular values [d]: `rank` equal ones and d - rank zeros, with Frobenius norm σ."""
     s = torch.zeros(d, dtype=torch.float64)
     s[:rank] = sigma / math.sqrt(rank)
     return s
 
 
 @dataclass(frozen=True)
-class TwoLayer:
+class LinearNetworks:
     """R networks y = W_2 W_1 x."""
 
     W_1: Tensor  # [R, N, d]
@@ -44,7 +44,7 @@ class TwoLayer:
 
     def kernel(self, X: Tensor) -> Tensor:
         """Eq. 7, [R, m, m]."""
-        return tangent_kernel(X, self.W_1, self.W_2)
+        return linear_network_kernel(X, self.W_1, self.W_2)
 
     def representation(self, X: Tensor) -> Tensor:
         """R = Hᵀ H with H = W_1 X, [R, m, m]."""
@@ -52,35 +52,37 @@ class TwoLayer:
         return H.mT @ H
 
 
-def two_layer(R: int, N: int, s: Tensor, sigma: float, rng: torch.Generator) -> TwoLayer:
-    """Networks with singular values s [d] of W_1, random singular vectors, and ‖W_2‖ = σ; N ≥ d."""
+def draw_linear_networks(
+    R: int, N: int, s: Tensor, sigma: float, rng: torch.Generator
+) -> LinearNetworks:
+    """Draw R networks: W_1 has singular values s [d] and random singular vectors, ‖W_2‖ = σ; N ≥ d."""
     (d,) = s.shape
     W_1 = orthonormal(R, N, d, rng=rng) * s @ orthonormal(R, d, d, rng=rng).mT
     W_2 = normal(R, N, rng=rng)
-    return TwoLayer(W_1, sigma * W_2 / W_2.norm(dim=-1, keepdim=True))
+    return LinearNetworks(W_1, sigma * W_2 / W_2.norm(dim=-1, keepdim=True))
 
 
-def train_two_layer(
-    start: TwoLayer,
+def train_linear_networks(
+    start: LinearNetworks,
     X: Tensor,
     beta: Tensor,
     *,
     step: float = 0.05,
     tolerance: float = 1e-10,
     iterations: int = 20_000,
-) -> TwoLayer:
+) -> LinearNetworks:
     """Gradient descent on ‖Y - W_2 W_1 X‖² / 2, Y = βᵀ X, until all errors are below `tolerance` · ‖Y‖.
 
     Args:
         start: R networks.
         X: inputs [d, m].
         beta: their tasks [R, d].
-        step: learning rate times ‖β‖, so that all tasks take as many iterations.
-        tolerance: relative error at the end.
-        iterations: the most that it may take.
+        step: learning rate times ‖β‖; with this scaling all tasks need about as many iterations.
+        tolerance: the relative error at which training stops.
+        iterations: the largest number of iterations.
 
     Raises:
-        RuntimeError: a network did not get there.
+        RuntimeError: a network did not reach the tolerance.
     """
     weights = [start.W_1.clone().requires_grad_(), start.W_2.clone().requires_grad_()]
     rates = step / beta.norm(dim=-1)
@@ -90,7 +92,7 @@ def train_two_layer(
         if iteration % 50 == 0:
             worst = float((error.detach().norm(dim=-1) / Y.norm(dim=-1)).max())
             if worst < tolerance:
-                return TwoLayer(*(W.detach() for W in weights))
+                return LinearNetworks(*(W.detach() for W in weights))
         gradients = torch.autograd.grad(error.square().sum() / 2, weights)
         with torch.no_grad():
             weights[0] -= rates[:, None, None] * gradients[0]
@@ -100,35 +102,36 @@ def train_two_layer(
 
 @dataclass(frozen=True)
 class RecurrentTask:
-    """R linear recurrent networks, their inputs, and targets of the last step (Eq. 25).
+    """R linear recurrent networks and their inputs; the output is that of the last step (Eq. 25).
 
     h_{t+1} = ρ h_t + (1 - ρ)(W_h h_t + X_t), h_0 = 0, y = w h_T. The last step has no input, so that at ρ = 0
     y = w W_h Σ_t W_h^{T-t-1} X_t.
     """
 
-    x: Tensor  # [R, STEPS, B, N]; B is the paper's number of data points d
+    x: Tensor  # [R, TIME_STEPS, B, N]; B is the paper's number of data points d
     recurrent: Tensor  # W_h [R, N, N]
     readout: Tensor  # w [R, N_out, N]
     rho: float
 
     def states(self, recurrent: Tensor | None = None) -> Tensor:
-        """h_T of every data point, as columns: [R, N, B]."""
+        """h_T of every data point, as columns, [R, N, B]; with other recurrent weights if they are given."""
         W_h = self.recurrent if recurrent is None else recurrent
         eye = torch.eye(W_h.shape[-1], dtype=W_h.dtype).expand_as(W_h)
-        return leaky_rnn(self.x, W_h, eye, self.rho, "linear")[:, -1].mT
+        h = leaky_rnn(self.x, recurrent=W_h, input=eye, rho=self.rho, activation="linear")
+        return h[:, -1].mT
 
 
 def recurrent_task(
     R: int, ranks: Sequence[int], N: int, N_out: int, B: int, rho: float, rng: torch.Generator
 ) -> RecurrentTask:
-    """R Gaussian networks at each rank: W_h cut to its top singular triplets, rescaled to its norm.
+    """Draw R Gaussian networks, truncate each W_h to each of `ranks`, and restore its Frobenius norm.
 
-    The network (rank i, replicate r) is number i R + r; all ranks share the Gaussian weights and the inputs.
+    Network i R + r has the rank ranks[i] and the Gaussian weights and inputs of replicate r, which all ranks share.
     """
     U, s, Vh = torch.linalg.svd(normal(R, N, N, rng=rng) / math.sqrt(N))
     kept = s * (torch.arange(N) < torch.tensor(ranks)[:, None, None])  # [ranks, R, N]
     kept = kept * (s.norm(dim=-1) / kept.norm(dim=-1))[..., None]
-    x = normal(R, STEPS, B, N, rng=rng) / math.sqrt(N)
+    x = normal(R, TIME_STEPS, B, N, rng=rng) / math.sqrt(N)
     x[:, -1] = 0
     readout = normal(R, N_out, N, rng=rng) / math.sqrt(N)
     copies = len(ranks)
@@ -143,14 +146,14 @@ def recurrent_task(
 def train_recurrent(
     task: RecurrentTask, target: Tensor, *, freeze: bool, iterations: int, momentum: float = 0.95
 ) -> tuple[Tensor, Tensor]:
-    """Gradient descent with momentum on ‖Y - w h_T‖² / 2, of w alone (`freeze`) or of w and W_h.
+    """Gradient descent with momentum on ‖Y - w h_T‖² / 2, of w only (`freeze`) or of w and W_h.
 
     Args:
         task: R networks.
         target: Y [R, N_out, B], of norm about 1.
-        freeze: whether W_h stays as it is.
-        iterations: the most; fewer where all errors have vanished.
-        momentum: of the heavy ball.
+        freeze: whether W_h is kept fixed.
+        iterations: the largest number; training stops earlier at a loss below `VANISHED_LOSS`.
+        momentum: the coefficient of heavy-ball momentum.
 
     Returns:
         ‖Y - w h_T‖² / ‖Y‖² [R] and W_h [R, N, N] at the end.
@@ -160,14 +163,14 @@ def train_recurrent(
     weights = [readout] if freeze else [readout, recurrent]
     velocity = [torch.zeros_like(W) for W in weights]
     states = task.states()
-    # 1 / ‖h_T‖² is a stable rate for w; the steeper surface of both w and W_h takes a smaller one.
+    # 1 / ‖h_T‖² is a stable rate for w; training W_h as well needs a smaller one.
     rate = (1.0 if freeze else 0.1) / torch.linalg.matrix_norm(states, 2) ** 2
     for _ in range(iterations):
         if not freeze:
             states = task.states(recurrent)
         error = target - readout @ states
         loss = error.square().sum()
-        if float(loss.detach()) < VANISHED:
+        if float(loss.detach()) < VANISHED_LOSS:
             break
         gradients = torch.autograd.grad(loss / 2, weights)
         with torch.no_grad():

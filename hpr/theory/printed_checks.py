@@ -1,4 +1,4 @@
-"""Steps of Appendix B that don't hold as they are printed; no conclusion rests on them."""
+"""Checks of steps of Appendix B that don't hold as printed; no conclusion depends on them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 
 from hpr.theory import equations
-from hpr.theory.check import ROUNDOFF, Case, Check
+from hpr.theory.check import ROUNDOFF, Check, CheckCase
 from hpr.theory.networks import isotropic_spectrum, normal, orthonormal
 from hpr.theory.statements import STATEMENTS
 
-# What SciPy's quadrature promises; the rounding of the rest is far below.
+# The accuracy of SciPy's quadrature; the other rounding errors are far smaller.
 ACCURACY = 1.5e-8
 
 
-def printed() -> list[Check]:
-    """Eq. 12, 15, 20 and the solutions of Eq. 22, each against its own surroundings."""
+def check_printed_steps() -> list[Check]:
+    """Compare Eq. 12, 15, 20 and the solutions of Eq. 22 as printed with the equations around them."""
     return [_final_norm(), _gaussian_density(), _squared_moment(), _stationary_points()]
 
 
-def _case(label: str, measured: float, expected: float) -> Case:
-    return Case(label, measured, expected, ACCURACY * abs(expected), 1)
+def _printed_case(label: str, measured: float, expected: float) -> CheckCase:
+    return CheckCase(label, measured, expected, ACCURACY * abs(expected), 1)
 
 
 def _final_norm() -> Check:
@@ -31,7 +31,7 @@ def _final_norm() -> Check:
     for d in (2, 5, 20):
         beta, X = normal(d, rng=rng), orthonormal(d + 3, d, rng=rng).mT
         K = equations.final_kernel(X, beta) / beta.norm()
-        cases.append(_case(f"d = {d}", float(K.trace()), float(K.square().sum())))
+        cases.append(_printed_case(f"d = {d}", float(K.trace()), float(K.square().sum())))
     return Check(
         STATEMENTS["printed Eq. 12"],
         tuple(cases),
@@ -50,7 +50,7 @@ def _gaussian_density() -> Check:
             return sphere * r ** (d - 1) * math.exp(-(r**2) / d) / (2 * math.pi * d) ** (d / 2)
 
         mass = quad(radial, 0, 10 * d)[0]
-        cases.append(_case(f"d = {d}", mass, 1.0))
+        cases.append(_printed_case(f"d = {d}", mass, 1.0))
     return Check(
         STATEMENTS["printed Eq. 15"],
         tuple(cases),
@@ -65,7 +65,7 @@ def _squared_moment() -> Check:
         s = isotropic_spectrum(d, d, sigma)
         printed = (s.square() + sigma).square().sum()
         cases.append(
-            _case(f"d = {d}", float(printed), float((s.square() + sigma**2).square().sum()))
+            _printed_case(f"d = {d}", float(printed), float((s.square() + sigma**2).square().sum()))
         )
     return Check(
         STATEMENTS["printed Eq. 20"],
@@ -75,7 +75,7 @@ def _squared_moment() -> Check:
 
 
 def stationarity(s: Tensor) -> float:
-    """Largest entry of the gradient of Σ s_j⁴ along the sphere Σ s_j² = σ²: zero at a KKT point of Eq. 22."""
+    """Largest entry of the gradient of Σ s_j⁴ along the sphere Σ s_j² = σ²; it is zero at a KKT point of Eq. 22."""
     gradient = 4 * s.pow(3)
     along = gradient - (gradient @ s) / (s @ s) * s
     return float(along.abs().max())
@@ -87,7 +87,9 @@ def _stationary_points() -> Check:
         s = isotropic_spectrum(5, rank, 1.0)
         if stationarity(s) > 8 * ROUNDOFF:
             raise AssertionError(f"rank {rank}: expected a stationary point, got {stationarity(s)}")
-        cases.append(_case(f"d = 5, equal s at rank {rank}", float(s.square().max()), 1 / 5))
+        cases.append(
+            _printed_case(f"d = 5, equal s at rank {rank}", float(s.square().max()), 1 / 5)
+        )
     return Check(
         STATEMENTS["printed Eq. 22"],
         tuple(cases),

@@ -1,4 +1,4 @@
-"""All checks of the theory, and the numbers that its figure draws."""
+"""Run all checks of the theory and keep the numbers that its figure draws."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hpr.theory.size import Size
 
 @dataclass(frozen=True)
 class Results:
-    """Checks in the paper's order, and what they rest on."""
+    """The checks in the paper's order, and the data behind those that the figure draws."""
 
     checks: tuple[Check, ...]
     expected: Check  # Eq. 21 by Monte Carlo
@@ -27,8 +27,8 @@ class Results:
 
 
 @cache
-def run(size: Size) -> Results:
-    """Compute everything; the same size gives the same numbers, and is computed once a process."""
+def run_checks(size: Size) -> Results:
+    """Run all checks. One size always gives the same numbers, and each process computes them once."""
     R = size.trained
     swept = tuple(
         two_layer_checks.train_tasks(d, rank, sigma, R)
@@ -36,28 +36,28 @@ def run(size: Size) -> Results:
         for sigma in two_layer_checks.SIGMAS
     )
     small = [
-        two_layer_checks.train_tasks(d, rank, two_layer_checks.SMALL, R)
+        two_layer_checks.train_tasks(d, rank, two_layer_checks.SMALL_SIGMA, R)
         for d, rank in two_layer_checks.SETTINGS
     ]
     angle = torch.linspace(0, torch.pi / 2, 40, dtype=torch.float64)
-    constant = expectation_checks.constant(size.tasks)
-    expected = expectation_checks.spectra(size.tasks)
-    trained, representation = two_layer_checks.trained_expectation(small)
-    theorem, optima = expectation_checks.maximiser(size.starts)
+    constant = expectation_checks.check_constant(size.tasks)
+    expected = expectation_checks.check_expectation(size.tasks)
+    trained, representation = two_layer_checks.check_trained_expectation(small)
+    theorem, optima = expectation_checks.check_maximiser(size.starts)
     losses = recurrent_checks.train(size.networks)
     checks = (
-        two_layer_checks.kernel_by_autograd(),
-        two_layer_checks.final_kernel(swept),
-        two_layer_checks.task_alignment(swept),
+        two_layer_checks.check_kernel(),
+        two_layer_checks.check_final_kernel(swept),
+        two_layer_checks.check_task_alignment(swept),
         constant,
-        expectation_checks.general_moment(size.tasks),
+        expectation_checks.check_general_moment(size.tasks),
         expected,
         trained,
         representation,
         theorem,
-        two_layer_checks.proposition_1(R),
-        *recurrent_checks.proposition_2(losses),
-        *printed_checks.printed(),
+        two_layer_checks.check_proposition_1(R),
+        *recurrent_checks.check_proposition_2(losses),
+        *printed_checks.check_printed_steps(),
     )
-    rotated = two_layer_checks.aligned_start(5, two_layer_checks.SMALL, len(angle), angle)
+    rotated = two_layer_checks.aligned_start(5, two_layer_checks.SMALL_SIGMA, len(angle), angle)
     return Results(checks, expected, trained, constant, swept, optima, rotated, losses)

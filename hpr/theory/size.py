@@ -1,4 +1,4 @@
-"""How much the checks of the theory compute."""
+"""The amount of computation in the checks of the theory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Size:
-    """How much is computed: Monte Carlo tasks, tasks trained a setting, optimiser starts, RNNs a rank."""
+    """The amount of computation.
+
+    Attributes:
+        tasks: Monte Carlo tasks.
+        trained: tasks trained per setting.
+        starts: starts of the optimiser.
+        networks: recurrent networks per rank.
+    """
 
     tasks: int
     trained: int

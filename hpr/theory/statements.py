@@ -1,4 +1,4 @@
-"""What is checked, as data: the statements of Section 2.3 and Appendix B, and those derived from them."""
+"""The statements that are checked: those of Section 2.3 and Appendix B, and some that are derived from them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Statement:
-    """An equation's number, the quantity that tests it, and what is said."""
+    """The number of an equation, the quantity that tests it, and the statement."""
 
     equation: str
     quantity: str
     says: str
 
 
-# In the order of the paper; those that begin with "printed" are steps that look like misprints.
+# In the paper's order. Keys that begin with "printed" belong to steps that look like misprints.
 STATEMENTS: dict[str, Statement] = {
     "kernel": Statement(
         "Eq. 7",

@@ -24,18 +24,18 @@ from hpr_kernels.internal import NonFinite
 
 
 class Diverged(ArithmeticError):
-    """A network's weights, rates or kernel hold a NaN or an infinity: it diverged."""
+    """A network diverged: its weights, rates or kernel hold a NaN or an infinity."""
 
 
 class Evaluation:
-    """The measures of one network against itself before training, on fixed evaluation trials.
+    """Compare one network with itself before training, on fixed evaluation trials.
 
     Args:
         spec: the run.
         task: its task.
         before: its initial weights, a pack of one network.
-        x: inputs of the evaluation trials [T, m, N_in], of which the kernel takes the first `spec.kernel_trials`; its
-            rows are the outputs that the loss counts.
+        x: inputs of the evaluation trials [T, m, N_in]. The kernel takes the first `spec.kernel_trials` of them, and
+            its rows are the outputs that the loss counts.
         targets: classes [T, m], or outputs [T, m, N_out].
     """
 
@@ -47,11 +47,11 @@ class Evaluation:
             labels = torch.nn.functional.one_hot(labels, before.readout.shape[1])
         self.y = labels.transpose(0, 1).flatten()  # rows (b, t, k)
         self.K_0 = self._kernel(before)
-        # The measures of the kernel before training, as of `trajectory_point`.
+        # The same measures as `trajectory_point`, before training.
         self.initial = self._of_kernel(self.K_0)
 
     def trajectory_point(self, after: Pack) -> dict[str, float]:
-        """The measures of the kernel in the course of training (Figures 14 and 15); may raise `Diverged`."""
+        """The measures of the kernel in the course of training (Figures 14 and 15). It may raise `Diverged`."""
         return self._of_kernel(self._kernel(after))
 
     def measures(self, after: Pack) -> tuple[dict[str, float], list[str]]:
@@ -73,7 +73,7 @@ class Evaluation:
             "representation_alignment": representation_alignment(H_0, H_f),
             "sign_similarity": sign_similarity(H_0, H_f),
             "connectivity_effective_rank_singular": effective_rank(
-                # Counted by the smaller of two dimensions.
+                # The effective rank is relative to the smaller dimension.
                 start if start.shape[0] <= start.shape[1] else start.T,
                 singular=True,
             ),
@@ -106,7 +106,7 @@ class Evaluation:
         try:
             K = tangent_kernel(pack, few, self.spec, self.task.loss_steps)
         except NonFinite as error:
-            # All that goes in is finite: what isn't are the adjoints.
+            # Weights and rates were checked above, so the adjoints overflowed.
             raise Diverged("adjoints not finite") from error
         _finite("kernel", K)
         return K

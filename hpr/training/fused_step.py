@@ -22,12 +22,7 @@ from hpr.tasks import Task
 from hpr.training.pack import Pack
 from hpr.training.step import constraint
 from hpr.training.trials import Feed
-from hpr_kernels import layout
-from hpr_kernels.backend import DEFAULT_PRECISION
-from hpr_kernels.loss import triton as loss
-from hpr_kernels.recurrence import triton as recurrence
-from hpr_kernels.trials import triton as trials
-from hpr_kernels.update import triton as update
+from hpr_kernels.internal import layout, loss, recurrence, trials, update
 
 
 class FusedStep:
@@ -47,7 +42,7 @@ class FusedStep:
         self.first = T - 1 if task.loss_steps == "last" else 0
         self.trace = layout.empty_trace(R, T, B, N, task.N_in, like=like)
         self.potentials = like.new_empty(R, B, width)
-        self.g = like.new_empty(R, T, B, width)
+        self.g = recurrence.sweep_buffer(R, T, B, N, like=like)
         self.targets = like.new_empty(R, T, B, dtype=torch.int64)
         self.sums, self.dy = loss.buffers(R, T, B, task.N_out, self.first, like=like)
         self.velocity = torch.zeros_like(like)
@@ -125,26 +120,23 @@ class FusedStep:
         N, K = weights.shape[1], self.dy.shape[1]
         rates = self.trace[:, 1:, :, :N]
         g = self.g[..., :N]
-        first, precision = self.first, DEFAULT_PRECISION
         sgd: dict[str, Any] = {
             "learning_rate": self.spec.learning_rate,
             "momentum": self.spec.momentum,
-            "precision": precision,
         }
-        counted, before = rates[:, first:].flatten(1, 2), self.trace[:, :-1].flatten(1, 2)
+        counted, before = rates[:, self.first :].flatten(1, 2), self.trace[:, :-1].flatten(1, 2)
         return [
             partial(trials.place_trials, x, targets, seed, self.trace, self.targets, N),
             partial(recurrence.forward, self.trace, weights, rho, potentials=self.potentials),
             partial(
                 loss.readout_cross_entropy,
-                *(rates, readout, self.targets, g, sums, self.dy, first, precision),
+                *(rates, readout, self.targets, g, sums, self.dy, self.first),
             ),
             partial(recurrence.sweep, self.g, self.trace, weights, rho),
             partial(
                 update.momentum_step,
                 *(readout, self.readout_velocity, self.dy, counted),
                 scale=1 / K,
-                constraint=None,
                 **sgd,
             ),
             partial(

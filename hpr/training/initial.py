@@ -21,11 +21,11 @@ def initial_pack(
     device: torch.device,
     pretrained: Mapping[str, Weights] | None = None,
 ) -> Pack:
-    """Draw each run's initial weights, in fp32; `pretrained`: the trained weights of their teachers, by key.
+    """Draw each run's initial weights, in fp32.
 
-    Hidden weights come from the run's connectivity or from its teacher; input and readout weights are uniform within
-    ±1/√fan_in (the paper's Appendix C.1, PyTorch's default for a linear layer), unless the specification says
-    otherwise. Runs of one seed share all that they can share.
+    Hidden weights come from the run's connectivity or from its teacher, whose trained weights are in `pretrained` by
+    key. Input and readout weights are uniform within ±1/√fan_in (the paper's Appendix C.1, PyTorch's default for a
+    linear layer), unless the specification says otherwise. Runs of one seed draw from the same random streams.
     """
     two_layer = specs[0].model == "two_layer"
     if two_layer and task.T != 1:
@@ -72,7 +72,7 @@ def _draw(
         if spec.aligned.startswith("dominant"):
             teacher = teacher.dominant()
         features = spec.aligned.endswith("features")
-        hidden = at_norm(teacher.features if features else teacher.directions(), hidden)
+        hidden = embedded(teacher.features if features else teacher.directions(), hidden)
     return hidden, input, readout
 
 
@@ -84,7 +84,7 @@ def _signs(spec: RunSpec) -> np.ndarray:
 
 
 def first_layer(structure: Dense, N: int, N_in: int, rng: np.random.Generator) -> Matrix:
-    """W_1 [N, N_in] of a two-layer network: like the recurrent matrix, with the fan-in N_in for N (Figure 4).
+    """W_1 [N, N_in] of a two-layer network, drawn like a recurrent matrix with the fan-in N_in instead of N (Figure 4).
 
     Entries are N(0, g²/N_in) or U(-g/√N_in, g/√N_in), truncated to a rank and rescaled to their Frobenius norm.
     """
@@ -106,8 +106,8 @@ def first_layer(structure: Dense, N: int, N_in: int, rng: np.random.Generator) -
     return truncated * (np.linalg.norm(dense) / np.linalg.norm(truncated))
 
 
-def at_norm(rows: Matrix, like: Matrix) -> Matrix:
-    """[βᵀ 0 … 0] of Proposition 1, at the Frobenius norm of `like` [N, d]: the first units take the rows, one each."""
+def embedded(rows: Matrix, like: Matrix) -> Matrix:
+    """[βᵀ 0 … 0] of Proposition 1 at the Frobenius norm of `like` [N, d]: each of the first units takes one row."""
     if len(rows) > len(like):
         raise ValueError(f"N: expected at least {len(rows)} units, one a row, got {len(like)}")
     W = np.zeros_like(like)

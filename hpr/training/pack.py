@@ -1,4 +1,4 @@
-"""A pack of networks: the same shapes, each its own weights, trained together; and their initial weights."""
+"""A pack: networks of equal shapes that are trained together, their rates and their tangent kernels."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ Weights = dict[str, Tensor]  # "recurrent", "input", "readout" of one network
 class Pack:
     """Weights of R networks.
 
-    `weights` is [W_h W_x 0], [R, N, P] (see `hpr_kernels.layout`), or of two-layer networks W_1 alone,
-    [R, N, N_in]. `signs` of presynaptic units that training must keep (Dale's law), zero in free networks.
+    `weights` is [W_h W_x 0], [R, N, P] (see `hpr_kernels.layout`); for two-layer networks it is W_1 alone,
+    [R, N, N_in]. `signs` holds the sign of each presynaptic unit, which training must keep (Dale's law), or zero where
+    the weights are free.
     """
 
     weights: Tensor
@@ -29,22 +30,22 @@ class Pack:
 
     @property
     def recurrent(self) -> Tensor:
-        """W_h [R, N, N], a view; [R, N, 0] of two-layer networks."""
+        """W_h [R, N, N], a view; [R, N, 0] for two-layer networks."""
         return self.weights[..., : self._inputs]
 
     @property
     def input(self) -> Tensor:
-        """W_x, or W_1 of two-layer networks, [R, N, N_in], a view."""
+        """W_x, or W_1 for two-layer networks, [R, N, N_in], a view."""
         return self.weights[..., self._inputs : self._inputs + self.N_in]
 
     @property
     def hidden(self) -> Tensor:
-        """The weights whose structure and change are studied: W_h, or W_1 of two-layer networks; a view."""
+        """The weights whose structure and change are studied: W_h, or W_1 for two-layer networks; a view."""
         return self.recurrent if self._inputs else self.input
 
     @property
     def _inputs(self) -> int:
-        """The column of `weights` where the input weights begin."""
+        """The column of `weights` at which the input weights begin."""
         N, P = self.weights.shape[1:]
         return N if self.N_in < P else 0
 
@@ -57,7 +58,13 @@ class Pack:
 def rates(pack: Pack, x: Tensor, spec: RunSpec) -> Tensor:
     """Rates of all steps, [R, T, B, N], on inputs x [R or 1, T, B, N_in]."""
     if spec.model == "leaky_rnn":
-        return leaky_rnn(x, pack.recurrent, pack.input, spec.rho, spec.activation)
+        return leaky_rnn(
+            x,
+            recurrent=pack.recurrent,
+            input=pack.input,
+            rho=spec.rho,
+            activation=spec.activation,
+        )
     h = x @ pack.input.mT[:, None]
     return h.relu() if spec.activation == "relu" else h
 
@@ -65,8 +72,8 @@ def rates(pack: Pack, x: Tensor, spec: RunSpec) -> Tensor:
 def tangent_kernel(pack: Pack, x: Tensor, spec: RunSpec, outputs: Literal["all", "last"]) -> Tensor:
     """The NTK of a pack of one network, [M, M], on inputs x [T, B, N_in]; rows (b, t, k).
 
-    Under Dale's law kept throughout it is that with respect to the raw weights (see `Step`), whose diagonal is no
-    parameter.
+    Where Dale's law is kept throughout training, the kernel is taken with respect to the raw weights (see `Step`).
+    Their diagonal is not among the parameters.
     """
     if spec.model == "two_layer":
         groups = {"recurrent": "hidden", "readout": "readout"}

@@ -36,7 +36,8 @@ class Step:
         self.readout_velocity = on_cache_lines(torch.zeros_like(pack.readout))
         self.constraint = constraint(pack)
         self.first = T - 1 if task.loss_steps == "last" else 0
-        self.g = pack.weights.new_empty(R, T, B, N)
+        self.rows = recurrence.sweep_buffer(R, T, B, N, like=pack.weights)
+        self.g = self.rows[..., :N]
         if spec.model == "leaky_rnn":
             self.trace = layout.empty_trace(R, T, B, N, task.N_in, like=pack.weights)
 
@@ -94,7 +95,7 @@ class Step:
     def _leaky_rnn(self, x: Tensor, rates: Tensor, dy: Tensor, scale: float) -> None:
         weights, g, trace, spec = self.pack.weights, self.g, self.trace, self.spec
         N = weights.shape[1]
-        recurrence.sweep(g, trace, weights, spec.rho, spec.activation)
+        recurrence.sweep(self.rows, trace, weights, spec.rho, spec.activation)
         counted = rates[:, self.first :].flatten(1, 2)
         self._descend(self.pack.readout, self.readout_velocity, dy, counted, scale)
         scale *= 1 - spec.rho

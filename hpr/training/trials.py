@@ -1,4 +1,4 @@
-"""Batches of trials for a pack, drawn a chunk of iterations ahead; on a GPU uploaded while it computes."""
+"""Batches of trials for a pack, drawn for many iterations at once; for a GPU also uploaded while it computes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
 
-# Iterations whose mean loss and accuracy make one point of a curve; at the end of each, stops and
-# divergence are looked for.
+# The mean loss and accuracy of this many iterations are one point of a curve. After each window the loop looks for runs
+# that stop or diverged.
 WINDOW = 100
-# Bytes of trials drawn ahead.
+# Trials are drawn ahead up to this many bytes.
 TRIAL_BYTES = 64 << 20
 
 
 def trials(
     specs: Sequence[RunSpec], task: Task, start: int, count: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of `count` iterations: inputs [R, T, B, N_in] and targets [R, T, B] or [R, T, B, N_out] each."""
+    """One batch per iteration: inputs [R, T, B, N_in] and targets [R, T, B] or [R, T, B, N_out]."""
     seeds = sorted({spec.seed for spec in specs})
     index = torch.tensor([seeds.index(spec.seed) for spec in specs], device=device)
     batch = specs[0].batch
@@ -37,10 +37,11 @@ def trials(
 
 
 class Feed:
-    """Trials on the device, a chunk of iterations at a time; the next chunk is drawn and uploaded ahead.
+    """Trials on the device for a chunk of iterations, with the next chunk drawn and uploaded ahead.
 
-    `x` [S, chunk, T, B, N_in] and `targets` [S, chunk, T, B] keep their place, so that a CUDA graph may read them. What
-    is uploaded lands beside them, from pinned memory on a stream of its own, and is moved over when its turn comes.
+    `x` [S, chunk, T, B, N_in] and `targets` [S, chunk, T, B] stay at one address, so that a CUDA graph may read them.
+    An upload goes from pinned memory to separate landing buffers, on a stream of its own, and `load` copies the landing
+    buffers to `x` and `targets`.
     """
 
     def __init__(self, specs: Sequence[RunSpec], task: Task, device: torch.device) -> None:
@@ -48,7 +49,7 @@ class Feed:
         self.task, self.spec = task, specs[0]
         rows = (task.T, self.spec.batch)
         bytes_each = len(self.seeds) * rows[0] * rows[1] * (4 * task.N_in + 8)
-        # It divides the window, so that all chunks but a run's last have one size and one graph serves them.
+        # The chunk divides the window, so all chunks but a run's last have one size and one graph serves them.
         self.chunk = max(
             size
             for size in range(1, WINDOW + 1)
@@ -64,15 +65,15 @@ class Feed:
         )
         self._stream = torch.cuda.Stream(device) if cuda else None
         if self._stream is not None:
-            # What the landing buffers' memory held before may still be in use.
+            # Work on the current stream may still use the memory that the landing buffers were given.
             self._stream.wait_stream(torch.cuda.current_stream(device))
-        # When what landed has been moved over, and when the host's buffer has been uploaded.
+        # `_moved`: the landing buffers may be overwritten. `_uploaded`: the host's buffers may be overwritten.
         self._moved = torch.cuda.Event() if cuda else None
         self._uploaded = torch.cuda.Event() if cuda else None
         self._ahead = (0, 0)
 
     def load(self, start: int, size: int) -> None:
-        """Hold the trials of iterations start … start + size - 1 at the head of `x` and `targets`."""
+        """Put the trials of iterations start … start + size - 1 at the head of `x` and `targets`."""
         if self._ahead[0] != start or self._ahead[1] < size:
             self._draw(start, size)
         if self._stream is not None:
@@ -83,7 +84,7 @@ class Feed:
             self._moved.record(torch.cuda.current_stream(self.x.device))
 
     def prefetch(self, start: int) -> None:
-        """Draw and upload the chunk from iteration `start` on, while the device computes."""
+        """Draw and upload the chunk that begins at iteration `start`, while the device computes."""
         size = min(self.chunk, self.spec.iterations - start)
         if size > 0:
             self._draw(start, size)
@@ -100,7 +101,7 @@ class Feed:
             for landed, host in zip(self._landing, self._host, strict=True):
                 landed.copy_(host, non_blocking=True)
                 if self._stream is not None:
-                    # Freed early, the memory shall not be given away before the upload ends.
+                    # If the buffer is freed early, its memory is not reused before the upload ends.
                     landed.record_stream(self._stream)
             if self._uploaded is not None:
                 self._uploaded.record(self._stream)

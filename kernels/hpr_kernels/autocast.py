@@ -1,7 +1,7 @@
-"""Autocast stays outside: a kernel's numbers have the dtype of its arguments, whatever the caller's context asks for.
+"""Functions of this package compute in the dtype of their arguments, whatever `torch.autocast` asks for.
 
-Under `torch.autocast` the products of fp32 numbers would round to 16 bits on the caller's thread, and on no other:
-autocast belongs to a thread, and a contraction runs on several.
+Under autocast the products of fp32 numbers would round to 16 bits on the caller's thread alone: autocast belongs to a
+thread, and a contraction runs on several threads.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import torch
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
-# The kinds of device that torch casts on, as far as kernels may find tensors there.
+# The device types on which this package may meet tensors and torch may cast.
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def outside_autocast(function: Callable[P, Result]) -> Callable[P, Result]:
-    """Run `function` with autocast off: every public function, every method and both operators are wrapped in this."""
+    """Run `function` with autocast off. All public functions and methods and both operators have this decorator."""
 
     @wraps(function)
     def entry(*args: P.args, **kwargs: P.kwargs) -> Result:
         for device in DEVICES:
             if torch.is_autocast_enabled(device):
                 with torch.autocast(device, enabled=False):
-                    # Once more, for the other kinds of device; torch.compile knows no stack of contexts.
+                    # The recursion covers the other device types; torch.compile does not support an ExitStack.
                     return entry(*args, **kwargs)
         return function(*args, **kwargs)
 

@@ -2,13 +2,13 @@
 
 The environment variable HPR_KERNELS_BACKEND names the implementation:
 
-- `auto` (default): Triton kernels for tensors on CUDA, torch for all others. Where the kernels cannot run (Triton is
-  missing or too old, or the card is), torch serves CUDA as well, and a warning says so once;
-- `torch`: torch everywhere;
-- `interpret`: Triton kernels for every tensor, run by Triton's interpreter on the CPU. Set it before Python starts:
-  Triton settles when it is first imported whether its kernels are to be compiled or interpreted.
+- `auto` (default): Triton kernels serve tensors on CUDA, torch serves all others. Where the kernels cannot run (Triton
+  is missing or too old, or the card is too old), torch serves CUDA as well, and one warning says so;
+- `torch`: torch serves every tensor;
+- `interpret`: Triton kernels serve every tensor of fp32, run by Triton's interpreter on the CPU. Set the variable
+  before Python starts: Triton decides at its first import whether it compiles or interprets kernels.
 
-Triton is imported when a kernel is first needed, never by `import hpr_kernels`.
+The first call that needs a kernel imports Triton; `import hpr_kernels` does not.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from hpr_kernels import checks
 VARIABLE = "HPR_KERNELS_BACKEND"
 BACKENDS = ("auto", "torch", "interpret")
 
-# How a product of fp32 numbers is made: on the ordinary units, or on tensor cores from three TF32 products (all but the
-# last bits of fp32) or one (10-bit mantissas).
-PRECISIONS = ("ieee", "tf32x3", "tf32")
-DEFAULT_PRECISION = "tf32x3"
+# How a product of fp32 numbers is computed: on the ordinary units ("ieee"), or on tensor cores from three TF32 products
+# ("tf32x3", which keeps all but the last bits of fp32) or from one ("tf32", with mantissas of 10 bits).
+PRECISIONS = checks.PRECISIONS
+DEFAULT_PRECISION: checks.Precision = "tf32x3"
 
-# The oldest Triton that has what the kernels use, and the newest that they were tested with.
+# The oldest Triton that has the functions which the kernels use, and the newest that they were tested with.
 OLDEST_TRITON = (3, 6)
 NEWEST_TRITON = (3, 9)
-# The oldest compute capability that the kernels were compiled for: its tensor cores are the first with TF32.
+# The oldest compute capability that the kernels were compiled for, and the first whose tensor cores have TF32.
 OLDEST_CAPABILITY = (8, 0)
 
 
 def backend() -> str:
-    """The implementation that the environment asks for.
+    """The implementation that HPR_KERNELS_BACKEND names.
 
     Raises:
         ValueError: HPR_KERNELS_BACKEND is none of `BACKENDS`.
@@ -51,10 +51,10 @@ def backend() -> str:
 
 
 def uses_triton(tensor: Tensor) -> bool:
-    """Whether Triton kernels serve `tensor`; they are written for fp32, and torch serves every other dtype.
+    """Whether Triton kernels serve `tensor`. They are written for fp32; torch serves every other dtype.
 
     Raises:
-        RuntimeError: the interpreter is asked for in a process that has set up Triton to compile.
+        RuntimeError: the variable names the interpreter in a process that has imported Triton to compile.
     """
     name = backend()
     if name == "torch" or tensor.dtype != torch.float32:
@@ -67,7 +67,7 @@ def uses_triton(tensor: Tensor) -> bool:
 
 @cache
 def _triton_runs(device: int) -> bool:
-    """Whether the kernels run on a CUDA device. Where torch takes their place, one warning a device says why."""
+    """Whether the kernels run on a CUDA device. Where they do not, one warning per device says why."""
     obstacle = _obstacle(device)
     if obstacle:
         warnings.warn(f"hpr_kernels: torch serves CUDA: {obstacle}", RuntimeWarning, stacklevel=3)
@@ -75,13 +75,13 @@ def _triton_runs(device: int) -> bool:
 
 
 def _obstacle(device: int) -> str:
-    """What keeps the kernels from running on a CUDA device; empty where nothing does."""
+    """The reason why the kernels cannot run on a CUDA device; empty where they can."""
     oldest, newest = (".".join(map(str, release)) for release in (OLDEST_TRITON, NEWEST_TRITON))
     try:
         import triton
 
         installed = str(triton.__version__)
-    # A broken install can fail in any way.
+    # A broken installation can raise any exception.
     except Exception as error:
         return f"expected Triton {oldest} or later, got {' '.join(str(error).split())}"
     release = tuple(int(number) for number in re.findall(r"\d+", installed)[:2])
@@ -102,20 +102,20 @@ def _obstacle(device: int) -> str:
 
 
 def check_precision(precision: str) -> None:
-    """`precision` is one of `PRECISIONS`; anything else is a ValueError."""
+    """Raise a ValueError unless `precision` is one of `PRECISIONS`."""
     checks.choice("precision", precision, PRECISIONS)
 
 
 def launch_options(num_warps: int, num_stages: int) -> dict[str, int | bool]:
     """Options of every launch: `kernel[grid](…, **launch_options(4, 3))`.
 
-    Triton's default for contracting a product and a sum into one rounding changes between its releases, so it is named.
+    Releases of Triton differ in whether a product and a sum are fused into one rounding by default, so it is set here.
     """
     return {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
 
 
 def _set_up_interpreter() -> None:
-    """Turn Triton's interpreter on, which must come before Triton is imported."""
+    """Turn Triton's interpreter on, before Triton is imported."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         return
     if "triton" in sys.modules:

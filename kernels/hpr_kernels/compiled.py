@@ -1,7 +1,7 @@
-"""Compile Triton kernels for a card that is not here, and read what came out: the evidence that a budget test asks for.
+"""Compile Triton kernels for a card that this machine need not have, and read the result, for tests of budgets.
 
-A kernel is compiled with what a launch at the stated sizes would tell the compiler, no more: pointers are aligned to 16
-bytes, an integer that is 1 becomes a constant, one that 16 divides is marked so.
+The compiler learns exactly what a launch at the stated sizes would tell it: pointers are aligned to 16 bytes, an
+integer of value 1 becomes a constant, and an integer that 16 divides is marked as divisible.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ TENSOR_CORE = r"(HMMA|HGMMA|UTC\w*MMA)\b"
 
 @dataclass(frozen=True)
 class Specimen:
-    """A kernel as one launch would have it, and the work that the launch does: what budget tests and reports read.
+    """One launch of a kernel and the work that the launch does, for budget tests and reports.
 
-    `arguments` holds by name what the launch passes: a number, or for a tensor its type as Triton writes it ("*fp32").
+    `arguments` maps the names of the kernel's arguments to numbers, or for tensors to Triton's type name ("*fp32").
     """
 
     name: str
@@ -40,36 +40,36 @@ class Specimen:
     num_warps: int
     num_stages: int
     flops: int  # two for each multiply-add that the equation needs
-    bytes: int  # of distinct memory read, plus written
+    bytes: int  # of distinct memory read, plus those written
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler made of a kernel for one compute capability."""
+    """The compiler's result for a kernel on one compute capability."""
 
     capability: int
-    registers: int  # of one thread
-    shared: int  # bytes of a block
-    stack: int  # bytes of a thread
-    local: int  # bytes of a thread
+    registers: int  # per thread
+    shared: int  # bytes per block
+    stack: int  # bytes per thread
+    local: int  # bytes per thread
     instructions: Counter[str]  # by full name, such as LDG.E.128
 
     def count(self, pattern: str) -> int:
-        """Instructions whose name starts with the regular expression `pattern`, as they stand in the program."""
+        """How many instructions of the program have a name that starts with the regular expression `pattern`."""
         return sum(n for name, n in self.instructions.items() if re.match(pattern, name))
 
     @property
     def spills(self) -> int:
-        """Loads and stores of local memory."""
+        """Number of loads and stores of local memory."""
         return self.count(r"(LDL|STL)\b")
 
     @property
     def tensor_core(self) -> int:
-        """Matrix instructions of the tensor cores."""
+        """Number of matrix instructions of the tensor cores."""
         return self.count(TENSOR_CORE)
 
     def global_loads(self) -> dict[int, int]:
-        """Loads from global memory, straight into shared memory (LDGSTS) or not, by width in bits."""
+        """Number of loads from global memory by width in bits, including those into shared memory (LDGSTS)."""
         widths: dict[int, int] = {}
         for name, n in self.instructions.items():
             if re.match(r"LDG(STS)?\b", name):
@@ -91,7 +91,7 @@ class PaperSize:
     outputs: checks.Outputs
 
 
-# 2AF, DMS and CXT; sequential MNIST; the widest network of all.
+# In this order: 2AF, DMS and CXT; sequential MNIST; the widest network of the paper.
 PAPER_SIZES = (
     PaperSize(T=8, B=32, N=300, N_in=3, N_out=3, outputs="all"),
     PaperSize(T=28, B=200, N=300, N_in=28, N_out=10, outputs="last"),
@@ -100,10 +100,10 @@ PAPER_SIZES = (
 
 
 def compile_for(specimen: Specimen, capability: int) -> Compiled:
-    """Compile for compute capability 10 · major + minor, such as 80, 90 or 100.
+    """Compile for the compute capability 10 · major + minor, such as 80, 90 or 100.
 
     Raises:
-        RuntimeError: Triton's interpreter is on, which leaves nothing to compile.
+        RuntimeError: Triton's interpreter is on, and then Triton compiles nothing.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -125,7 +125,7 @@ def compile_for(specimen: Specimen, capability: int) -> Compiled:
     return Compiled(
         capability=capability,
         registers=used["REG"],
-        # Triton asks for its shared memory at launch, beyond what the cubin declares.
+        # Triton requests its shared memory at launch, in addition to the amount that the cubin declares.
         shared=used["SHARED"] + kernel.metadata.shared,
         stack=used["STACK"],
         local=used["LOCAL"],
@@ -138,7 +138,7 @@ def compile_for(specimen: Specimen, capability: int) -> Compiled:
 def specialise(
     specimen: Specimen,
 ) -> tuple[dict[str, str], dict[tuple[int], Any], dict[tuple[int], list[list[Any]]]]:
-    """Signature, constants and attributes that a launch with `specimen.arguments` would compile for."""
+    """The signature, constants and attributes that a launch with `specimen.arguments` gives the compiler."""
     signature: dict[str, str] = {}
     constants: dict[tuple[int], Any] = {}
     attributes: dict[tuple[int], list[list[Any]]] = {}

@@ -1,4 +1,4 @@
-"""How many cores this process may use: those that it is bound to, within its control groups' quota of time."""
+"""How many cores this process may use, by its CPU affinity and by the CPU quotas of its control groups."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 def available_cores(root: str | os.PathLike[str] = "/") -> int:
     """Cores that this process may keep busy, at least 1.
 
-    The least of: the cores that the scheduler may put it on (`taskset`, a job's cpuset), the quota of CPU time of every
-    control group that it is in, version 2 (`cpu.max`) and 1 (`cpu.cfs_quota_us`), rounded up, and the machine's own.
-    A quota that can't be read is none.
+    This is the least of three numbers: the machine's cores, the cores that the scheduler may use for the process
+    (`taskset`, a job's cpuset), and the CPU quota, rounded up, of every control group that the process is in, version 2
+    (`cpu.max`) or 1 (`cpu.cfs_quota_us`). A quota that cannot be read sets no limit.
 
     Args:
-        root: folder that holds `proc` and `sys`; for tests.
+        root: folder that holds `proc` and `sys`; tests pass another one.
     """
-    # Python 3.13 has it, and lets PYTHON_CPU_COUNT set it.
+    # `os.process_cpu_count` exists since Python 3.13 and follows PYTHON_CPU_COUNT.
     count = getattr(os, "process_cpu_count", os.cpu_count)() or 1
     if hasattr(os, "sched_getaffinity"):
         count = min(count, len(os.sched_getaffinity(0)))
@@ -25,10 +25,10 @@ def available_cores(root: str | os.PathLike[str] = "/") -> int:
 
 
 def _quota(root: Path) -> float:
-    """CPU seconds a second that the strictest of the process's control groups leaves it; infinity where none does."""
+    """CPU seconds per second under the strictest quota of the process's control groups; infinity without a quota."""
     least = math.inf
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        # hierarchy:controllers:path; version 2 names no controller.
+    for line in _content(root / "proc/self/cgroup").splitlines():
+        # A line reads hierarchy:controllers:path. In version 2 the controllers are empty.
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers == "":
@@ -38,23 +38,23 @@ def _quota(root: Path) -> float:
         else:
             continue
         parts = [part for part in path.split("/") if part not in ("", ".", "..")]
-        # A group has no more than those that it is in. Inside a container its own is the mount itself.
+        # The quotas of all parent groups hold too. In a container the process's own group is the mount itself.
         for depth in range(len(parts) + 1):
             least = min(least, of(mount.joinpath(*parts[:depth])))
     return least
 
 
 def _version_2(group: Path) -> float:
-    quota, _, period = _text(group / "cpu.max").partition(" ")
+    quota, _, period = _content(group / "cpu.max").partition(" ")
     return _ratio(quota, period)
 
 
 def _version_1(group: Path) -> float:
-    return _ratio(_text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us"))
+    return _ratio(_content(group / "cpu.cfs_quota_us"), _content(group / "cpu.cfs_period_us"))
 
 
 def _ratio(quota: str, period: str) -> float:
-    # "max" and -1 say that there is no quota.
+    # "max" and -1 stand for no quota.
     try:
         share = int(quota) / int(period)
     except (ValueError, ArithmeticError):
@@ -62,7 +62,7 @@ def _ratio(quota: str, period: str) -> float:
     return share if share > 0 else math.inf
 
 
-def _text(path: Path) -> str:
+def _content(path: Path) -> str:
     try:
         with open(path, encoding="ascii") as file:
             return file.read(65536)

@@ -1,30 +1,38 @@
-"""What `hpr`, the other package of this distribution, may use beside the public names: the second of three tiers.
+"""The internal tier: the names that `hpr`, the other package of this distribution, may use beside the public names.
+
+There are three tiers:
 
 - public: `hpr_kernels.__all__` and `hpr_kernels.testing`, for everybody;
-- internal: the names in `__all__` below, for `hpr` alone; they change without notice;
-- private: everything else, for `hpr_kernels` itself, its tests and its benchmarks.
+- internal: the names in `__all__` below, for `hpr` alone; they change without notice. `recurrence`, `loss`, `trials`
+  and `update` are the dispatch modules of these operations, whose functions do not check their arguments;
+- private: all other names, for `hpr_kernels` itself, its tests and its benchmarks.
 
-`tests/test_structure.py` holds the imports of `hpr` to the two upper tiers.
+`tests/kernels/test_tiers.py` checks the imports of `hpr` against the two upper tiers.
 """
 
 from hpr_kernels import layout
 from hpr_kernels.autocast import outside_autocast
-from hpr_kernels.backend import DEFAULT_PRECISION, uses_triton
+from hpr_kernels.backend import uses_triton
 from hpr_kernels.checks import NonFinite
 from hpr_kernels.cores import available_cores
+from hpr_kernels.loss import dispatch as loss
 from hpr_kernels.loss import readout_cross_entropy
 from hpr_kernels.recurrence import dispatch as recurrence
+from hpr_kernels.trials import dispatch as trials
 from hpr_kernels.update import Constraint, momentum_step
+from hpr_kernels.update import dispatch as update
 
 __all__ = [
-    "DEFAULT_PRECISION",
     "Constraint",
     "NonFinite",
     "available_cores",
     "layout",
+    "loss",
     "momentum_step",
     "outside_autocast",
     "readout_cross_entropy",
     "recurrence",
+    "trials",
+    "update",
     "uses_triton",
 ]

@@ -1,26 +1,28 @@
 """How numbers lie in memory, for every backend.
 
-The recurrent and input weights are stored side by side, `weights` = [W_h W_x 0] of shape [R, N, P], and so are the
-numbers that they multiply: the **trace** z of shape [R, T + 1, B, P] holds z_s = [a_s x_s 0]. One matrix product per
-step then advances the network, one product over all steps gives both weight gradients, and the tangent kernel needs
-⟨z_s, z_s'⟩ = ⟨a_s, a_s'⟩ + ⟨x_s, x_s'⟩. P is N + N_in rounded up to a multiple of 16, which aligns rows for vector
-loads. The rates are z_1 … z_T, a view of the trace.
+The recurrent and input weights are stored side by side, `weights` = [W_h W_x 0] of shape [R, N, P]. So are the numbers
+that they multiply: the **trace** z of shape [R, T + 1, B, P] holds z_s = [a_s x_s 0]. One matrix product per step then
+advances the network, one product over all steps gives both weight gradients, and the tangent kernel takes
+⟨z_s, z_s'⟩ = ⟨a_s, a_s'⟩ + ⟨x_s, x_s'⟩ as one inner product. P is N + N_in rounded up to a multiple of 16, which aligns
+rows for vector loads. The rates are columns 0 … N - 1 of z_1 … z_T, a view of the trace.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+__all__ = ["ALIGNMENT", "empty_trace", "join", "padded", "readable"]
+
 ALIGNMENT = 16
 
 
 def padded(width: int) -> int:
-    """Round up to the storage alignment."""
+    """`width` rounded up to a multiple of 16, the storage alignment."""
     return -(-width // ALIGNMENT) * ALIGNMENT
 
 
 def join(recurrent: Tensor, input: Tensor) -> Tensor:
-    """Store W_h [R, N, N] and W_x [R, N, N_in] as [W_h W_x 0], [R, N, P]."""
+    """W_h [R, N, N] and W_x [R, N, N_in] copied side by side into [W_h W_x 0], [R, N, P]."""
     R, N, N_in = input.shape
     weights = input.new_zeros(R, N, padded(N + N_in))
     weights[..., :N] = recurrent
@@ -29,14 +31,14 @@ def join(recurrent: Tensor, input: Tensor) -> Tensor:
 
 
 def empty_trace(R: int, T: int, B: int, N: int, N_in: int, like: Tensor) -> Tensor:
-    """A trace [R, T + 1, B, P] whose rates and inputs are still to be written; a_0 and the padding are zero."""
+    """A trace [R, T + 1, B, P] of zeros. The caller writes rates and inputs; a_0 and the padding stay zero."""
     return like.new_zeros(R, T + 1, B, padded(N + N_in))
 
 
 def readable(rows: Tensor) -> int:
-    """Columns of a row that a kernel may read: a multiple of 16 where the storage goes on that far, for 16-byte loads.
+    """How many columns of a row a kernel may read: a multiple of 16, for 16-byte loads, if the storage extends so far.
 
-    What stands beyond the tensor's own columns may be anything, NaN included.
+    The storage beyond the tensor's own columns may hold any number, NaN included.
     """
     width = rows.shape[-1]
     last = sum((size - 1) * stride for size, stride in zip(rows.shape, rows.stride(), strict=True))

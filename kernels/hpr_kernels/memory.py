@@ -1,4 +1,4 @@
-"""Memory that is free in the process but not for the machine."""
+"""Returning memory that the process has freed to the operating system."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 
 def give_back(device: torch.device) -> None:
-    """Return freed pages to the system between the tiles of a contraction, where the allocator is glibc's.
+    """Return freed pages to the system between the tiles of a contraction, if the allocator is glibc's.
 
-    It keeps freed blocks of up to 32 MiB, and a freed block seldom serves an aligned one of its own size again: tile by
-    tile the process would grow, to several times the memory that it uses.
+    glibc keeps freed blocks of up to 32 MiB, and can seldom reuse one for an aligned block of the same size. Without
+    this call the process would grow with every tile, to several times the memory that it uses.
     """
     trim = _trim()
     if trim is not None and device.type == "cpu":
@@ -22,7 +22,7 @@ def give_back(device: torch.device) -> None:
 
 @cache
 def _trim() -> Any:
-    """glibc's `malloc_trim`, None where the process has none."""
+    """glibc's `malloc_trim`, or None if the process has no such function."""
     try:
         return ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):

@@ -1,7 +1,7 @@
-"""`python -m hpr_kernels.report`: what every kernel is made of, compiled here for cards that need not be here.
+"""`python -m hpr_kernels.report`: a table of all kernels, compiled for cards that this machine need not have.
 
-A row is one kernel at the paper's sizes, for one network, on one target. Everything is read off the compiled program or
-computed; nothing is measured. The floor is the time that an H100 SXM5 needs at least, the larger of FLOPs over its peak
+A row is one kernel at the paper's sizes, for one network, on one target. All numbers are read from the compiled program
+or computed; none is measured. The floor is the least time that an H100 SXM5 needs, the larger of FLOPs over its peak
 and bytes over its memory's bandwidth, both from NVIDIA's "H100 Tensor Core GPU" datasheet (without sparsity).
 """
 
@@ -21,7 +21,7 @@ import hpr_kernels
 if TYPE_CHECKING:
     from hpr_kernels.compiled import Compiled, Specimen
 
-# H100 SXM5: FLOP/s by precision (tf32x3 makes three products of one) and bytes/s of HBM3.
+# H100 SXM5: FLOP/s by precision (tf32x3 computes three products for each one) and bytes/s of HBM3.
 PEAK = {"ieee": 66.9e12, "tf32": 494.7e12, "tf32x3": 494.7e12 / 3}
 BANDWIDTH = 3.35e12
 
@@ -42,7 +42,7 @@ COLUMNS = (
 
 
 def specimens() -> list[Specimen]:
-    """The launches that the `triton` module of each operation lists, operations in alphabetical order."""
+    """The launches that the `triton` modules of the operations list, in alphabetical order of the operations."""
     found: list[Specimen] = []
     for package in pkgutil.iter_modules(hpr_kernels.__path__, "hpr_kernels."):
         if package.ispkg and importlib.util.find_spec(f"{package.name}.triton"):
@@ -51,15 +51,15 @@ def specimens() -> list[Specimen]:
 
 
 def floor(specimen: Specimen) -> tuple[float, str]:
-    """Seconds that an H100 needs at least for the specimen's work, and what bounds it: "compute" or "memory"."""
-    # A kernel without products has no precision, and no FLOPs.
+    """The least seconds that an H100 needs for the specimen's work, and the bound: "compute" or "memory"."""
+    # A kernel without products has no precision and no FLOPs.
     compute = specimen.flops / PEAK[specimen.arguments.get("PRECISION", "ieee")]
     memory = specimen.bytes / BANDWIDTH
     return max(compute, memory), "compute" if compute > memory else "memory"
 
 
 def row(specimen: Specimen, compiled: Compiled) -> tuple[str, ...]:
-    """One line of the table, as `COLUMNS` names it."""
+    """One row of the table, in the order of `COLUMNS`."""
     seconds, bound = floor(specimen)
     tile = [v for k, v in specimen.arguments.items() if k.startswith(("TILE", "BLOCK"))]
     loads = compiled.global_loads()
@@ -86,7 +86,7 @@ def row(specimen: Specimen, compiled: Compiled) -> tuple[str, ...]:
 
 
 def rows(listed: list[Specimen]) -> Iterator[tuple[str, ...]]:
-    """A line for each specimen and each target, compiled as it is asked for."""
+    """A row per specimen and target; each is compiled when the iterator reaches it."""
     from hpr_kernels.compiled import CAPABILITIES, compile_for
 
     for specimen in listed:
@@ -95,9 +95,9 @@ def rows(listed: list[Specimen]) -> Iterator[tuple[str, ...]]:
 
 
 def main() -> int:
-    """Print the table; 0, 1 with one line where kernels cannot be compiled, or 141 where the reader has gone."""
+    """Print the table. Returns 0; 1, with one line of error, if Triton cannot compile; 141 if the pipe was closed."""
     for stream in (sys.stdout, sys.stderr):
-        # A stream that is not UTF-8 shows a letter that it lacks by its number.
+        # A stream that is not UTF-8 shows the code of a letter that it cannot encode.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -116,7 +116,7 @@ def main() -> int:
         for line in rows(listed):
             print(f"| {' | '.join(line)} |", flush=True)
     except BrokenPipeError:
-        # As after `| head`. What is still to be written, at exit too, goes nowhere.
+        # The reader has closed the pipe, as `| head` does. The rest, and the flush at exit, go to the null device.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 0

@@ -1,4 +1,4 @@
-"""For tests, this project's and an importer's: random networks, shape tables, comparison in norm."""
+"""Tools for tests, in this project and in others: random networks, tables of shapes, comparison in norm."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
     "relative_error",
 ]
 
-# Odd on purpose: 1, one above a power of two, the EM column's 198 cells, the paper's 300.
+# Sizes that are awkward for tiles: 1, one above a power of two, the EM column's 198 cells, the paper's 300.
 HIDDEN = (1, 33, 198, 300)
 EXAMPLES = (1, 5)
 STEPS = (1, 2, 8, 28)
@@ -28,7 +28,7 @@ OUTPUTS = (1, 3, 10)
 
 
 class Network(NamedTuple):
-    """Inputs and weights of a leaky recurrent network, plain or packed."""
+    """Inputs and weights of one leaky recurrent network, or of a pack of them."""
 
     x: Tensor
     recurrent: Tensor
@@ -48,11 +48,11 @@ def random_network(
     R: int | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> Network:
-    """A network of gain 1.5, with R networks in front where R is given."""
+    """A random network of gain 1.5, or a pack of R of them if R is given."""
     pack = () if R is None else (R,)
 
     def normal(*shape: int) -> Tensor:
-        # Where the generator draws, whatever torch's default device is.
+        # The numbers are drawn on the generator's device, not on torch's default device.
         return torch.randn(
             *pack, *shape, generator=generator, dtype=torch.float64, device=generator.device
         )
@@ -68,7 +68,7 @@ def random_network(
 
 @outside_autocast
 def relative_error(got: Tensor, expected: Tensor) -> float:
-    """‖got - expected‖ / ‖expected‖ in fp64; the absolute error where the expected norm is zero."""
+    """‖got - expected‖ / ‖expected‖ in fp64; the absolute error if the expected norm is zero."""
     if got.shape != expected.shape:
         raise AssertionError(f"expected shape {list(expected.shape)}, got {list(got.shape)}")
     got, expected = got.detach().double(), expected.detach().double()
@@ -78,7 +78,7 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
 
 @outside_autocast
 def assert_close(got: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
-    """Fail where the relative error in norm exceeds `tolerance`, NaN included."""
+    """Raise an AssertionError if the relative error in norm exceeds `tolerance` or is NaN."""
     error = relative_error(got, expected)
     if not error <= tolerance:
         raise AssertionError(f"expected a relative error of at most {tolerance:g}, got {error:g}")

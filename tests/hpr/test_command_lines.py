@@ -22,7 +22,7 @@ from hpr import command_line
 from hpr.command_line import Parser
 from hpr.connectivity import cave
 from hpr.reproduce import build_parser, main
-from hpr.system.cache import cache_folder
+from hpr.system.paths import cache_folder
 
 # Every command line that parses with the package's own parser; those of the benchmarks, too.
 MODULES = (

@@ -1,4 +1,4 @@
-"""The theory's checks: each accepts the paper's equation, and rejects one that is a little wrong."""
+"""Each check of the theory accepts the paper's equation and rejects a slightly wrong one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpr.figures.definitions.theory_figure import Theory, finding, size
+from hpr.figures.definitions.theory_figure import Theory, check_finding, size
 from hpr.figures.settings import Settings
 from hpr.figures.summary import write_figure
 from hpr.theory import (
-    Case,
     Check,
+    CheckCase,
     Size,
     equations,
     expectation_checks,
@@ -27,15 +27,13 @@ from hpr.theory import (
 )
 from hpr.theory.check import ZERO_ERROR, standard_errors
 from hpr.theory.networks import (
-    TwoLayer,
+    LinearNetworks,
+    draw_linear_networks,
     isotropic_spectrum,
     normal,
     recurrent_task,
+    train_linear_networks,
     train_recurrent,
-    train_two_layer,
-)
-from hpr.theory.networks import (
-    two_layer as initial,
 )
 from hpr.theory.statements import STATEMENTS
 
@@ -45,11 +43,11 @@ NETWORKS = 100
 
 @pytest.fixture(scope="module")
 def trained() -> list[two_layer_checks.Trained]:
-    """Rank 1 and full rank, at two σ."""
+    """Trained networks of rank 1 and of full rank, at two σ."""
     return [
         two_layer_checks.train_tasks(d, rank, sigma, NETWORKS)
         for d, rank in ((2, 1), (5, 5))
-        for sigma in (0.03, two_layer_checks.SMALL)
+        for sigma in (0.03, two_layer_checks.SMALL_SIGMA)
     ]
 
 
@@ -62,7 +60,7 @@ def verdicts(checks: list[Check]) -> list[str]:
     return [check.verdict for check in checks]
 
 
-# What c might wrongly be: Eq. 15 as printed, off by one dimension, no task at all, the other convention.
+# Wrong values of c: Eq. 15 as printed, a wrong dimension, no dependence on the task, other normalisations.
 WRONG: dict[str, Callable[[int], float]] = {
     "Eq. 15 as printed": lambda d: 2 ** (-d / 2) / d,
     "1/(d+1)": lambda d: 1 / (d + 1),
@@ -75,7 +73,11 @@ WRONG: dict[str, Callable[[int], float]] = {
 
 @pytest.mark.parametrize(
     "check",
-    [expectation_checks.constant, expectation_checks.general_moment, expectation_checks.spectra],
+    [
+        expectation_checks.check_constant,
+        expectation_checks.check_general_moment,
+        expectation_checks.check_expectation,
+    ],
     ids=["Lemma 2", "Eq. 18", "Eq. 21"],
 )
 def test_monte_carlo_accepts_1_over_d_alone(check: Callable[..., Check]) -> None:
@@ -85,34 +87,34 @@ def test_monte_carlo_accepts_1_over_d_alone(check: Callable[..., Check]) -> None
 
 
 def test_too_few_tasks_are_inconclusive() -> None:
-    assert expectation_checks.constant(100).verdict == "inconclusive"
+    assert expectation_checks.check_constant(100).verdict == "inconclusive"
 
 
 def test_eq_7_is_exact() -> None:
-    assert two_layer_checks.kernel_by_autograd().verdict == "agrees"
+    assert two_layer_checks.check_kernel().verdict == "agrees"
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         lambda X, W_1, W_2: X.mT @ (W_1.mT @ W_1) @ X,
-        lambda X, W_1, W_2: equations.tangent_kernel(X, W_1, 2**0.5 * W_2),
-        lambda X, W_1, W_2: equations.tangent_kernel(X, W_1, W_2) * (1 + 1e-12),
+        lambda X, W_1, W_2: equations.linear_network_kernel(X, W_1, 2**0.5 * W_2),
+        lambda X, W_1, W_2: equations.linear_network_kernel(X, W_1, W_2) * (1 + 1e-12),
     ],
     ids=["no readout", "twice the readout", "a relative 1e-12"],
 )
 def test_a_wrong_eq_7_is_rejected(wrong: Callable[..., Tensor]) -> None:
-    assert two_layer_checks.kernel_by_autograd(wrong).verdict == "disagrees"
+    assert two_layer_checks.check_kernel(wrong).verdict == "disagrees"
 
 
 def test_training_descends_the_loss_of_the_data(rng: torch.Generator) -> None:
     N, d, m = 4, 3, 6
     X = normal(d, m, rng=rng)
-    start = TwoLayer(0.3 * normal(1, N, d, rng=rng), 0.3 * normal(1, N, rng=rng))
+    start = LinearNetworks(0.3 * normal(1, N, d, rng=rng), 0.3 * normal(1, N, rng=rng))
     beta = normal(1, d, rng=rng)
-    end = train_two_layer(start, X, beta, step=0.01)
+    end = train_linear_networks(start, X, beta, step=0.01)
     assert (end.W_2[0] @ end.W_1[0] - beta[0]).norm() < 1e-9 * beta.norm()
-    # What gradient flow conserves, small steps nearly do.
+    # Gradient flow conserves this matrix, and small steps nearly do.
     before, after = (
         net.W_1[0] @ net.W_1[0].mT - torch.outer(net.W_2[0], net.W_2[0]) for net in (start, end)
     )
@@ -121,15 +123,15 @@ def test_training_descends_the_loss_of_the_data(rng: torch.Generator) -> None:
 
 
 def test_training_that_stands_still_is_an_error() -> None:
-    start = TwoLayer(torch.zeros(1, 2, 2).double(), torch.zeros(1, 2).double())
+    start = LinearNetworks(torch.zeros(1, 2, 2).double(), torch.zeros(1, 2).double())
     eye = torch.eye(2).double()
     with pytest.raises(RuntimeError, match="training: expected errors below 1e-10, got 1"):
-        train_two_layer(start, eye, eye[:1], iterations=100)
+        train_linear_networks(start, eye, eye[:1], iterations=100)
 
 
 def test_eq_8_and_14_hold_for_trained_networks(trained: list[two_layer_checks.Trained]) -> None:
-    assert two_layer_checks.final_kernel(trained).verdict == "agrees"
-    assert two_layer_checks.task_alignment(trained).verdict == "agrees"
+    assert two_layer_checks.check_final_kernel(trained).verdict == "agrees"
+    assert two_layer_checks.check_task_alignment(trained).verdict == "agrees"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,7 @@ def test_eq_8_and_14_hold_for_trained_networks(trained: list[two_layer_checks.Tr
 def test_a_wrong_eq_8_is_rejected(
     trained: list[two_layer_checks.Trained], wrong: Callable[..., Tensor]
 ) -> None:
-    assert two_layer_checks.final_kernel(trained, wrong).verdict == "disagrees"
+    assert two_layer_checks.check_final_kernel(trained, wrong).verdict == "disagrees"
 
 
 def test_what_eq_8_leaves_out_shrinks_as_sigma_squared(
@@ -161,24 +163,24 @@ def test_a_wrong_eq_14_is_rejected(trained: list[two_layer_checks.Trained]) -> N
         d = beta.shape[-1]
         return equations.task_alignment(M_0, beta) * ((d + 3) / (d + 2)) ** 0.5
 
-    assert two_layer_checks.task_alignment(trained, wrong).verdict == "disagrees"
+    assert two_layer_checks.check_task_alignment(trained, wrong).verdict == "disagrees"
 
 
 def test_eq_14_is_the_alignment_of_eq_7_and_8(rng: torch.Generator) -> None:
     d = 4
     s = torch.tensor([3.0, 2.0, 0.5, 0.0], dtype=torch.float64)
-    net = initial(20, d + 1, s, sigma=1.7, rng=rng)
+    net = draw_linear_networks(20, d + 1, s, sigma=1.7, rng=rng)
     X = torch.linalg.qr(normal(d + 2, d, rng=rng))[0].mT
     beta = normal(20, d, rng=rng)
-    matrices = equations.alignment(equations.final_kernel(X, beta), net.kernel(X))
+    matrices = equations.batched_alignment(equations.final_kernel(X, beta), net.kernel(X))
     formula = equations.task_alignment(equations.second_moment(net.W_1, net.W_2), beta)
     torch.testing.assert_close(matrices, formula, rtol=1e-13, atol=0)
 
 
 def test_the_mean_of_trained_tasks_is_eq_21(trained: list[two_layer_checks.Trained]) -> None:
-    small = [run for run in trained if run.sigma == two_layer_checks.SMALL]
-    assert "disagrees" not in verdicts(two_layer_checks.trained_expectation(small))
-    wrong = two_layer_checks.trained_expectation(small, lambda d: 1 / (d + 1))
+    small = [run for run in trained if run.sigma == two_layer_checks.SMALL_SIGMA]
+    assert "disagrees" not in verdicts(two_layer_checks.check_trained_expectation(small))
+    wrong = two_layer_checks.check_trained_expectation(small, lambda d: 1 / (d + 1))
     assert verdicts(wrong) == ["disagrees", "disagrees"]
 
 
@@ -194,9 +196,9 @@ def test_eq_18_is_eq_21_for_equal_norms(d: int, ranks: str, rng: torch.Generator
 
 
 def test_theorem_1_by_optimisation() -> None:
-    check, optimum = expectation_checks.maximiser(4)
+    check, optimum = expectation_checks.check_maximiser(4)
     assert check.verdict == "agrees"
-    # Starts were not at the end already, and some were near the minimum.
+    # The starts differ from the ends, and some are near the minimum.
     assert abs(optimum.starts - 0.2).max(axis=1).min() > 0.1
     assert optimum.starts.max() > 0.99
     at_the_end = equations.expected_alignment_of_spectrum(
@@ -206,16 +208,16 @@ def test_theorem_1_by_optimisation() -> None:
 
 
 def test_proposition_1_needs_the_tasks_direction() -> None:
-    assert two_layer_checks.proposition_1(20).verdict == "agrees"
-    assert two_layer_checks.proposition_1(20, angle=1e-3).verdict == "disagrees"
+    assert two_layer_checks.check_proposition_1(20).verdict == "agrees"
+    assert two_layer_checks.check_proposition_1(20, angle=1e-3).verdict == "disagrees"
 
 
 def test_proposition_2(losses: recurrent_checks.Losses) -> None:
-    assert verdicts(recurrent_checks.proposition_2(losses)) == ["agrees"] * 4 + ["disagrees"]
-    # At and above the number of data points any target is learned with W_h frozen.
+    assert verdicts(recurrent_checks.check_proposition_2(losses)) == ["agrees"] * 4 + ["disagrees"]
+    # At ranks above the number of data points, any target is learned with W_h frozen.
     assert all(losses.frozen[rank].max() < ZERO_ERROR for rank in (12, 24))
     assert all(losses.frozen[rank].min() > 0.05 for rank in (1, 2, 3, 5))
-    assert all(losses.leaky[rank].max() < ZERO_ERROR for rank in recurrent_checks.RANKS)
+    assert all(losses.leaky[rank].max() < ZERO_ERROR for rank in recurrent_checks.INITIAL_RANKS)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +228,9 @@ def test_proposition_2_can_fail(
     losses: recurrent_checks.Losses, field: str, value: float, broken: int
 ) -> None:
     changed = {rank: torch.full_like(loss, value) for rank, loss in getattr(losses, field).items()}
-    verdict = recurrent_checks.proposition_2(replace(losses, **{field: changed}))[broken].verdict
+    verdict = recurrent_checks.check_proposition_2(replace(losses, **{field: changed}))[
+        broken
+    ].verdict
     assert verdict == ("inconclusive" if math.isnan(value) else "disagrees")
 
 
@@ -253,7 +257,7 @@ def test_frozen_weights_stay(rng: torch.Generator) -> None:
 
 
 def test_what_is_misprinted_disagrees_and_its_remedy_would_not() -> None:
-    checks = printed_checks.printed()
+    checks = printed_checks.check_printed_steps()
     assert verdicts(checks) == ["disagrees"] * 4
     density = checks[1].cases
     assert [case.measured for case in density] == pytest.approx([2**-1, 2**-2.5, 2**-10], rel=1e-9)
@@ -278,7 +282,7 @@ def test_what_is_misprinted_disagrees_and_its_remedy_would_not() -> None:
     ids=str,
 )
 def test_the_rule(change: dict[str, float], verdict: str) -> None:
-    case = replace(Case("x", measured=1.05, expected=1.0, error=0.1, n=3), **change)
+    case = replace(CheckCase("x", measured=1.05, expected=1.0, error=0.1, n=3), **change)
     assert Check(STATEMENTS["kernel"], (case,)).verdict == verdict
 
 
@@ -289,8 +293,8 @@ def test_standard_errors_are_two_sided_and_corrected() -> None:
 
 def test_a_diverged_training_is_written_without_a_number(losses: recurrent_checks.Losses) -> None:
     gone = {rank: torch.full_like(loss, math.nan) for rank, loss in losses.trained.items()}
-    check = recurrent_checks.proposition_2(replace(losses, trained=gone))[1]
-    assert [group.mean for group in finding(check).groups] == [None, None]
+    check = recurrent_checks.check_proposition_2(replace(losses, trained=gone))[1]
+    assert [group.mean for group in check_finding(check).groups] == [None, None]
 
 
 @pytest.mark.parametrize("value", [1, 2.0])
@@ -320,6 +324,6 @@ def test_the_figure_states_its_claims_first_and_writes_every_file(
 
 
 def test_the_same_seed_gives_the_same_numbers() -> None:
-    assert expectation_checks.constant(1000) == expectation_checks.constant(1000)
+    assert expectation_checks.check_constant(1000) == expectation_checks.check_constant(1000)
     first, second = (two_layer_checks.train_tasks(3, 2, 0.01, 5).alignment for _ in range(2))
     assert torch.equal(first, second)

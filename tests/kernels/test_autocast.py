@@ -36,12 +36,16 @@ def jacobian() -> FactoredJacobian:
     return FactoredJacobian(normal(5, 2, 4, 33), normal(5, 4, 9, seed=1))
 
 
+def rates_of(x: Tensor, recurrent: Tensor, input: Tensor) -> Tensor:
+    return hpr_kernels.leaky_rnn(x, recurrent=recurrent, input=input, rho=0.3)
+
+
 def leaky_rnn() -> list[Tensor]:
     """The rates, and the gradients of all that has one."""
     given = [normal(6, 5, 3), *list(network().values())[:2]]
     for tensor in given:
         tensor.requires_grad_(not torch.is_inference_mode_enabled())
-    rates = hpr_kernels.leaky_rnn(*given, 0.3)
+    rates = rates_of(*given)
     if not rates.requires_grad:
         return [rates]
     return [rates.detach(), *torch.autograd.grad(rates.square().sum(), given)]
@@ -70,21 +74,20 @@ def update() -> list[Tensor]:
 def trials() -> list[Tensor]:
     from hpr_kernels.trials import place_trials
 
-    def whole(*shape: int) -> Tensor:
+    def integers(*shape: int) -> Tensor:
         return torch.zeros(*shape, dtype=torch.int64, device="cpu")
 
-    trace, placed = normal(2, 5, 3, 48), whole(2, 4, 3)
-    place_trials(normal(1, 4, 3, 2), whole(1, 4, 3), whole(2), trace, placed, 33)
+    trace, placed = normal(2, 5, 3, 48), integers(2, 4, 3)
+    place_trials(normal(1, 4, 3, 2), integers(1, 4, 3), integers(2), trace, placed, 33)
     return [trace, placed]
 
 
 def trace() -> list[Tensor]:
-    of_packages = importlib.import_module("hpr_kernels.recurrence")
+    from hpr_kernels.recurrence import leaky_rnn_trace
+
     net = network()
     return list(
-        of_packages.leaky_rnn_trace(
-            normal(1, 6, 5, 3), net["recurrent"][None], net["input"][None], 0.3
-        )
+        leaky_rnn_trace(normal(1, 6, 5, 3), net["recurrent"][None], net["input"][None], 0.3)
     )
 
 
@@ -210,8 +213,8 @@ def test_the_backward_of_a_forward_outside_leaves_autocast() -> None:
     given = [normal(6, 5, 3), *list(network().values())[:2]]
     for tensor in given:
         tensor.requires_grad_()
-    outside = torch.autograd.grad(hpr_kernels.leaky_rnn(*given, 0.3).square().sum(), given)
-    total = hpr_kernels.leaky_rnn(*given, 0.3).square().sum()
+    outside = torch.autograd.grad(rates_of(*given).square().sum(), given)
+    total = rates_of(*given).square().sum()
     with torch.autocast("cpu"):
         inside = torch.autograd.grad(total, given)
     for one, other in zip(inside, outside, strict=True):

@@ -1,4 +1,4 @@
-"""Which implementation serves a tensor."""
+"""Tests of the choice of the implementation that serves a tensor."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_interpreter_after_triton_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_interpreter_is_set_up_by_the_import(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And serves fp32 alone."""
+    """The interpreter serves fp32 alone."""
     pytest.importorskip("triton")
     monkeypatch.setenv(VARIABLE, "interpret")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
@@ -58,7 +58,7 @@ def test_interpreter_is_set_up_by_the_import(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.Tensor]:
-    """A tensor that says it is on a card; nothing is asked of a card but what a test sets."""
+    """A fake tensor whose device is a card; a test sets what the card answers."""
     monkeypatch.delenv(VARIABLE, raising=False)
     backend._triton_runs.cache_clear()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
@@ -92,7 +92,7 @@ def test_triton_serves_cuda(
 def test_torch_serves_cuda_without_a_triton_that_runs_and_says_so_once(
     monkeypatch: pytest.MonkeyPatch, on_cuda: torch.Tensor, module: object, reason: str
 ) -> None:
-    """As on Windows, where torch brings no Triton."""
+    """On Windows, for example, torch comes without Triton."""
     monkeypatch.setitem(sys.modules, "triton", module)
     with pytest.warns(RuntimeWarning, match=f"hpr_kernels: torch serves CUDA: {reason}") as said:
         assert not uses_triton(on_cuda)
@@ -104,7 +104,7 @@ def test_torch_serves_cuda_without_a_triton_that_runs_and_says_so_once(
 def test_torch_serves_cuda_where_triton_is_broken(
     monkeypatch: pytest.MonkeyPatch, on_cuda: torch.Tensor
 ) -> None:
-    """As with a part of it removed: what is left fails in ways of its own."""
+    """An installation of which a part was removed raises exceptions of its own."""
     monkeypatch.setitem(sys.modules, "triton", SimpleNamespace())
     with pytest.warns(RuntimeWarning, match=r"expected Triton 3.6 or later, got .*__version__"):
         assert not uses_triton(on_cuda)

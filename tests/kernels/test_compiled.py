@@ -1,4 +1,4 @@
-"""The reader of compiled kernels sees what the budget asks about."""
+"""Tests of the reader of compiled kernels: it finds the quantities that budgets limit."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_report(capability: int) -> None:
 
 
 def test_spills_are_seen() -> None:
-    """A block too large for its threads' registers."""
+    """The block is too large for its threads' registers."""
     compiled = compile_for(specimen(BLOCK=1 << 16, columns=1 << 16), 80)
     assert compiled.stack > 0
     assert compiled.spills > 0

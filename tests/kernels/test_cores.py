@@ -1,4 +1,4 @@
-"""The cores that a process may use: bound by the scheduler, and by the quota of its control groups."""
+"""Tests of the number of cores that a process may use, under CPU affinity and under quotas of control groups."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ HERE = available_cores()
 needs_binding = pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores"
 )
-needs_two = pytest.mark.skipif(HERE < 2, reason="of one core no quota can take any away")
+needs_two = pytest.mark.skipif(HERE < 2, reason="a quota cannot reduce one core")
 
 
 def group(root: Path, lines: str, **files: str) -> Path:
-    """Control groups as /proc and /sys show them: what a process is in, and the files of each."""
+    """Write a process's control groups and their files the way /proc and /sys show them."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(lines)
     for name, content in files.items():
@@ -35,7 +35,7 @@ def test_here_it_is_no_more_than_the_machine_has() -> None:
 
 @needs_binding
 def test_a_process_bound_to_one_core_has_one() -> None:
-    """In a child, for the binding is of the whole process."""
+    """The binding would hold for the whole process, so a child is bound."""
     program = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
         "from hpr_kernels.cores import available_cores; print(available_cores())"
@@ -54,7 +54,7 @@ def test_a_process_bound_to_one_core_has_one() -> None:
         ("0::/\n", {"cpu.max": "100000 100000\n"}),
         ("0::/a/b\n", {"a/b/cpu.max": "50000 100000\n", "a/cpu.max": "max 100000\n"}),
         ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "100000 100000\n"}),
-        # A container that sees the host's path, and its own group at the mount.
+        # The container sees the host's path, and has its own group at the mount.
         ("0::/docker/0123\n", {"cpu.max": "20000 100000\n"}),
         (
             "4:cpu,cpuacct:/a\n1:name=systemd:/b\n",

@@ -1,4 +1,4 @@
-"""`import hpr_kernels` needs torch alone."""
+"""Tests that `import hpr_kernels` needs torch alone."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def test_import_pulls_in_nothing_else() -> None:
 
 
 def test_import_survives_without_what_it_does_not_need() -> None:
-    """The foreign packages are made unimportable, as on a machine that has torch and nothing more."""
+    """The import works where the foreign packages cannot be imported, as on a machine that has torch alone."""
     probe = f"import sys; sys.modules.update(dict.fromkeys({FOREIGN})); import hpr_kernels"
     subprocess.run([sys.executable, "-c", probe], check=True)

@@ -1,4 +1,4 @@
-"""The readout's cross-entropy: torch's and Triton's against autograd in fp64; what a compiler makes of the kernel."""
+"""Tests of the readout's cross-entropy, by torch and Triton, against autograd in fp64; the kernel's budget."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from triton_support import Guarded, assert_budget, on_each_device
 from hpr_kernels.backend import uses_triton
 from hpr_kernels.compiled import CAPABILITIES, compile_for
 from hpr_kernels.layout import padded
-from hpr_kernels.loss import readout_cross_entropy, reference
+from hpr_kernels.loss import dispatch, readout_cross_entropy, reference
 from hpr_kernels.testing import assert_close, relative_error
 
 pytest.importorskip("triton")
@@ -47,7 +47,7 @@ def numbers(rng: torch.Generator, case: Case) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def check(case: Case, got: tuple[Tensor, ...], values: tuple[Tensor, Tensor, Tensor]) -> None:
-    """Loss, accuracy, K ∂L/∂y and K ∂L/∂a, each within twice the error of torch's own fp32; the accuracy exactly."""
+    """Check loss, K ∂L/∂y and K ∂L/∂a within twice the error of torch's own fp32, and the accuracy exactly."""
     rates, readout, targets = values
     exact = reference.readout_cross_entropy(rates.double(), readout.double(), targets, case.first)
     single = reference.readout_cross_entropy(rates, readout, targets, case.first)
@@ -65,10 +65,29 @@ def test_torch_equals_autograd(rng: torch.Generator, case: Case) -> None:
     check(case, (loss, accuracy, dy, gradient), values)
 
 
+@every_case
+def test_torch_writes_the_partial_sums_of_any_buffers(rng: torch.Generator, case: Case) -> None:
+    """Buffers of three tiles and padded rows, full of NaN: the means are those of the public function."""
+    values = numbers(rng, case)
+    gradient = torch.empty_like(values[0])
+    wanted = (*readout_cross_entropy(*values, gradient, first=case.first), gradient)
+    K = (case.T - case.first) * case.B
+    sums = torch.full((case.R, 2, 3), torch.nan)
+    dy = torch.full((case.R, K, padded(case.N_out)), torch.nan)
+    again = torch.full_like(gradient, torch.nan)
+    dispatch.readout_cross_entropy(*values, again, sums, dy[..., : case.N_out], case.first)
+    means = dispatch.mean(sums, K)
+    assert torch.equal(means, torch.stack(wanted[:2], 1))
+    assert torch.equal(sums.sum(-1) / K, means)
+    assert_close(dy[..., : case.N_out], wanted[2], 1e-7)
+    assert bool(dy[..., case.N_out :].isnan().all())
+    assert_close(again, wanted[3], 1e-6)
+
+
 @on_each_device
 @every_case
 def test_triton_equals_autograd(rng: torch.Generator, case: Case, device: str) -> None:
-    """Rates inside a trace whose other columns are NaN; gradient in padded rows; bands around both."""
+    """The rates lie in a trace whose other columns are NaN, the gradient in padded rows; guard bands surround both."""
     R, T, B, N, _, first = case
     values = numbers(rng, case)
     trace = Guarded(R, T, B, padded(N + 3), device=device)
@@ -93,7 +112,7 @@ def test_triton_equals_autograd(rng: torch.Generator, case: Case, device: str) -
 
 @on_each_device
 def test_pack_is_its_networks(rng: torch.Generator, device: str) -> None:
-    """Bit for bit, and the same each time."""
+    """A network's result has the same bits alone, in a pack, and each time."""
     values = tuple(v.to(device) for v in numbers(rng, CASES[1]))
 
     def run(networks: slice) -> tuple[Tensor, ...]:
@@ -108,11 +127,11 @@ def test_pack_is_its_networks(rng: torch.Generator, device: str) -> None:
         assert all(torch.equal(one[0], pack[r]) for one, pack in zip(alone, together, strict=True))
 
 
-# NumPy, which the interpreter computes with, warns where an infinity meets a zero.
+# The interpreter computes with NumPy, which warns of infinity times zero.
 @pytest.mark.filterwarnings("ignore:invalid value encountered")
 @on_each_device
 def test_a_tie_is_a_miss_and_divergence_shows(rng: torch.Generator, device: str) -> None:
-    """Dead units, a rate that is infinite, one that is NaN, a class that is not there: each in its own network."""
+    """One network each has dead units, an infinite rate, a NaN rate, and a class that does not exist."""
     R, T, B, N, N_out = 5, 2, 33, 33, 3
     rates = torch.randn(R, T, B, N, generator=rng).relu()
     readout = torch.randn(R, N_out, N, generator=rng)
@@ -161,6 +180,6 @@ def test_budget(capability: int, precision: str) -> None:
 
     for specimen in triton.specimens(precision)[:2]:
         compiled = compile_for(specimen, capability)
-        # The targets, 8 bytes each.
+        # The narrow loads are those of the targets, 8 bytes each.
         assert_budget(compiled, narrow_loads=2)
         assert compiled.tensor_core > 0

@@ -1,4 +1,4 @@
-"""What a kernel allocates beside its result, measured: the high-water mark of the process's resident memory.
+"""Tests of the memory that a kernel allocates beside its result, by the peak of the process's resident memory.
 
 In a process of its own (`pytest -m alone`): in one that has run large kernels the mark rises by more than a call needs.
 """
@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 MIB = 1 << 20
-# The allocator's rounding, a library's own buffers.
+# This allows for the allocator's rounding and for buffers of libraries.
 SLACK = 12 * MIB
 
 
@@ -35,10 +35,10 @@ def resident(name: str) -> int:
 
 
 def beside_result(function: Callable[[], Tensor]) -> int:
-    """Bytes that a call has held at most, less its result."""
+    """The most bytes that a call holds at once, without its result."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    # Resets the high-water mark.
+    # This resets the high-water mark.
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
     result = function()
@@ -57,7 +57,7 @@ def normal(*shape: int) -> Tensor:
 def test_gram(shape: tuple[int, ...], order: str, budget: int) -> None:
     B, O, S, N, F = shape
     J = FactoredJacobian(normal(B, O, S, N), normal(B, S, F))
-    # A call before, for what libraries set up once.
+    # The first call lets libraries allocate what they keep.
     FactoredJacobian(normal(2, 2, 2, 2), normal(2, 2, 2)).gram(order=order)
     plan = J.plan(order=order, memory_budget=budget)
     used = beside_result(lambda: J.gram(order=order, memory_budget=budget))
@@ -91,7 +91,7 @@ def test_ntk(R: int, self_connections: bool) -> None:
 
 @pytest.mark.parametrize("reduce", ["full", "trace"])
 def test_one_example_that_is_larger_than_the_budget(reduce: str) -> None:
-    """The adjoints of an example take 38 MiB: its outputs are taken some at a time."""
+    """The adjoints of one example take 38 MiB, so the kernel takes some of its outputs at a time."""
     B, T, N, N_out = 2, 100, 100, 10
     x = normal(T, B, 3)
     weights = {

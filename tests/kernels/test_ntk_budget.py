@@ -130,8 +130,9 @@ def test_numbers_of_numpy_are_numbers(rng: torch.Generator, rho: Any, budget: An
     assert torch.equal(
         leaky_rnn_ntk(net.x, **weights(net), rho=rho, memory_budget=budget, outputs=steps), K
     )
-    rates = leaky_rnn(net.x, net.recurrent, net.input, rho)
-    assert torch.equal(rates, leaky_rnn(net.x, net.recurrent, net.input, 0.25))
+    hidden = {"recurrent": net.recurrent, "input": net.input}
+    rates = leaky_rnn(net.x, **hidden, rho=rho)
+    assert torch.equal(rates, leaky_rnn(net.x, **hidden, rho=0.25))
 
 
 @pytest.mark.parametrize(

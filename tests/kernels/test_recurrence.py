@@ -1,8 +1,11 @@
-"""The recurrence, its gradients and its adjoints against the fp64 reference, and under torch.func."""
+"""Tests of the recurrence, its gradients and its adjoints against the fp64 reference, and under torch.func."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pydoc import locate
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +19,13 @@ RHO = 0.367
 ACTIVATIONS = ("relu", "linear")
 
 
+def rates_of(
+    x: Tensor, recurrent: Tensor, input: Tensor, rho: float = RHO, activation: Any = "relu"
+) -> Tensor:
+    """`leaky_rnn` with positional weights like the reference, because `torch.func` differentiates by position."""
+    return leaky_rnn(x, recurrent=recurrent, input=input, rho=rho, activation=activation)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("T", STEPS)
 @pytest.mark.parametrize("B", EXAMPLES)
@@ -26,7 +36,7 @@ def test_rates_and_gradients(
 ) -> None:
     net = random_network(rng, N=N, T=T, B=B, R=R)
     leaves = [value.requires_grad_() for value in (net.x, net.recurrent, net.input)]
-    rates = leaky_rnn(*leaves, RHO, activation)
+    rates = rates_of(*leaves, RHO, activation)
     expected = reference.leaky_rnn(*leaves, RHO, activation)
     assert_close(rates, expected)
     weight = torch.randn(expected.shape, generator=rng, dtype=torch.float64)
@@ -40,14 +50,14 @@ def test_rates_and_gradients(
 def test_gradcheck(rng: torch.Generator, rho: float) -> None:
     net = random_network(rng, N=5, T=4, B=2, R=2)
     leaves = [value.requires_grad_() for value in net[:3]]
-    assert torch.autograd.gradcheck(lambda *args: leaky_rnn(*args, rho), leaves)
+    assert torch.autograd.gradcheck(lambda *args: rates_of(*args, rho), leaves)
 
 
 def test_one_input_for_a_pack_and_plain_network(rng: torch.Generator) -> None:
     net = random_network(rng, N=33, T=8, B=5, R=3)
-    shared = leaky_rnn(net.x[:1], net.recurrent, net.input, RHO)
+    shared = rates_of(net.x[:1], net.recurrent, net.input)
     for r in range(3):
-        plain = leaky_rnn(net.x[0], net.recurrent[r], net.input[r], RHO)
+        plain = rates_of(net.x[0], net.recurrent[r], net.input[r])
         assert torch.equal(shared[r], plain)
 
 
@@ -103,11 +113,11 @@ def per_example_jacobian(rnn: Callable[..., Tensor], *net: Tensor) -> Tensor:
 @pytest.mark.parametrize("N", [1, 33])
 def test_torch_func(rng: torch.Generator, N: int, transform: Callable[..., Tensor]) -> None:
     net = random_network(rng, N=N, T=5, B=4)[:3]
-    assert_close(transform(leaky_rnn, *net), transform(reference_plain, *net))
+    assert_close(transform(rates_of, *net), transform(reference_plain, *net))
 
 
 def test_operators_keep_their_contract(rng: torch.Generator) -> None:
-    """Shapes, strides and aliasing are as the shape rules say, which is what `torch.compile` relies on."""
+    """Shapes, strides and aliasing agree with the shape rules, on which `torch.compile` relies."""
     net = random_network(rng, N=33, T=4, B=5, R=2)
     trace = op._trace(*net[:3], RHO, "relu", "ieee")
     for operator, arguments in ((op._trace, net[:3]), (op._backward, (trace, trace, *net[1:3]))):
@@ -118,13 +128,13 @@ def test_operators_keep_their_contract(rng: torch.Generator) -> None:
         )
 
 
-# Torch warns of what its own tracing of a Function does.
+# Torch's own tracing of a Function causes this warning.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiles_without_a_break(rng: torch.Generator) -> None:
     net = random_network(rng, N=33, T=4, B=5, R=2)
 
     def loss(*leaves: Tensor) -> Tensor:
-        return leaky_rnn(*leaves, RHO).square().sum()
+        return rates_of(*leaves).square().sum()
 
     leaves = [value.requires_grad_() for value in net[:3]]
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
@@ -138,7 +148,7 @@ def test_exports_as_one_node(rng: torch.Generator) -> None:
 
     class Model(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return leaky_rnn(x, net.recurrent, net.input, RHO)
+            return rates_of(x, net.recurrent, net.input)
 
     exported = torch.export.export(Model(), (net.x,))
     targets = [str(node.target) for node in exported.graph.nodes]
@@ -146,14 +156,21 @@ def test_exports_as_one_node(rng: torch.Generator) -> None:
     assert torch.equal(exported.module()(net.x), Model()(net.x))
 
 
-def test_second_derivative_is_refused(rng: torch.Generator) -> None:
+def test_second_derivative_is_refused_and_the_named_path_gives_it(rng: torch.Generator) -> None:
     net = random_network(rng, N=3, T=2, B=1)
     leaves = [value.requires_grad_() for value in net[:3]]
-    (first,) = torch.autograd.grad(
-        leaky_rnn(*leaves, RHO).square().sum(), leaves[1], create_graph=True
-    )
-    with pytest.raises(NotImplementedError, match="expected at most one differentiation"):
+    (first,) = torch.autograd.grad(rates_of(*leaves).square().sum(), leaves[1], create_graph=True)
+    with pytest.raises(NotImplementedError, match="expected at most one differentiation") as told:
         torch.autograd.grad(first.sum(), leaves[1])
+    path = re.search(r"(hpr_kernels\.\S+) differentiates any number of times", str(told.value))
+    assert path is not None
+    twice = locate(path[1])
+    assert callable(twice)
+    assert twice is reference.leaky_rnn
+    rates = twice(*(leaf[None] for leaf in leaves), RHO, "linear")
+    (first,) = torch.autograd.grad(rates.square().sum(), leaves[2], create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), leaves[2])
+    assert bool(second.any())
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -164,7 +181,7 @@ def test_adjoints(
     rng: torch.Generator, N: int, T: int, B: int, outputs: list[int] | str, activation: str
 ) -> None:
     net = random_network(rng, N=N, T=T, B=B, R=2)
-    rates = leaky_rnn(*net[:3], RHO, activation)
+    rates = rates_of(*net[:3], RHO, activation)
     if isinstance(outputs, str):
         steps = range(T) if outputs == "all" else [T - 1]
     else:
@@ -187,7 +204,7 @@ def test_fp32_error_is_that_of_torch(rng: torch.Generator) -> None:
     single = [value.float() for value in net[:3]]
     exact = reference.leaky_rnn(*net[:3], RHO)
     theirs = (reference.leaky_rnn(*single, RHO).double() - exact).norm()
-    ours = (leaky_rnn(*single, RHO).double() - exact).norm()
+    ours = (rates_of(*single).double() - exact).norm()
     assert ours <= 2 * theirs
 
 
@@ -225,7 +242,7 @@ def test_bad_input_is_named(change: dict[str, object], message: str) -> None:
 
 def test_nan_weights_are_refused_by_adjoints(rng: torch.Generator) -> None:
     net = random_network(rng, N=3, T=2, B=1)
-    rates = leaky_rnn(*net[:3], RHO)
+    rates = rates_of(*net[:3])
     dead = torch.full_like(rates, torch.nan)
     with pytest.raises(ValueError, match="rates: expected finite numbers, got 6 NaN"):
         leaky_rnn_adjoints(dead, recurrent=net.recurrent, readout=net.readout, rho=RHO)

@@ -1,12 +1,13 @@
-"""The recurrence's Triton kernels against the fp64 reference, and what a compiler makes of them; see triton_support.py.
+"""Tests of the recurrence's Triton kernels against the fp64 reference and, compiled, against budgets.
 
-The interpreter is slow: `CASES` covers each size of N, B, T, R and each activation with each kernel, not their product.
+See triton_support.py for the two test processes. The interpreter is slow, so `CASES` covers each size
+of N, B, T, R and each activation with each kernel, not their product.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -20,6 +21,11 @@ from hpr_kernels.recurrence import eager, reference
 from hpr_kernels.testing import Network, assert_close, random_network, relative_error
 
 pytest.importorskip("triton")
+
+
+def rates_of(x: Tensor, recurrent: Tensor, input: Tensor, rho: float = 0.367) -> Tensor:
+    """`leaky_rnn` with positional weights, like the reference."""
+    return leaky_rnn(x, recurrent=recurrent, input=input, rho=rho)
 
 
 class Case(NamedTuple):
@@ -46,19 +52,19 @@ def networks(rng: torch.Generator, case: Case, device: str) -> tuple[Network, Ne
     """The same network in fp64 on the CPU and in fp32 on `device`."""
     exact = random_network(rng, R=case.R, N=case.N, B=case.B, T=case.T, N_in=case.N_in)
     single = Network(*(value.float() for value in exact))
-    # Both compute on the rounded numbers, so that only the kernel's own rounding is measured.
+    # Both networks have the rounded numbers, so that the error is the kernel's own rounding.
     exact = Network(*(value.double() for value in single))
     return exact, Network(*(value.to(device) for value in single))
 
 
 def assert_as_good_as_torch(got: Tensor, exact: Tensor, torch_fp32: Tensor) -> None:
-    """At most twice the error of torch's own fp32, or of one rounding."""
+    """Check that the error is at most twice that of torch's own fp32, or of one rounding."""
     theirs = max(relative_error(torch_fp32.cpu(), exact), torch.finfo(torch.float32).eps)
     assert_close(got.cpu(), exact, 2 * theirs)
 
 
 def filled_trace(net: Network, case: Case, rates: Tensor | None = None) -> Guarded:
-    """A trace with its inputs, and NaN where rates are still to be written."""
+    """A trace that holds the inputs, and the rates if given; else NaN in their place."""
     R, T, B, N_in = net.x.shape
     trace = Guarded(R, T + 1, B, layout.padded(case.N + N_in), device=str(net.x.device))
     z = trace.tensor
@@ -163,10 +169,10 @@ def test_gradients(rng: torch.Generator, device: str) -> None:
         return torch.func.grad(loss, argnums=(0, 1, 2))(*leaves)
 
     leaves = [value.clone().requires_grad_() for value in net[:3]]
-    leaky_rnn(*leaves, 0.367).square().sum().backward()
+    rates_of(*leaves).square().sum().backward()
     for leaf, by_func, wanted, theirs in zip(
         leaves,
-        gradients(leaky_rnn, *net[:3]),
+        gradients(rates_of, *net[:3]),
         gradients(reference.leaky_rnn, *exact[:3]),
         gradients(reference.leaky_rnn, *net[:3]),
         strict=True,
@@ -178,15 +184,15 @@ def test_gradients(rng: torch.Generator, device: str) -> None:
 
 @on_each_device
 def test_pack_is_its_networks(rng: torch.Generator, device: str) -> None:
-    """Bit for bit: a result depends on no other network of the pack, and is the same each time."""
+    """A result has the same bits each time, and does not depend on the other networks of the pack."""
     _, net = networks(rng, CASES[1], device)
     options = {"recurrent": net.recurrent, "readout": net.readout, "rho": 0.367}
-    rates = leaky_rnn(*net[:3], 0.367)
+    rates = rates_of(*net[:3])
     adjoints = leaky_rnn_adjoints(rates, outputs=[2, 5], **options)
-    assert torch.equal(leaky_rnn(*net[:3], 0.367), rates)
+    assert torch.equal(rates_of(*net[:3]), rates)
     for r in range(CASES[1].R):
         x, recurrent, input, readout = (value[r] for value in net)
-        alone = leaky_rnn(x, recurrent, input, 0.367)
+        alone = rates_of(x, recurrent, input)
         assert torch.equal(alone, rates[r])
         options = {"recurrent": recurrent, "readout": readout, "rho": 0.367}
         assert torch.equal(leaky_rnn_adjoints(alone, outputs=[2, 5], **options), adjoints[r])
@@ -194,10 +200,10 @@ def test_pack_is_its_networks(rng: torch.Generator, device: str) -> None:
 
 @on_each_device
 def test_nan_is_not_lost(rng: torch.Generator, device: str) -> None:
-    """A diverged example shows in its own rates and in no others."""
+    """The rates of a diverged example are NaN, and no other rates are."""
     _, net = networks(rng, CASES[1], device)
     net.x[0, 2, 5] = torch.nan
-    dead = leaky_rnn(*net[:3], 0.367).isnan()
+    dead = rates_of(*net[:3]).isnan()
     expected = torch.zeros_like(dead)
     expected[0, 2:, 5] = True
     assert torch.equal(dead, expected)
@@ -205,7 +211,7 @@ def test_nan_is_not_lost(rng: torch.Generator, device: str) -> None:
 
 @on_each_device
 def test_kernel_of_a_network(rng: torch.Generator, device: str) -> None:
-    """`leaky_rnn_ntk` reaches these kernels and gives what it gives in fp64."""
+    """`leaky_rnn_ntk` calls these kernels and agrees with its own fp64 result."""
     exact, net = networks(rng, CASES[3], device)
 
     def kernel(net: Network) -> Tensor:
@@ -219,20 +225,20 @@ def test_kernel_of_a_network(rng: torch.Generator, device: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_precision_on_a_card(
-    rng: torch.Generator, precision: str, monkeypatch: pytest.MonkeyPatch
+    rng: torch.Generator, precision: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each precision errs at most twice as much as torch does: `tf32` as torch's TF32, the others as its fp32."""
+    """Each error is at most twice that of torch, in TF32 for `tf32` and in fp32 for the other precisions."""
     exact, net = networks(rng, CASES[4], "cuda")
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", precision == "tf32")
     assert_as_good_as_torch(
-        leaky_rnn(*net[:3], 0.367, precision=precision),
+        leaky_rnn(net.x, recurrent=net.recurrent, input=net.input, rho=0.367, precision=precision),
         reference.leaky_rnn(*exact[:3], 0.367),
         reference.leaky_rnn(*net[:3], 0.367),
     )
 
 
 def paper_specimens() -> list[Specimen]:
-    """Every size at the default precision, the first also at the other one of tensor cores."""
+    """All sizes at the default precision, and the first size at tf32 too."""
     from hpr_kernels.compiled import PAPER_SIZES
     from hpr_kernels.recurrence.triton import specimens
 
@@ -247,21 +253,21 @@ def specimen_id(specimen: Specimen) -> str:
 @pytest.mark.parametrize("specimen", paper_specimens(), ids=specimen_id)
 def test_compiled_budget(specimen: Specimen, capability: int) -> None:
     compiled = compile_for(specimen, capability)
-    # The adjoints' own step is one number; a row of the readout, one an output, is spread thin over the threads.
+    # The adjoints load their own step, one number, and per output one row of the readout, few numbers per thread.
     assert_budget(compiled, narrow_loads=3 if "adjoints" in specimen.name else 0)
-    # Tiles of 16 or 32 rows are a warp's, on every card; none is large enough for HGMMA or UTCHMMA.
+    # Tiles of 16 or 32 rows are too small for HGMMA or UTCHMMA, so that every card uses HMMA.
     assert compiled.tensor_core == compiled.count("HMMA") > 0
 
 
 @pytest.mark.parametrize("specimen", paper_specimens()[:3], ids=specimen_id)
 def test_sizes_of_one_compile(specimen: Specimen) -> None:
-    """A launch turns an argument of 1 into a constant, which the interpreter does not, and types follow other rules."""
+    """A launch makes a constant of an argument of 1, whose type rules differ; the interpreter does not show this."""
     ones = dict.fromkeys(set(specimen.arguments) & {"T", "B", "N", "O", "N_out"}, 1)
     compile_for(replace(specimen, arguments={**specimen.arguments, **ones, "P": 16}), 90)
 
 
 def test_padding_is_what_widens_loads() -> None:
-    """Rows that 16 does not divide are read number by number, so the budget would notice."""
+    """Rows of a length that 16 does not divide are loaded number by number, which breaks the budget."""
     specimen = paper_specimens()[0]
     compiled = compile_for(replace(specimen, arguments={**specimen.arguments, "P": 303}), 90)
     assert compiled.global_loads()[32] > compiled.global_loads().get(128, 0)

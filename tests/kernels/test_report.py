@@ -1,4 +1,4 @@
-"""The report: a line for every kernel and target, floors by hand, one line where Triton is missing."""
+"""Tests of the report: a row per kernel and target, floors computed by hand, one line where Triton is missing."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_operation_with_a_kernel_is_listed() -> None:
 
 
 def test_a_line_of_the_table() -> None:
-    """The smallest kernel of all, compiled for every target."""
+    """The smallest kernel is compiled for every target."""
     pytest.importorskip("triton")
     from hpr_kernels.trials import triton
 
@@ -87,7 +87,7 @@ def test_one_line_where_nothing_can_be_compiled(setup: str, environment: dict[st
 
 
 def test_a_reader_that_has_gone_ends_the_process_without_a_word() -> None:
-    """As `| head` does."""
+    """The reader closes the pipe, as `| head` does."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -103,7 +103,7 @@ def test_a_reader_that_has_gone_ends_the_process_without_a_word() -> None:
 
 
 def test_a_stream_that_is_not_utf_8_gets_the_table() -> None:
-    """The header holds a µ, which ASCII lacks."""
+    """The header holds a µ, which ASCII cannot encode."""
     pytest.importorskip("triton")
     run = (
         "import sys, hpr_kernels.report as r; r.specimens = lambda: r.importlib.import_module("

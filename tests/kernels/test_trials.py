@@ -1,4 +1,4 @@
-"""Trials of few seeds placed into the buffers of a pack: the launch against plain indexing."""
+"""Tests of the launch that places trials into the buffers of a pack, against plain indexing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytest.importorskip("triton")
 def test_equals_indexing(
     rng: torch.Generator, R: int, S: int, T: int, B: int, N: int, N_in: int, device: str
 ) -> None:
-    """An iteration's slice of a longer draw; nothing but the inputs' columns and the classes is written."""
+    """The trials are one iteration of a longer draw; only the inputs' columns and the classes are written."""
     chunk = torch.randn(S, 4, T, B, N_in, generator=rng).to(device)
     classes = torch.randint(0, 9, (S, 4, T, B), generator=rng).to(device)
     seed = torch.randint(0, S, (R,), generator=rng).to(device)

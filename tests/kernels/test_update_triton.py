@@ -1,4 +1,4 @@
-"""The fused update: against its equation, and raw weights under Dale's law; what a compiler makes of it.
+"""Tests of the fused update against its equation and against raw weights under Dale's law; budget when compiled.
 
 Cases cover each size of N, rows and packs, not their product: the interpreter is slow.
 """
@@ -50,7 +50,7 @@ def numbers(rng: torch.Generator, case: Case) -> tuple[Tensor, ...]:
 
 
 def rules(rng: torch.Generator, case: Case, which: str) -> Tensor | None:
-    """Constraints of all kinds: none, one for the pack, or one a network."""
+    """Random constraints of all kinds: none, one for the pack, or one per network."""
     if which == "free":
         return None
     R = case.R if which == "each" else 1
@@ -95,7 +95,7 @@ def test_equals_the_equation(
 
 @on_each_device
 def test_pack_is_its_networks(rng: torch.Generator, device: str) -> None:
-    """Bit for bit, and the same each time."""
+    """A network's result has the same bits alone, in a pack, and each time."""
     values = [v.to(device) for v in numbers(rng, CASES[1])]
     rule = rules(rng, CASES[1], "each").to(device)
     together = [v.clone() for v in values]
@@ -111,7 +111,7 @@ def test_pack_is_its_networks(rng: torch.Generator, device: str) -> None:
 
 
 def test_reflection_is_sgd_on_raw_weights(rng: torch.Generator) -> None:
-    """W = |U| ∘ sign trained by torch.optim.SGD on U, with a diagonal that is not there: the same W."""
+    """The weights equal W = |U| ∘ sign, without its diagonal, after torch.optim.SGD on U."""
     N, K, steps = 9, 5, 40
     sign = torch.where(torch.rand(N, N, generator=rng) < 0.8, 1.0, -1.0)
     raw = (0.05 * torch.randn(N, N, generator=rng)).requires_grad_()
@@ -178,6 +178,6 @@ def test_budget(capability: int, precision: str) -> None:
 
     for specimen in triton.specimens(precision)[:3]:
         compiled = compile_for(specimen, capability)
-        # The readout's own rows are not padded in the equation: 300 columns, not a multiple of 16, are stored as such.
+        # The readout has P = 300 columns, not a multiple of 16, so that not all of its loads can be 16 bytes wide.
         assert_budget(compiled, narrow_loads=16 if "readout" in specimen.name else 0)
         assert compiled.tensor_core > 0

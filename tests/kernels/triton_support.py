@@ -1,12 +1,12 @@
-"""How Triton kernels are tested on a machine without a GPU, and what those tests share.
+"""Shared tools of the tests of Triton kernels, which need no GPU.
 
-Triton settles when it is imported whether a process compiles kernels or interprets them, so there are two processes:
+Triton decides at its import whether a process compiles or interprets kernels, so the tests need two processes:
 
-- `pytest` compiles for cards that are not here (`assert_budget`) and skips tests marked `interpreter`;
+- `pytest` compiles for cards that the machine need not have (`assert_budget`), and skips tests marked `interpreter`;
 - `HPR_KERNELS_BACKEND=interpret pytest -m interpreter` runs kernels on CPU tensors through Triton's interpreter.
 
-`make test` does both. A test that takes the argument `device`, from `on_each_device`, is written once: it runs under
-the interpreter, and with the marker `gpu` on a card where there is one (`pytest -m gpu`).
+`make test` runs both. A test with the argument `device`, from `on_each_device`, runs under the interpreter, and on a
+card where the machine has one (`pytest -m gpu`).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ on_each_device = pytest.mark.parametrize(
     ],
 )
 
-# A NaN that no arithmetic gives, so that a stray write shows even if it is a NaN.
+# This NaN results from no arithmetic, so that a stray write is found even if it writes a NaN.
 CANARY = 0x7FC0DEAD
 BAND = 1024
 
 
 class Guarded:
-    """An fp32 tensor full of NaN between two bands of NaN: a read outside of it, or before writing, poisons results."""
+    """An fp32 tensor of NaN between two bands of NaN, so that reading outside it, or too early, makes results NaN."""
 
     def __init__(self, *shape: int, device: str) -> None:
         size = torch.Size(shape).numel()
@@ -39,18 +39,21 @@ class Guarded:
         self.tensor: Tensor = self.memory[BAND : BAND + size].view(torch.float32).view(shape)
 
     def check(self) -> None:
-        """Fail where anything was written outside."""
+        """Fail if a band was written to."""
         bands = torch.cat([self.memory[:BAND], self.memory[-BAND:]])
         stray = int((bands != CANARY).sum())
         assert stray == 0, f"{stray} elements written outside a tensor of {self.tensor.shape}"
 
     def unwritten(self) -> Tensor:
-        """Where the tensor still holds what it was filled with."""
+        """A mask of the elements that were not written since the tensor was made."""
         return self.tensor.view(torch.int32) == CANARY
 
 
 def assert_budget(compiled: Compiled, *, narrow_loads: int = 0, spills: int = 0) -> None:
-    """No local memory; shared memory that exists; no stack, and loads of 16 bytes, but for the exceptions named."""
+    """Check that a kernel uses no local memory and no stack, fits into shared memory, and loads 16 bytes at a time.
+
+    `narrow_loads` and `spills` are the exceptions that a test allows.
+    """
     assert compiled.local == 0
     assert compiled.spills <= spills
     assert compiled.stack <= 8 * spills

@@ -122,7 +122,7 @@ class Students(Figure):
 
     def plot(self, settings: Settings, records: Mapping[str, Record]) -> matplotlib.figure.Figure:
         """B: kernel alignment by kappa, one colour per kind of weights, one column per d; C: by kind of weights."""
-        from hpr.figures.draw.alignment import alignment
+        from hpr.figures.draw.alignment_panels import alignment_grid
 
         panels = {panel.name: panel for panel in self.panels(settings)}
         linear = {
@@ -130,7 +130,7 @@ class Students(Figure):
             for d, kappas in self.kappas.items()
         }
         recurrent = [panels[_recurrent_name(kind, settings)] for kind in READINGS]
-        return alignment(settings, linear, recurrent, records)
+        return alignment_grid(settings, linear, recurrent, records)
 
     def _linear(self, d: int, kappa: float, settings: Settings) -> Panel:
         # Both layers have one norm, as in Proposition 1: entries of W_1 are N(0, σ²/d).

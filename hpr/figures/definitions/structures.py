@@ -73,7 +73,7 @@ class Comparison:
         return found.named(self.name) if found else self.name
 
     def title(self, settings: Settings) -> str:
-        """The name, what stands in where something does, and the size."""
+        """The name, the stand-in where one is used, and the size."""
         found = settings.stand_in("EM") if self.N is None else None
         return f"{found.title(self.name) if found else self.name} (N = {self.size(settings)})"
 
@@ -223,7 +223,7 @@ EXPERIMENTAL = (
 )
 
 FIGURES = (
-    # Trained as long as Figure 1, whose full-rank runs are nulls here.
+    # It trains as long as Figure 1 in `quick`, so that Figure 1's full-rank runs are its nulls.
     Structures(
         "2",
         "Structures from biology: spectra, and learning 2AF",

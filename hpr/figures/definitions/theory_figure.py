@@ -11,7 +11,7 @@ from hpr.experiment.record import Record
 from hpr.figures.claims import Claim, Finding, Group
 from hpr.figures.figure import Figure
 from hpr.figures.settings import Settings
-from hpr.theory import PAPER, QUICK, RULE, Check, Size
+from hpr.theory import CHECK_RULE, PAPER, QUICK, Check, Size
 from hpr.theory.statements import STATEMENTS, Statement
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def size(settings: Settings) -> Size:
     return replace(chosen, networks=max(2, settings.seeds)) if settings.seeds else chosen
 
 
-def finding(check: Check) -> Finding:
+def check_finding(check: Check) -> Finding:
     """A check in the form of the other figures' findings; the notes have a line per case."""
     groups = tuple(
         Group(case.label, case.n, _finite_or_none(case.measured), _finite_or_none(case.sd))
@@ -55,7 +55,7 @@ class Theory(Figure):
 
     name = "theory"
     title = "The theory of two-layer linear networks and of frozen recurrent weights, checked"
-    rule = RULE
+    rule = CHECK_RULE
 
     def claims(self, settings: Settings) -> list[Claim]:
         """One claim per statement."""
@@ -63,17 +63,17 @@ class Theory(Figure):
 
     def judge(self, settings: Settings, records: Mapping[str, Record]) -> list[Finding]:
         """Compute the checks; no run is needed."""
-        from hpr.theory.results import run
+        from hpr.theory.results import run_checks
 
-        return [finding(check) for check in run(size(settings)).checks]
+        return [check_finding(check) for check in run_checks(size(settings)).checks]
 
     def plot(self, settings: Settings, records: Mapping[str, Record]) -> matplotlib.figure.Figure:
         """Six panels, in the paper's order."""
         from hpr.figures.draw.theory_panels import checks
-        from hpr.theory.results import run
+        from hpr.theory.results import run_checks
 
         n = size(settings)
-        return checks(run(n), n, settings.profile)
+        return checks(run_checks(n), n, settings.profile)
 
 
 FIGURES = (Theory(),)

@@ -38,8 +38,8 @@ QUICK_LINEAR: dict[int, dict[str, int]] = {
     d: {"N": 300, "iterations": iterations} for d, iterations in ((2, 1500), (20, 500), (100, 300))
 }
 MOMENTUM = "Two-layer linear networks train by the plain gradient, with momentum 0."
-# sMNIST of Figures 3, 14 and 15. In `quick` its kernels are of a quarter of the pictures, for a sixteenth of the cost.
-# The stand-in's students and trajectories have changed most of what they will in its shorter length.
+# Figures 3, 14 and 15 train sMNIST with these fields. In `quick` they compute kernels on a quarter of the pictures, at a
+# sixteenth of the cost. The stand-in's 600 iterations are enough for most of the change.
 _FEW = {"kernel_trials": 50}
 SEQUENTIAL = replace(
     SEQUENTIAL_MNIST,
@@ -98,7 +98,7 @@ MNIST = Sweep(
     # The entries of W_1 are drawn like the input weights of the recurrent networks (Appendix C.2).
     weights={"gain": 1.0, "distribution": "uniform"},
     name="B MNIST",
-    # Pictures of 8 x 8 have 64 inputs.
+    # Pictures of 8 x 8 pixels have 64 inputs.
     stand_in={"ranks": (1, 8, 24, 64)},
 )
 

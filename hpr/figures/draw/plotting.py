@@ -60,7 +60,7 @@ def offsets(S: int) -> NDArray[np.float64]:
 
 
 def write_gaps(axes: matplotlib.axes.Axes, gaps: Sequence[Sequence[str]], S: int) -> None:
-    """Say below the dots how many of S runs are missing at each level, and why."""
+    """Write below the dots how many of S runs are missing at each level, and why."""
     kinds = max(len(set(reasons)) for reasons in gaps)
     low, high = axes.get_ylim()
     room = 0.18 * kinds

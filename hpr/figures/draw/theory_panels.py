@@ -173,7 +173,7 @@ def _alignment(axes: matplotlib.axes.Axes, results: Results) -> None:
 
 
 def _frozen(axes: matplotlib.axes.Axes, results: Results) -> None:
-    place = np.arange(len(recurrent_checks.RANKS))
+    place = np.arange(len(recurrent_checks.INITIAL_RANKS))
     ways = (
         (results.losses.frozen, "o-", BLUE, "frozen"),
         (results.losses.reachable, "^-", GREEN, "frozen, reachable Y"),
@@ -182,7 +182,9 @@ def _frozen(axes: matplotlib.axes.Axes, results: Results) -> None:
     )
     for (losses, style, colour, label), shift in zip(ways, (0, -0.12, 0, 0.12), strict=True):
         # Values below 1e-32 are rounding errors of the squares.
-        median = [max(float(losses[rank].median()), 1e-32) for rank in recurrent_checks.RANKS]
+        median = [
+            max(float(losses[rank].median()), 1e-32) for rank in recurrent_checks.INITIAL_RANKS
+        ]
         axes.plot(
             place + shift, median, style, color=colour, markersize=3.5, linewidth=0.8, label=label
         )
@@ -190,13 +192,13 @@ def _frozen(axes: matplotlib.axes.Axes, results: Results) -> None:
         (recurrent_checks.N_OUT, "$N_{out}$"),
         (recurrent_checks.POINTS, "data points"),
     ):
-        at = float(np.interp(value, recurrent_checks.RANKS, place))
+        at = float(np.interp(value, recurrent_checks.INITIAL_RANKS, place))
         axes.axvline(at, color="0.6", linestyle=":", linewidth=0.8)
         axes.annotate(text, (at + 0.08, 1e3), color="0.35", fontsize=6.5)
     axes.set(
         yscale="log", ylim=(1e-34, 1e6), xlabel="rank of $W_h$", ylabel="relative squared error"
     )
     axes.set_yticks([1, 1e-10, 1e-20, 1e-30])
-    axes.set_xticks(place, [str(rank) for rank in recurrent_checks.RANKS])
+    axes.set_xticks(place, [str(rank) for rank in recurrent_checks.INITIAL_RANKS])
     axes.set_title("Prop. 2: linear RNN")
     axes.legend(loc="center left", bbox_to_anchor=(0, 0.52))

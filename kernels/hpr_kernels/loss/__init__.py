@@ -1,4 +1,4 @@
-"""Cross-entropy of a linear readout: loss, accuracy and the gradients that training passes on."""
+"""Cross-entropy of a linear readout: loss, accuracy, and the gradients that training needs."""
 
 from hpr_kernels.loss.op import readout_cross_entropy
 

@@ -1,27 +1,48 @@
-"""The cross-entropy by torch, in few passes."""
+"""The cross-entropy by torch, in few passes over memory, and the partial sums that the Triton launch leaves too."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from hpr_kernels.backend import DEFAULT_PRECISION
+
+
+def buffers(R: int, T: int, B: int, N_out: int, first: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums [R, 2, 1] of loss and hits, and K ∂L/∂y [R, K, N_out] with trials side by side in memory."""
+    dy = like.new_empty(R, N_out, (T - first) * B)
+    return like.new_empty(R, 2, 1), dy.mT
+
 
 def readout_cross_entropy(
-    rates: Tensor, readout: Tensor, targets: Tensor, gradient: Tensor, first: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [R], accuracy [R] and K ∂L/∂y [R, K, N_out]; K ∂L/∂a is written into `gradient`."""
+    rates: Tensor,
+    readout: Tensor,
+    targets: Tensor,
+    gradient: Tensor,
+    sums: Tensor,
+    dy: Tensor,
+    first: int,
+    precision: str = DEFAULT_PRECISION,
+) -> None:
+    """Write loss and hits into the first tile of `sums`, zero into the others, and fill `dy` and `gradient`.
+
+    Torch has its own setting for how products round, so `precision` stays unused.
+    """
     rows = rates[:, first:].flatten(1, 2)  # [R, K, N]
     labels = targets[:, None, first:].flatten(2)  # [R, 1, K]
-    # Classes before trials: what is summed or compared over the few classes then runs along the many trials.
-    log_p = torch.bmm(readout, rows.mT).log_softmax(1)  # [R, N_out, K]
+    # Classes stand before trials, so that sums and comparisons over the few classes run along the many trials.
+    log_p = torch.log_softmax(torch.bmm(readout, rows.mT), 1, out=dy.mT)  # [R, N_out, K]
     picked = log_p.gather(1, labels)
-    K = labels.shape[2]
-    loss = -picked.sum((1, 2)) / K
-    accuracy = ((log_p >= picked).sum(1) == 1).sum(1).to(loss.dtype) / K
-    dy = log_p.exp_()
-    dy.scatter_add_(1, labels, dy.new_full((), -1.0).expand(labels.shape))
-    dy = dy.mT  # [R, K, N_out]
+    sums[..., 1:] = 0
+    sums[:, 0, 0] = -picked.sum((1, 2))
+    sums[:, 1, 0] = ((log_p >= picked).sum(1) == 1).sum(1)
+    log_p.exp_()
+    log_p.scatter_add_(1, labels, log_p.new_full((), -1.0).expand(labels.shape))
     if first:
         gradient[:, :first] = 0
     torch.bmm(dy, readout, out=gradient[:, first:].flatten(1, 2))
-    return loss, accuracy, dy
+
+
+def mean(sums: Tensor, K: int) -> Tensor:
+    """Loss and accuracy [..., 2] of K rows from sums [..., 2, tiles], all of which stand in the first tile."""
+    return sums[..., 0] / K

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from hpr_kernels import checks
 from hpr_kernels.autocast import outside_autocast
-from hpr_kernels.backend import DEFAULT_PRECISION, check_precision, uses_triton
-from hpr_kernels.loss import eager
+from hpr_kernels.backend import DEFAULT_PRECISION, check_precision
+from hpr_kernels.loss import dispatch
 
 
 @outside_autocast
@@ -19,29 +19,29 @@ def readout_cross_entropy(
     gradient: Tensor,
     *,
     first: int = 0,
-    precision: str = DEFAULT_PRECISION,
+    precision: checks.Precision = DEFAULT_PRECISION,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean cross-entropy L of y_t = w a_{t+1} (Eq. 2) over the K = (T - first) B rows from step `first` on.
 
-    What it returns is all that training needs: K ∂L/∂y is the left factor of the readout's update, whose right factor
-    are the rates (`momentum_step` sums their product), and K ∂L/∂a is what the recurrence's reverse sweep starts from.
+    Training needs nothing else: K ∂L/∂y is the left factor of the readout's update and the rates are the right one
+    (`momentum_step` sums their product), and the recurrence's reverse sweep starts from K ∂L/∂a.
 
     Args:
-        rates: a_1 … a_T [R, T, B, N], the units side by side in memory.
+        rates: a_1 … a_T [R, T, B, N], with units side by side in memory.
         readout: w [R, N_out, N].
-        targets: the class of every row, int64 [R, T, B]. One outside 0 … N_out - 1 raises on the CPU; where that cannot
-            be seen without waiting, under Triton, its network's loss is NaN.
-        gradient: [R, T, B, N], contiguous but for padding behind its rows; overwritten with K ∂L/∂a, zero before step
-            `first`.
+        targets: the class of every row, int64 [R, T, B]. A class outside 0 … N_out - 1 raises on the CPU. Under Triton
+            a check would wait for the device, so the loss of its network becomes NaN instead.
+        gradient: [R, T, B, N], contiguous except for padding behind its rows; overwritten with K ∂L/∂a, which is zero
+            before step `first`.
         first: the first step that the loss counts, 0 … T-1.
-        precision: how Triton's products round, "ieee", "tf32x3" or "tf32"; torch's round as torch is set.
+        precision: how products round in the Triton kernel: "ieee", "tf32x3" or "tf32". Torch follows its own settings.
 
     Returns:
-        loss L [R], accuracy [R] and K ∂L/∂y [R, K, N_out]. A row is right where its target's output exceeds all others:
-        a tie is a miss, for a network whose units are all dead has learned nothing.
+        loss L [R], accuracy [R] and K ∂L/∂y [R, K, N_out]. A row is right where its target's output exceeds all others.
+        A tie is a miss, so that a network whose units are all dead scores 0.
 
     Raises:
-        ValueError, TypeError: naming the argument that does not fit.
+        ValueError, TypeError: the message names the argument that does not fit.
     """
     checks.tensor("rates", rates, (4,))
     checks.tensor("readout", readout, (3,), like=rates)
@@ -57,12 +57,7 @@ def readout_cross_entropy(
         )
     first = checks.count("first", first, 0, T - 1, f"a step in 0 … {T - 1}")
     check_precision(precision)
-    if not uses_triton(rates):
-        return eager.readout_cross_entropy(rates, readout, targets, gradient, first)
-    from hpr_kernels.loss import triton
-
-    sums, dy = triton.buffers(R, T, B, readout.shape[1], first, like=rates)
-    with torch.cuda.device_of(rates):
-        triton.readout_cross_entropy(rates, readout, targets, gradient, sums, dy, first, precision)
-    loss, accuracy = triton.mean(sums, dy.shape[1]).unbind(1)
+    sums, dy = dispatch.buffers(R, T, B, readout.shape[1], first, like=rates)
+    dispatch.readout_cross_entropy(rates, readout, targets, gradient, sums, dy, first, precision)
+    loss, accuracy = dispatch.mean(sums, dy.shape[1]).unbind(1)
     return loss, accuracy, dy

@@ -1,8 +1,8 @@
 """The readout, its cross-entropy and both gradients in one launch: a program owns a tile of one network's rows.
 
-The logits of a row, at most a few, stay in registers. The sums over rows that remain are taken elsewhere in a fixed
-order, so that no atomics are needed: loss and accuracy are left as one partial sum a program, and the readout's
-gradient, dyᵀ a, is the product that the update's launch accumulates anyway.
+The few logits of a row stay in registers. The launch needs no atomics, because other launches sum over rows in a fixed
+order: each program leaves one partial sum of loss and one of hits for `mean`, and the launch of the update accumulates
+the readout's gradient dyᵀ a.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from hpr_kernels.layout import padded, readable
 
 TILE_ROWS, TILE_N = 32, 64
 NUM_WARPS, NUM_STAGES = 4, 1
-# A program keeps a row's logits whole.
+# A program keeps all logits of a row in registers.
 MOST_OUTPUTS = 128
 
 
+# Longer than 60 lines: one launch does all four steps, and a kernel's 30 arguments take one line each.
 @triton.jit
 def readout_cross_entropy_kernel(
     rates,
@@ -74,7 +75,7 @@ def readout_cross_entropy_kernel(
         unit = start + n[None, :]
         a = tl.load(p_rates + unit, counted[:, None] & (unit < rates_width), other=0.0)
         w = tl.load(p_readout + unit, is_output[:, None] & (unit < readout_width), other=0.0)
-        # Behind the units the storage may hold anything.
+        # The storage behind the units may hold any number, NaN included.
         a = tl.where(unit < N, a, 0.0)
         w = tl.where(unit < N, w, 0.0)
         y = tl.dot(a, tl.trans(w), y, input_precision=PRECISION)
@@ -85,7 +86,7 @@ def readout_cross_entropy_kernel(
     target = tl.load(targets + run * targets_run + step * targets_step + example, counted, other=0)
     is_target = o[None, :] == target[:, None]
     picked = tl.sum(tl.where(is_target, log_p, 0.0), 1)
-    # A class that does not exist must not pass for a loss.
+    # A class that does not exist makes the loss NaN.
     picked = tl.where((target >= 0) & (target < N_out), picked, float("nan"))
     right = tl.sum((log_p >= picked[:, None]).to(tl.int32), 1) == 1
     p_sums = sums + run * sums_run + tile
@@ -106,24 +107,24 @@ def readout_cross_entropy_kernel(
 
 
 def buffers(R: int, T: int, B: int, N_out: int, first: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """What a launch writes beside the gradient: partial sums [R, 2, tiles] of loss and hits, K ∂L/∂y [R, K, N_out]."""
+    """Memory for partial sums [R, 2, tiles] of loss and hits, and for K ∂L/∂y [R, K, N_out] in padded rows."""
     return (
         like.new_empty(R, 2, triton.cdiv(T * B, TILE_ROWS)),
-        # Rows as wide as the update likes to load them; zeros there, for what is loaded is multiplied.
+        # The launch of the update loads padded rows, 16 bytes at a time, and multiplies the padding: so it is zero.
         like.new_zeros(R, (T - first) * B, padded(N_out))[..., :N_out],
     )
 
 
 def tile_O(N_out: int) -> int:
-    """Outputs of a tile: all of them, and no fewer than a product takes."""
+    """Outputs per tile: all of them, and at least the 16 that a product needs."""
     return max(16, triton.next_power_of_2(N_out))
 
 
 def mean(sums: Tensor, K: int) -> Tensor:
     """Loss and accuracy [..., 2] of K rows from partial sums [..., 2, tiles].
 
-    In fp64, where numbers of fp32 add without rounding unless the largest is 2²⁰ times the least: so no order of theirs
-    shows in the result.
+    The sum is taken in fp64. It adds numbers of fp32 without rounding unless the largest is 2²⁰ times the least, so the
+    order of the sum does not show in the result.
     """
     return (sums.double().sum(-1) / K).to(sums.dtype)
 
@@ -136,9 +137,9 @@ def readout_cross_entropy(
     sums: Tensor,
     dy: Tensor,
     first: int,
-    precision: str,
+    precision: str = DEFAULT_PRECISION,
 ) -> None:
-    """One launch; `sums` summed over its last axis and divided by K are loss and accuracy."""
+    """One launch; `mean` turns `sums` into loss and accuracy."""
     R, T, B, N = rates.shape
     N_out = readout.shape[1]
     if N_out > MOST_OUTPUTS:
@@ -177,10 +178,10 @@ def readout_cross_entropy(
 
 def specimens(precision: str = DEFAULT_PRECISION) -> list[Specimen]:
     """The launch for one network at each of the paper's sizes."""
-    return [_specimen(size, precision) for size in PAPER_SIZES]
+    return [_cross_entropy_specimen(size, precision) for size in PAPER_SIZES]
 
 
-def _specimen(size: PaperSize, precision: str) -> Specimen:
+def _cross_entropy_specimen(size: PaperSize, precision: str) -> Specimen:
     T, B, N, N_in, N_out = size.T, size.B, size.N, size.N_in, size.N_out
     steps = checks.steps(size.outputs, T)
     P, width, counted = padded(N + N_in), padded(N), B * len(steps)

@@ -1,15 +1,20 @@
-"""The recurrence on joined buffers, by the backend that serves them: `triton`, or `eager` (torch on any device)."""
+"""The recurrence on checked buffers, by the backend that serves them: Triton, or torch on any device.
+
+`op.py` checks arguments and calls these functions, and `hpr` calls them on buffers that it allocates once. Each has one
+signature for every backend.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from hpr_kernels import layout
 from hpr_kernels.backend import DEFAULT_PRECISION, uses_triton
 from hpr_kernels.recurrence import eager
 from hpr_kernels.recurrence.eager import mask
 
-__all__ = ["adjoints", "forward", "mask", "sweep"]
+__all__ = ["adjoints", "forward", "mask", "sweep", "sweep_buffer"]
 
 
 def forward(
@@ -18,15 +23,25 @@ def forward(
     rho: float,
     activation: str = "relu",
     precision: str = DEFAULT_PRECISION,
+    potentials: Tensor | None = None,
 ) -> None:
-    """Fill the rates of `trace` from its inputs; see `eager.forward`."""
+    """Fill the rates of `trace` [R, T + 1, B, P] from its inputs, with the joined `weights` [R, N, P].
+
+    The Triton kernel keeps h in `potentials` [R, B, N padded], which it allocates where none is given. Torch uses
+    neither `potentials` nor `precision`.
+    """
     if uses_triton(trace):
         from hpr_kernels.recurrence import triton
 
         with torch.cuda.device_of(trace):
-            triton.forward(trace, weights, rho, activation, precision)
+            triton.forward(trace, weights, rho, activation, precision, potentials)
     else:
-        eager.forward(trace, weights, rho, activation)
+        eager.forward(trace, weights, rho, activation, precision, potentials)
+
+
+def sweep_buffer(R: int, T: int, B: int, N: int, like: Tensor) -> Tensor:
+    """Zeros [R, T, B, Q] for the `g` of `sweep`: Q is N padded where Triton serves `like`, and N elsewhere."""
+    return like.new_zeros(R, T, B, layout.padded(N) if uses_triton(like) else N)
 
 
 def sweep(
@@ -37,14 +52,17 @@ def sweep(
     activation: str = "relu",
     precision: str = DEFAULT_PRECISION,
 ) -> None:
-    """Turn ∂L/∂a_{s+1} in `g` [R, T, B, Q] into ∂L/∂h_{s+1}; Q is N padded, columns N … Q are not yours to use."""
+    """Turn ∂L/∂a_{s+1} in `g` [R, T, B, Q] into ∂L/∂h_{s+1} in place; `sweep_buffer` allocates such a `g`.
+
+    The numbers stand in columns 0 … N - 1. The Triton kernel sets the columns from N on to zero, torch leaves them.
+    """
     if uses_triton(trace):
         from hpr_kernels.recurrence import triton
 
         with torch.cuda.device_of(trace):
             triton.sweep(g, trace, weights, rho, activation, precision)
     else:
-        eager.sweep(g[..., : weights.shape[1]], trace, weights, rho, activation)
+        eager.sweep(g, trace, weights, rho, activation, precision)
 
 
 def adjoints(
@@ -56,10 +74,10 @@ def adjoints(
     activation: str = "relu",
     precision: str = DEFAULT_PRECISION,
 ) -> Tensor:
-    """Adjoints of all outputs, [R, T, O, B, N]; see `eager.adjoints`."""
+    """Adjoints [R, T, O, B, N] of the outputs (t, k) = w_k a_{t+1}, t in ascending `steps`, O = len(steps) N_out."""
     if uses_triton(trace):
         from hpr_kernels.recurrence import triton
 
         with torch.cuda.device_of(trace):
             return triton.adjoints(trace, weights, readout, rho, steps, activation, precision)
-    return eager.adjoints(trace, weights, readout, rho, steps, activation)
+    return eager.adjoints(trace, weights, readout, rho, steps, activation, precision)

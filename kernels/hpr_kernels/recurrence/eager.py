@@ -1,7 +1,7 @@
 """The recurrence by torch operations on any device, on the joined buffers of `hpr_kernels.layout`.
 
-Each step is one large matrix product, and everything else happens in place. Since h_0 = 0, the first step has no
-recurrent product. The rates returned are a view of the trace.
+Each step is one large matrix product, and all other operations work in place. Since h_0 = 0, the first step has no
+recurrent product. Torch has its own setting for how products round, so no function here uses its `precision`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hpr_kernels.backend import DEFAULT_PRECISION
 
-def forward(trace: Tensor, weights: Tensor, rho: float, activation: str = "relu") -> None:
-    """Fill the rates of `trace` from its inputs: h_{t+1} = rho h_t + (1 - rho) [W_h W_x] z_t (Eq. 1)."""
+
+def forward(
+    trace: Tensor,
+    weights: Tensor,
+    rho: float,
+    activation: str = "relu",
+    precision: str = DEFAULT_PRECISION,
+    potentials: Tensor | None = None,
+) -> None:
+    """Fill the rates of `trace` from its inputs: h_{t+1} = rho h_t + (1 - rho) [W_h W_x] z_t (Eq. 1).
+
+    `potentials` stays unused: torch keeps h as [R, N, B], another layout than that of the Triton kernel.
+    """
     R, steps, B, _ = trace.shape
     N = weights.shape[1]
-    # Units before examples: this orientation of the product is a quarter faster, and worth the transposed store.
+    # With units before examples the product is a quarter faster, which outweighs the transposed store.
     h = trace.new_zeros(R, N, B)
     for t in range(steps - 1):
         columns = slice(N, None) if t == 0 else slice(None)
@@ -26,14 +38,21 @@ def forward(trace: Tensor, weights: Tensor, rho: float, activation: str = "relu"
             rates.copy_(h.mT)
 
 
-def sweep(g: Tensor, trace: Tensor, weights: Tensor, rho: float, activation: str = "relu") -> None:
-    """Turn `g`, holding ∂L/∂a_{s+1}, into ∂L/∂h_{s+1} in place, s = T-1 … 0; `g` is [R, T, B, N].
+def sweep(
+    g: Tensor,
+    trace: Tensor,
+    weights: Tensor,
+    rho: float,
+    activation: str = "relu",
+    precision: str = DEFAULT_PRECISION,
+) -> None:
+    """Turn ∂L/∂a_{s+1} in `g` [R, T, B, Q] into ∂L/∂h_{s+1} in place, s = T-1 … 0, in columns 0 … N - 1.
 
     g_s = f'(h_{s+1}) ∘ (∂L/∂a_{s+1} + (1 - rho) W_hᵀ g_{s+1}) + rho g_{s+1}
     """
     T, N = g.shape[1], weights.shape[1]
-    recurrent = weights[..., :N]
-    # torch batches a product only into contiguous memory, which a step of `g` is not.
+    recurrent, g = weights[..., :N], g[..., :N]
+    # torch batches a product only into contiguous memory, which one step of `g` is not.
     pulled = torch.empty_like(g[:, 0], memory_format=torch.contiguous_format)
     for s in range(T - 1, -1, -1):
         here = g[:, s]
@@ -47,7 +66,7 @@ def sweep(g: Tensor, trace: Tensor, weights: Tensor, rho: float, activation: str
 
 
 def mask(g: Tensor, rates: Tensor) -> None:
-    """Multiply by f'(h) of ReLU in place: zero `g` where the rate is zero, in one pass."""
+    """Multiply `g` by f'(h) of ReLU in place: set it to zero where the rate is zero, in one pass."""
     torch.ops.aten.threshold_backward.grad_input(g, rates, 0, grad_input=g)
 
 
@@ -58,10 +77,11 @@ def adjoints(
     rho: float,
     steps: tuple[int, ...],
     activation: str = "relu",
+    precision: str = DEFAULT_PRECISION,
 ) -> Tensor:
-    """Adjoints of all outputs (t, k), t in ascending `steps`: [R, T, O, B, N], output-major.
+    """Adjoints [R, T, O, B, N] of all outputs (t, k), t in ascending `steps`, output-major.
 
-    The outputs that reach back to step s are a suffix of the O axis, so each step is one product over just those.
+    The outputs that reach back to step s are a suffix of the O axis, so each step is one product over that suffix.
     """
     R, T, B = trace.shape[0], trace.shape[1] - 1, trace.shape[2]
     N_out, N = readout.shape[1:]

@@ -1,7 +1,7 @@
 """Public functions of the leaky recurrence, and the two operators behind them with autograd, vmap and shape rules.
 
-The operators are known to torch's dispatcher, so that `torch.func`, `torch.compile` and `torch.export` see each as one
-node with a gradient; which implementation runs is settled when one is called.
+The operators are registered with torch's dispatcher, so that `torch.func`, `torch.compile` and `torch.export` see each
+as one node with a gradient. Each call chooses its backend, in `dispatch.py`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from hpr_kernels.recurrence import dispatch
 @outside_autocast
 def leaky_rnn(
     x: Tensor,
+    *,
     recurrent: Tensor,
     input: Tensor,
     rho: float,
-    activation: str = "relu",
-    precision: str = DEFAULT_PRECISION,
-    *,
+    activation: checks.Activation = "relu",
+    precision: checks.Precision = DEFAULT_PRECISION,
     batch_first: bool = False,
 ) -> Tensor:
     """Rates of the leaky ReLU network over all steps, h_0 = 0 (Liu et al. 2024, Eq. 1).
@@ -41,24 +41,24 @@ def leaky_rnn(
         rho: leak factor exp(-dt/tau) in [0, 1).
         activation: f, "relu" (f'(0) = 0) or "linear".
         precision: how products of fp32 numbers round in the Triton kernels: "ieee", "tf32x3" (nearly as exact, on
-            tensor cores) or "tf32". Torch, which serves the CPU and other dtypes, ignores it, as do the products that
-            turn ∂L/∂h into the gradients of x and the weights: these go by torch's own settings.
-        batch_first: whether x and the rates have examples before steps, as in `torch.nn.RNN`. No shape tells one
-            order from the other.
+            tensor cores) or "tf32". Torch, which serves the CPU and other dtypes, ignores it. The products that turn
+            ∂L/∂h into the gradients of x and the weights are torch's on every device and follow torch's settings.
+        batch_first: whether x and the rates have examples before steps, as in `torch.nn.RNN`. The shapes do not tell
+            the two orders apart.
 
     Returns:
         rates f(h_1) … f(h_T), [R, T, B, N] (plain: [T, B, N]; with `batch_first` [R, B, T, N] or [B, T, N]), a view
-        whose rows may be padded. Of the dtype of x, under `torch.autocast` as well. Differentiable once in x and the
-        weights; composes with `torch.func` `grad`, `vmap` and `jacrev`, and is one node to `torch.compile` and
-        `torch.export`.
+        whose rows may be padded. They have the dtype of x, under `torch.autocast` as well. They are differentiable once
+        in x and the weights. The function composes with `torch.func` `grad`, `vmap` and `jacrev`, and is one node to
+        `torch.compile` and `torch.export`.
 
     Raises:
-        ValueError, TypeError: naming the argument that does not fit.
+        ValueError, TypeError: the message names the argument that does not fit.
     """
     packed = checks.network(x, recurrent, input, activation)
     rho = checks.leak(rho)
     check_precision(precision)
-    checks.flag("batch_first", batch_first)
+    batch_first = checks.flag("batch_first", batch_first)
     if batch_first:
         x = x.transpose(-3, -2)
     if not packed:
@@ -79,7 +79,7 @@ def leaky_rnn_trace(
     activation: str = "relu",
     precision: str = DEFAULT_PRECISION,
 ) -> tuple[Tensor, Tensor]:
-    """Trace and joined weights of a pack (see `cpu`), without a graph; x [R or 1, T, B, N_in]."""
+    """Trace and joined weights of a pack (see `hpr_kernels.layout`), without a graph; x is [R or 1, T, B, N_in]."""
     (R, N, N_in), (T, B) = input.shape, x.shape[1:3]
     trace = layout.empty_trace(R, T, B, N, N_in, like=x)
     trace[:, :T, :, N : N + N_in] = x
@@ -96,11 +96,11 @@ def leaky_rnn_adjoints(
     readout: Tensor,
     rho: float,
     outputs: checks.Outputs = "all",
-    activation: str = "relu",
-    precision: str = DEFAULT_PRECISION,
+    activation: checks.Activation = "relu",
+    precision: checks.Precision = DEFAULT_PRECISION,
     batch_first: bool = False,
 ) -> Tensor:
-    """Adjoints g_s^{b,(t,k)} = ∂y_{t,k}^b / ∂h_{s+1} of the outputs y_t = w a_{t+1}, of every example at once.
+    """Adjoints g_s^{b,(t,k)} = ∂y_{t,k}^b / ∂h_{s+1} of the outputs y_t = w a_{t+1}, for all examples at once.
 
     g_t = f'(h_{t+1}) ∘ w_k, g_s = rho g_{s+1} + (1 - rho) f'(h_{s+1}) ∘ (W_hᵀ g_{s+1}), zero for s > t.
 
@@ -113,19 +113,19 @@ def leaky_rnn_adjoints(
         outputs: "all" steps, the "last" one, or ascending steps t (0-based: y_t reads a_{t+1}).
         activation: "relu" or "linear".
         precision: of the Triton kernels, as in `leaky_rnn`.
-        batch_first: whether `rates` has examples before steps; the adjoints have them first in either case.
+        batch_first: whether `rates` has examples before steps. The adjoints have examples first in either case.
 
     Returns:
-        [R, B, O, T, N] or [B, O, T, N], the O outputs of an example ordered (t, k). A view; not differentiable.
+        [R, B, O, T, N] or [B, O, T, N], the O outputs of an example ordered (t, k): a view, not differentiable.
 
     Raises:
-        ValueError, TypeError: naming the argument that does not fit, or that holds NaN or infinity.
+        ValueError, TypeError: the message names the argument that does not fit, or that holds NaN or infinity.
     """
     checks.tensor("rates", rates, (3, 4))
     checks.finite("rates", rates)
     packed = rates.dim() == 4
     lead = tuple(rates.shape[:-3])
-    checks.flag("batch_first", batch_first)
+    batch_first = checks.flag("batch_first", batch_first)
     if batch_first:
         rates = rates.transpose(-3, -2)
     T, _, N = rates.shape[-3:]
@@ -136,7 +136,7 @@ def leaky_rnn_adjoints(
     checks.shape("recurrent", recurrent, (*lead, N, N), f"[{symbol}N, N]")
     checks.shape("readout", readout, (*lead, None, N), f"[{symbol}N_out, N]")
     rho = checks.leak(rho)
-    checks.choice("activation", activation, ("relu", "linear"))
+    checks.choice("activation", activation, checks.ACTIVATIONS)
     check_precision(precision)
     steps = checks.steps(outputs, T)
     with torch.no_grad():
@@ -154,7 +154,7 @@ def leaky_rnn_adjoints(
 def _trace(
     x: Tensor, recurrent: Tensor, input: Tensor, rho: float, activation: str, precision: str
 ) -> Tensor:
-    """x, W_h, W_x → trace; the rates in it are the differentiable result, its other columns are constants."""
+    """x, W_h, W_x → trace, whose rates are the differentiable result and whose other columns are constants."""
     return leaky_rnn_trace(x, recurrent, input, rho, activation, precision)[0]
 
 
@@ -178,7 +178,7 @@ def _backward(
     return _gradients(grad, trace, recurrent, input, rho, activation, precision)
 
 
-# Autograd runs a backward in the context of the caller, which may have entered autocast since the forward.
+# Autograd runs a backward in the caller's context, and the caller may have entered autocast since the forward.
 @outside_autocast
 def _gradients(
     grad: Tensor,
@@ -189,7 +189,7 @@ def _gradients(
     activation: str,
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of `_backward`, by one reverse sweep and one product over all steps."""
+    """The gradients that `_backward` returns, by one reverse sweep and one product over all steps."""
     N, N_in = input.shape[1:]
     R, T, B, _ = grad[:, 1:].shape
     rows = grad.new_zeros(R, T, B, layout.padded(N))
@@ -214,8 +214,8 @@ def _(
 class _Trace(Function):
     """The gradient of the operator `_trace`.
 
-    The dispatcher's own `register_autograd` does not compose with `torch.func`; a Function does, and its vmap rule
-    comes from those of the operators within.
+    The dispatcher's own `register_autograd` does not compose with `torch.func`. A Function does, and torch generates
+    its vmap rule from the vmap rules of the operators that it calls.
     """
 
     generate_vmap_rule = True
@@ -277,7 +277,7 @@ def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, tupl
 
 
 def _fold(V: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> list[Any]:
-    """Make vmap's axis part of the pack: networks are independent of each other, so V R of them are a larger pack."""
+    """Fold vmap's axis into the pack: networks are independent of each other, so V packs of R are one of V R."""
     folded = []
     for dim, arg in zip(in_dims, args, strict=True):
         if isinstance(arg, Tensor):

@@ -1,10 +1,10 @@
-"""The recurrence on a GPU: a whole sweep through time in one launch, on the joined buffers of `hpr_kernels.layout`.
+"""The recurrence on a GPU: one launch goes through all steps, on the joined buffers of `hpr_kernels.layout`.
 
 A program owns a tile of examples of one network for all steps, so that steps need no barrier wider than a block. W_h of
-300 units (360 kB) fits no multiprocessor's shared memory; it streams from L2 once a step, in tiles that a product uses
-at once. What one step hands to the next (rates, potentials, adjoints) goes through L2 as well, behind a barrier of the
-block: kept in registers it would be an unrolled tuple of tiles, which spills. Loops over tiles are rolled, each sum has
-one order, offsets that can pass 2³¹ are 64-bit.
+300 units (360 kB) fits into no multiprocessor's shared memory; a program reads it from L2 at each step, tile by tile.
+Rates, potentials and adjoints pass from one step to the next through L2 as well, behind a barrier of the block: in
+registers they would be an unrolled tuple of tiles, which spills. Loops over tiles are rolled, each sum has one order,
+and offsets that can exceed 2³¹ are 64-bit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hpr_kernels.layout import padded
 
 @dataclass(frozen=True)
 class StepTile:
-    """Examples, units and terms of the inner product that a program holds at a time."""
+    """How many examples, units and terms of the inner product a program holds at a time."""
 
     B: int
     N: int
@@ -35,12 +35,12 @@ class StepTile:
 
     @property
     def blocks(self) -> dict[str, int]:
-        """The sizes as the kernels name them."""
+        """The sizes under the kernels' names."""
         return {"BLOCK_B": self.B, "BLOCK_N": self.N, "BLOCK_K": self.K}
 
     @property
     def options(self) -> dict[str, int | bool]:
-        """What a launch passes besides its arguments."""
+        """The sizes and the compiler's options, which a launch passes besides its arguments."""
         return self.blocks | launch_options(self.num_warps, self.num_stages)
 
 
@@ -65,7 +65,7 @@ def forward_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """h_{t+1} = rho h_t + (1 - rho) [W_h W_x] z_t; the rates f(h_{t+1}) go into z_{t+1}."""
+    """h_{t+1} = rho h_t + (1 - rho) [W_h W_x] z_t; stores the rates f(h_{t+1}) into z_{t+1}."""
     tiles = tl.cdiv(B, BLOCK_B)
     r = tl.cast(tl.program_id(0) // tiles, tl.int64)
     first = tl.program_id(0) % tiles * BLOCK_B
@@ -79,7 +79,7 @@ def forward_kernel(
     p_h = potentials + (r * B + first) * Q + b * Q
     for t in range(T):
         p_w = weights + r * N * P + n[:, None] * P
-        # Since a_0 = 0, the first step begins at the tile that holds the first input.
+        # Since a_0 = 0, the first step starts at the tile that holds the first input.
         start = N // BLOCK_K * BLOCK_K if t == 0 else 0
         for n_0 in range(0, N, BLOCK_N):
             drive = tl.zeros((BLOCK_B, BLOCK_N), tl.float32)
@@ -95,15 +95,16 @@ def forward_kernel(
                 h += rho * tl.load(p_h + unit, mask=here & (unit < Q), other=0.0)
             tl.store(p_h + unit, h, mask=here & (unit < Q))
             if RELU:
-                # A NaN stays one.
+                # This comparison keeps a NaN, which `tl.maximum` would replace by 0.
                 h = tl.where(h < 0, 0.0, h)
-            # Beyond the rates lie the inputs.
+            # The mask ends at N, because the inputs follow the rates in a row.
             tl.store(p_z + z_step + unit, h, mask=here & (unit < N))
             p_w += BLOCK_N * P
         tl.debug_barrier()
         p_z += z_step
 
 
+# Longer than 60 lines: one launch does the whole sweep, and a kernel's 17 arguments take one line each.
 @triton.jit
 def sweep_kernel(
     g,
@@ -126,8 +127,8 @@ def sweep_kernel(
 ):
     """g_s = f'(h_{s+1}) ∘ (seed_s + (1 - rho) W_hᵀ g_{s+1}) + rho g_{s+1}, s = T-1 … 0, in `g` [R, T, O, B, Q].
 
-    Without a readout the seeds are what `g` holds. With one, output o = (t, k) has the seed w_k at its own step
-    t = steps[o // N_out], where its sweep begins; what comes later is zero. The padding of `g` becomes zero.
+    Without a readout, `g` holds the seeds. With a readout, output o = (t, k) has the seed w_k at its own step
+    t = steps[o // N_out], where its sweep starts; the adjoints of later steps become zero. So does the padding of `g`.
     """
     tiles = tl.cdiv(B, BLOCK_B)
     o = tl.program_id(0) // tiles % O
@@ -196,7 +197,7 @@ def forward(
     precision: str = DEFAULT_PRECISION,
     potentials: Tensor | None = None,
 ) -> None:
-    """Fill the rates of `trace` from its inputs, as `eager.forward`; `potentials` [R, B, Q] is room to work in."""
+    """Fill the rates of `trace` from its inputs, as `eager.forward`; `potentials` [R, B, Q] holds h between steps."""
     R, steps, B, P = trace.shape
     N = weights.shape[1]
     if potentials is None:
@@ -224,7 +225,13 @@ def sweep(
     activation: str = "relu",
     precision: str = DEFAULT_PRECISION,
 ) -> None:
-    """Turn `g` [R, T, B, Q], ∂L/∂a_{s+1}, into ∂L/∂h_{s+1} in place, as `eager.sweep`; columns N … Q become zero."""
+    """Turn ∂L/∂a_{s+1} in `g` [R, T, B, Q] into ∂L/∂h_{s+1} in place, as `eager.sweep`; columns N … Q become zero."""
+    # The kernel computes its own strides, so that other rows would be written past their end.
+    Q = padded(weights.shape[1])
+    if g.shape[-1] != Q or not g.is_contiguous():
+        raise ValueError(
+            f"g: expected contiguous rows of {Q} numbers, got shape {list(g.shape)}, strides {g.stride()}"
+        )
     _sweep(SWEEP, g[:, :, None], trace, weights, None, None, rho, activation, precision)
 
 
@@ -237,7 +244,7 @@ def adjoints(
     activation: str = "relu",
     precision: str = DEFAULT_PRECISION,
 ) -> Tensor:
-    """Adjoints of all outputs (t, k), t in ascending `steps`: [R, T, O, B, N], output-major, as `eager.adjoints`."""
+    """Adjoints [R, T, O, B, N] of all outputs (t, k), t in ascending `steps`, output-major, as `eager.adjoints`."""
     R, T, B = trace.shape[0], trace.shape[1] - 1, trace.shape[2]
     N_out, N = readout.shape[1:]
     g = trace.new_empty(R, T, len(steps) * N_out, B, padded(N))
@@ -281,74 +288,94 @@ def _sweep(
 
 def specimens(precision: str = DEFAULT_PRECISION) -> list[Specimen]:
     """The three launches for one network at each of the paper's sizes."""
-    return [specimen for size in PAPER_SIZES for specimen in _specimens(size, precision)]
+    makers = (_forward_specimen, _sweep_specimen, _adjoints_specimen)
+    return [make(size, precision) for size in PAPER_SIZES for make in makers]
 
 
-def _specimens(size: PaperSize, precision: str) -> list[Specimen]:
-    T, B, N, N_in, N_out = size.T, size.B, size.N, size.N_in, size.N_out
+def _forward_specimen(size: PaperSize, precision: str) -> Specimen:
+    T, B, N, N_in = size.T, size.B, size.N, size.N_in
+    return _recurrence_specimen(
+        "forward",
+        forward_kernel,
+        FORWARD,
+        size,
+        # The first step has no recurrent product.
+        multiply_adds=B * ((T - 1) * N * N + T * N * N_in),
+        numbers=N * N + N * N_in + T * B * N_in + T * B * N,
+        precision=precision,
+        potentials="*fp32",
+    )
+
+
+def _sweep_specimen(size: PaperSize, precision: str) -> Specimen:
+    T, B, N = size.T, size.B, size.N
+    return _recurrence_specimen(
+        "backward",
+        sweep_kernel,
+        SWEEP,
+        size,
+        multiply_adds=(T - 1) * B * N * N,
+        numbers=N * N + 3 * T * B * N,
+        precision=precision,
+        g="*fp32",
+        readout=None,
+        steps=None,
+        O=1,
+        N_out=1,
+    )
+
+
+def _adjoints_specimen(size: PaperSize, precision: str) -> Specimen:
+    T, B, N, N_out = size.T, size.B, size.N, size.N_out
     steps = checks.steps(size.outputs, T)
     O = len(steps) * N_out
-    W_h, rates = N * N, T * B * N
+    return _recurrence_specimen(
+        "adjoints",
+        sweep_kernel,
+        ADJOINTS,
+        size,
+        multiply_adds=sum(steps) * N_out * B * N * N,
+        numbers=N * N + N_out * N + (1 + O) * T * B * N,
+        precision=precision,
+        g="*fp32",
+        readout="*fp32",
+        steps="*i32",
+        O=O,
+        N_out=N_out,
+    )
 
-    def specimen(
-        name: str, kernel: Any, tile: StepTile, products: int, numbers: int, **own: Any
-    ) -> Specimen:
-        arguments = {
+
+def _recurrence_specimen(
+    name: str,
+    kernel: Any,
+    tile: StepTile,
+    size: PaperSize,
+    *,
+    multiply_adds: int,
+    numbers: int,
+    precision: str,
+    **own: Any,
+) -> Specimen:
+    """A launch for one network; `numbers` are those read and written, `own` the arguments of this kernel alone."""
+    return Specimen(
+        name=f"recurrence {name}, N = {size.N}, T = {size.T}, B = {size.B}",
+        kernel=kernel,
+        arguments={
             "trace": "*fp32",
             "weights": "*fp32",
             "rho": 0.367,
-            "T": T,
-            "B": B,
-            "N": N,
-            "P": padded(N + N_in),
+            "T": size.T,
+            "B": size.B,
+            "N": size.N,
+            "P": padded(size.N + size.N_in),
             "RELU": True,
             "PRECISION": precision,
             **tile.blocks,
             **own,
-        }
-        return Specimen(
-            name=f"recurrence {name}, N = {N}, T = {T}, B = {B}",
-            kernel=kernel,
-            arguments=arguments,
-            grid=(own.get("O", 1) * triton.cdiv(B, tile.B),),
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
-            flops=2 * products,
-            bytes=4 * numbers,
-        )
-
-    return [
-        specimen(
-            "forward",
-            forward_kernel,
-            FORWARD,
-            # The first step has no recurrent product.
-            B * ((T - 1) * W_h + T * N * N_in),
-            W_h + N * N_in + T * B * N_in + rates,
-            potentials="*fp32",
-        ),
-        specimen(
-            "backward",
-            sweep_kernel,
-            SWEEP,
-            (T - 1) * B * W_h,
-            W_h + 3 * rates,
-            g="*fp32",
-            readout=None,
-            steps=None,
-            O=1,
-            N_out=1,
-        ),
-        specimen(
-            "adjoints",
-            sweep_kernel,
-            ADJOINTS,
-            sum(steps) * N_out * B * W_h,
-            W_h + N_out * N + rates + O * rates,
-            g="*fp32",
-            readout="*fp32",
-            steps="*i32",
-            O=O,
-            N_out=N_out,
-        ),
-    ]
+        },
+        grid=(own.get("O", 1) * triton.cdiv(size.B, tile.B),),
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        flops=2 * multiply_adds,
+        bytes=4 * numbers,
+    )

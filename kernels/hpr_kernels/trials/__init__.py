@@ -1,4 +1,4 @@
-"""Trials of few seeds handed to the many networks of a pack, into the buffers that training reads."""
+"""Copies the trials of a few seeds into the buffers of the many networks of a pack."""
 
 from hpr_kernels.trials.op import place_trials
 

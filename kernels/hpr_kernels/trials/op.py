@@ -7,26 +7,25 @@ from torch import Tensor
 
 from hpr_kernels import checks
 from hpr_kernels.autocast import outside_autocast
-from hpr_kernels.backend import uses_triton
-from hpr_kernels.trials import reference
+from hpr_kernels.trials import dispatch
 
 
 @outside_autocast
 def place_trials(
     x: Tensor, targets: Tensor, seed: Tensor, trace: Tensor, placed: Tensor, N: int
 ) -> None:
-    """Give every network the trials of its seed: runs of one seed share them, and only they are uploaded.
+    """Give every network the trials of its seed, so that each seed's trials are uploaded once for all its networks.
 
     Args:
         x: inputs of S seeds [S, T, B, N_in].
-        targets: their classes, int64 [S, T, B].
-        seed: which of the S each network takes, int64 [R] on the same device; not checked there.
-        trace: [R, T + 1, B, P] of `leaky_rnn.cpu`; columns N … N + N_in of its first T steps are overwritten.
+        targets: classes of the trials, int64 [S, T, B].
+        seed: which of the S seeds each network takes, int64 [R] on the same device. Its values are not checked.
+        trace: [R, T + 1, B, P], see `hpr_kernels.layout`; columns N … N + N_in of its first T steps are overwritten.
         placed: int64 [R, T, B], overwritten with the classes.
         N: hidden units.
 
     Raises:
-        ValueError, TypeError: naming the argument that does not fit.
+        ValueError, TypeError: the message names the argument that does not fit.
     """
     checks.tensor("x", x, (4,))
     checks.tensor("trace", trace, (4,), like=x)
@@ -42,10 +41,4 @@ def place_trials(
         checks.shape(name, value, expected, symbols)
     most = P - N_in
     N = checks.count("N", N, 0, most, f"0 … {most} units before {N_in} inputs")
-    if uses_triton(x):
-        from hpr_kernels.trials import triton
-
-        with torch.cuda.device_of(x):
-            triton.place_trials(x, targets, seed, trace, placed, N)
-    else:
-        reference.place_trials(x, targets, seed, trace, placed, N)
+    dispatch.place_trials(x, targets, seed, trace, placed, N)

@@ -1,4 +1,4 @@
-"""The placing of trials in one launch, a copy: where torch would gather, copy inputs, gather and copy classes."""
+"""The placing of trials in one launch, where torch needs four: a gather and a copy, of inputs and of classes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def place_trials_kernel(
     TILE_ROWS: tl.constexpr,
     TILE_IN: tl.constexpr,
 ):
-    """z_t[N + c] of network r takes x_t[c] of its seed, and `placed` the class."""
+    """Copy x_t[c] of network r's seed into z_t[N + c], and the class into `placed`."""
     tiles = tl.cdiv(T * B, TILE_ROWS)
     run = (tl.program_id(0) // tiles).to(tl.int64)
     row = (tl.program_id(0) % tiles) * TILE_ROWS + tl.arange(0, TILE_ROWS).to(tl.int64)
@@ -79,11 +79,11 @@ def place_trials(
 
 
 def specimens(precision: str = DEFAULT_PRECISION) -> list[Specimen]:
-    """The launch for one network at each of the paper's sizes; there is no product in it to have a precision."""
-    return [_specimen(size) for size in PAPER_SIZES]
+    """The launch for one network at each of the paper's sizes; it has no product, so `precision` changes nothing."""
+    return [_trials_specimen(size) for size in PAPER_SIZES]
 
 
-def _specimen(size: PaperSize) -> Specimen:
+def _trials_specimen(size: PaperSize) -> Specimen:
     T, B, N, N_in = size.T, size.B, size.N, size.N_in
     chunk = 100
     return Specimen(

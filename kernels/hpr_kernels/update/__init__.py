@@ -1,4 +1,4 @@
-"""Weight gradient and momentum step in one: no gradient array in memory."""
+"""Weight gradient and momentum step in one, without a gradient array in memory."""
 
 from hpr_kernels.update.op import momentum_step
 from hpr_kernels.update.reference import Constraint

@@ -1,9 +1,10 @@
-"""The update by torch: the product itself accumulates into the velocity."""
+"""The update by torch, whose product accumulates straight into the velocity."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from hpr_kernels.backend import DEFAULT_PRECISION
 from hpr_kernels.update.reference import Constraint
 
 
@@ -16,9 +17,13 @@ def momentum_step(
     scale: float,
     learning_rate: float,
     momentum: float,
-    constraint: Tensor | None,
+    constraint: Tensor | None = None,
+    precision: str = DEFAULT_PRECISION,
 ) -> None:
-    """In place: v ← momentum v + scale leftᵀ right, W ← W - learning_rate v, within `constraint`."""
+    """In place: v ← momentum v + scale leftᵀ right, W ← W - learning_rate v, within `constraint`.
+
+    Torch has its own setting for how products round, so `precision` stays unused.
+    """
     velocity.baddbmm_(left.mT, right, beta=momentum, alpha=scale)
     if constraint is not None:
         velocity.masked_fill_(constraint == Constraint.FROZEN, 0)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from hpr_kernels import checks
 from hpr_kernels.autocast import outside_autocast
-from hpr_kernels.backend import DEFAULT_PRECISION, check_precision, uses_triton
-from hpr_kernels.update import eager
+from hpr_kernels.backend import DEFAULT_PRECISION, check_precision
+from hpr_kernels.update import dispatch
 
 
 @outside_autocast
@@ -22,26 +22,26 @@ def momentum_step(
     learning_rate: float,
     momentum: float,
     constraint: Tensor | None = None,
-    precision: str = DEFAULT_PRECISION,
+    precision: checks.Precision = DEFAULT_PRECISION,
 ) -> None:
     """SGD with momentum in place: v ← momentum v + scale leftᵀ right, W ← W - learning_rate v.
 
-    The weight gradient of a linear layer over K rows (steps and examples) is leftᵀ right; it is accumulated into the
-    velocity by the product itself and never stored.
+    The weight gradient of a linear layer over K rows (steps and examples) is leftᵀ right. The product accumulates it
+    into the velocity, so the gradient is never stored.
 
     Args:
         weights, velocity: [R, M, P], overwritten.
         left: gradients of the layer's results [R, K, M].
-        right: what the layer was given [R, K, P].
+        right: the layer's inputs [R, K, P].
         scale: factor of the gradient.
         learning_rate, momentum: as in `torch.optim.SGD` without damping.
-        constraint: int8 [R or 1, M, P] of `Constraint`, or None where all are free. A weight that keeps its sign is
-            reflected at zero, together with its velocity; that is SGD on raw weights U with W = |U| ∘ sign (see
-            `reference.py`). A frozen weight has no velocity.
-        precision: how Triton's products round, "ieee", "tf32x3" or "tf32"; torch's round as torch is set.
+        constraint: int8 [R or 1, M, P] of `Constraint`, or None where all weights are free. A weight that keeps its
+            sign is reflected at zero, together with its velocity; this equals SGD on raw weights U with W = |U| ∘ sign
+            (see `reference.py`). A frozen weight has no velocity.
+        precision: how products round in the Triton kernel: "ieee", "tf32x3" or "tf32". Torch follows its own settings.
 
     Raises:
-        ValueError, TypeError: naming the argument that does not fit.
+        ValueError, TypeError: the message names the argument that does not fit.
     """
     checks.tensor("weights", weights, (3,))
     for name, value in (("velocity", velocity), ("left", left), ("right", right)):
@@ -53,20 +53,17 @@ def momentum_step(
     check_precision(precision)
     if constraint is not None:
         _check_constraint(constraint, weights)
-    sgd = {
-        "scale": checks.factor("scale", scale),
-        "learning_rate": checks.factor("learning_rate", learning_rate),
-        "momentum": checks.factor("momentum", momentum),
-    }
-    if uses_triton(weights):
-        from hpr_kernels.update import triton
-
-        with torch.cuda.device_of(weights):
-            triton.momentum_step(
-                weights, velocity, left, right, constraint=constraint, precision=precision, **sgd
-            )
-    else:
-        eager.momentum_step(weights, velocity, left, right, constraint=constraint, **sgd)
+    dispatch.momentum_step(
+        weights,
+        velocity,
+        left,
+        right,
+        scale=checks.factor("scale", scale),
+        learning_rate=checks.factor("learning_rate", learning_rate),
+        momentum=checks.factor("momentum", momentum),
+        constraint=constraint,
+        precision=precision,
+    )
 
 
 def _check_constraint(constraint: Tensor, weights: Tensor) -> None:

@@ -1,7 +1,7 @@
 """The update in one launch: a program owns a tile of one network's weights and sums its gradient over all K rows.
 
-The sum has one order, whatever the pack, and needs no atomics; the tile of the velocity and of the weights is read and
-written once, in the epilogue. At the paper's sizes that traffic is the bound, not the product.
+The sum has one order, whatever the pack, and needs no atomics. The program reads and writes its tiles of velocity and
+weights once, after the sum. At the paper's sizes this traffic bounds the launch, not the product.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from hpr_kernels.compiled import PAPER_SIZES, PaperSize, Specimen
 from hpr_kernels.layout import padded, readable
 
 TILE_P, TILE_K = 64, 32
-# One stage: a copy straight into shared memory would have to turn `left` there, four bytes at a time.
+# One stage, because an asynchronous copy would have to transpose `left` in shared memory, four bytes at a time.
 NUM_WARPS, NUM_STAGES = 4, 1
 
 
+# Longer than 60 lines: a kernel's 27 arguments take one line each.
 @triton.jit
 def momentum_step_kernel(
     weights,
@@ -60,7 +61,7 @@ def momentum_step_kernel(
     k = tl.arange(0, TILE_K).to(tl.int64)
     p_left = left + run * left_run + k[:, None] * left_row + m[None, :]
     p_right = right + run * right_run + k[:, None] * right_row + p[None, :]
-    # Columns beyond M or P that the storage has may hold anything: they reach results that are not stored.
+    # Columns of the storage beyond M or P may hold any number; they enter only results that are not stored.
     in_left = m[None, :] < left_width
     in_right = p[None, :] < right_width
     gradient = tl.zeros((TILE_M, TILE_P), tl.float32)
@@ -80,7 +81,7 @@ def momentum_step_kernel(
     if constraint is None:
         b_weights -= learning_rate * b_velocity
     else:
-        # -1 and 1 keep that sign, 2 is frozen: `reference.Constraint`.
+        # `reference.Constraint`: -1 and 1 keep their sign, 2 is frozen.
         p_constraint = constraint + run * constraint_run + rows * constraint_row + p[None, :]
         kind = tl.load(p_constraint, inside, other=0)
         b_velocity = tl.where(kind == 2, 0.0, b_velocity)
@@ -101,8 +102,8 @@ def momentum_step(
     scale: float,
     learning_rate: float,
     momentum: float,
-    constraint: Tensor | None,
-    precision: str,
+    constraint: Tensor | None = None,
+    precision: str = DEFAULT_PRECISION,
 ) -> None:
     """In place: v ← momentum v + scale leftᵀ right, W ← W - learning_rate v, within `constraint`; one launch."""
     R, M, P = weights.shape
@@ -140,19 +141,19 @@ def momentum_step(
 
 
 def tile_M(M: int) -> int:
-    """Rows of a program's tile: a readout has few."""
+    """Rows of a program's tile, fewer for a readout of at most 16 outputs."""
     return 16 if M <= 16 else 64
 
 
 def specimens(precision: str = DEFAULT_PRECISION) -> list[Specimen]:
-    """The launches for one network at each of the paper's sizes: its weights, Dale's law kept or not; its readout."""
-    return [specimen for size in PAPER_SIZES for specimen in _specimens(size, precision)]
+    """The launches for one network at each of the paper's sizes: weights, weights under Dale's law, and readout."""
+    return [specimen for size in PAPER_SIZES for specimen in _update_specimens(size, precision)]
 
 
-def _specimens(size: PaperSize, precision: str) -> list[Specimen]:
+def _update_specimens(size: PaperSize, precision: str) -> list[Specimen]:
     T, B, N, N_in, N_out = size.T, size.B, size.N, size.N_in, size.N_out
     P, counted = padded(N + N_in), B * len(checks.steps(size.outputs, T))
-    # Since a_0 = 0, the recurrent weights have no gradient from the first step.
+    # Since a_0 = 0, the first step has no gradient for the recurrent weights.
     products = B * N * ((T - 1) * N + T * N_in)
     # Name, constraint, M, P, rows, the row lengths of weights and left, multiply-adds.
     launches = (

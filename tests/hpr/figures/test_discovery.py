@@ -134,6 +134,5 @@ def test_discovery_imports_neither_what_draws_nor_what_writes() -> None:
     loaded = set(done.stdout.split())
     assert "hpr.figures.definitions.rank_sweep" in loaded
     assert (
-        not {"matplotlib", "hpr.figures.draw", "hpr.figures.summary", "hpr.figures.markdown"}
-        & loaded
+        not {"matplotlib", "hpr.figures.draw", "hpr.figures.summary", "hpr.figures.pages"} & loaded
     )

@@ -1,4 +1,4 @@
-"""Figure 1: the runs the paper names, and files that are a function of the records alone."""
+"""Figure 1: its runs are the paper's, and its files are a function of the records alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def figure() -> Figure:
 
 
 def record(spec: RunSpec, **changes: Any) -> dict[str, Any]:
-    """A run that does as the paper says, by a little noise."""
+    """A run that agrees with the paper up to a little noise."""
     assert isinstance(spec.connectivity, LowRank)
     richness = 1 - math.log(spec.connectivity.rank) / math.log(300)
     noise = 0.01 * np.random.default_rng([spec.seed, spec.connectivity.rank]).normal()

@@ -1,11 +1,11 @@
-"""How a group of runs is written: two digits of its deviation, whatever its size."""
+"""A group of runs is written with two digits of its standard deviation, whatever the size of the mean."""
 
 from __future__ import annotations
 
 import pytest
 
 from hpr.figures.claims import Group
-from hpr.figures.markdown import written
+from hpr.figures.pages import written
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The device that a name means, with and without PyTorch's word; and how fast it is taken to be."""
+"""The choice of a device by its name, with and without PyTorch, and its expected speed."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_pytorch_is_asked_only_where_it_and_the_driver_say_maybe(
         here = driver
         monkeypatch.setattr(devices, "_torch", lambda build=build: ("2.13.0", build))
         assert devices.may_have_card() is maybe
-    # A build without CUDA needs no look at the machine.
+    # The first build has no CUDA, so the driver was not looked for.
     assert loaded == [devices.DRIVER] * 2
 
 
@@ -116,6 +116,6 @@ def test_a_processors_rate_is_one_cores_times_the_threads(monkeypatch: pytest.Mo
         rates[asked] = training_rate.__wrapped__(Device("cpu"))
     assert rates["1"] == pytest.approx(0.9e10)
     assert rates["3"] == pytest.approx(2.7e10)
-    # No more than the process has cores, by its control groups' quota as well.
+    # The threads are limited to the cores of the process, including the quota of its control groups.
     assert rates["64"] == pytest.approx(3.6e10)
     assert 0.9e10 <= rates[""] == rates["two"] <= 3.61e10

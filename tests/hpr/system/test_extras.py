@@ -1,4 +1,4 @@
-"""The advice of an error is a command that works wherever the package came from."""
+"""The command that an error recommends works wherever the package was installed from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of the cache and of results: other users, planted links, writers at once, full disks, the umask."""
+"""Files of the cache and of results: other users, planted links, concurrent writers, full disks, the umask."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ np.savez_compressed(archive := io.BytesIO(), connectome.weights)
 archive.seek(0)
 np.load(archive)["arr_0"]
 """
-# Python's own modules may not be another user's to read: all is imported, and each way gone, before.
+# The other user may not be able to read Python's modules, so the program uses them all before it changes user.
 AS_NOBODY = f"{CONTENT}\nif os.getuid() == 0:\n    os.setgid({NOBODY})\n    os.setuid({NOBODY})\n"
 
 
 @pytest.fixture
 def shared() -> Iterator[Path]:
-    """A folder that every user can reach, as pytest's own are not."""
+    """A folder that every user can reach; pytest's folders are private."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
@@ -50,7 +50,7 @@ def shared() -> Iterator[Path]:
 
 
 def child(program: str, cache: Path) -> str:
-    """What a process of its own prints, with its cache there."""
+    """The output of a program in a new process whose cache is `cache`."""
     done = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
@@ -62,7 +62,7 @@ def child(program: str, cache: Path) -> str:
 
 
 def lock(folder: Path) -> None:
-    """Nobody but root writes there: to a user who isn't, it is his own and read-only."""
+    """Make all folders read-only for every user but root."""
     for path in (folder, *folder.rglob("*")):
         if path.is_dir():
             path.chmod(0o555)
@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_line(shared: Path, write
 
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, writer: str) -> None:
-    """No file can have a byte more than 0, which fails as a full disk does, after a file was made."""
+    """A limit of 0 bytes per file acts like a full disk: a file can be created but not written."""
     full = f"{CONTENT}\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
     before = {path: path.read_bytes() for path in written(tmp_path, writer)}
     for path in before:
@@ -143,7 +143,7 @@ def test_a_planted_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "connectomes"
     folder.mkdir(parents=True)
     file = folder / f"em-{CONNECTOME.digest}.npz"
-    # In the file's place, and where its temporary one would be by the process's number alone.
+    # One link is at the file's name, one at a temporary name that contains only the process number.
     for link in (file, folder / f".{file.name}.{os.getpid()}"):
         link.symlink_to(victim)
     name = keep(CONNECTOME)
@@ -154,7 +154,7 @@ def test_a_planted_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("empty_cache")
 def test_ten_writers_of_one_number_at_once(tmp_path: Path) -> None:
-    """Threads have one process number, as processes of several containers may have."""
+    """The threads share one process number, as processes in several containers may do."""
     failures: list[Exception] = []
     for repetition in range(30):
         connectome = Connectome(("a", "b"), CONNECTOME.weights * (repetition + 1))
@@ -211,7 +211,7 @@ def test_a_file_has_the_umasks_mode(tmp_path: Path) -> None:
 
 
 def test_a_cache_that_cannot_be_read_is_told_in_one_line(shared: Path) -> None:
-    """The files are there, but another user's own."""
+    """The files exist, but only another user can read them."""
     file = shared / "mnist" / "train-images-idx3-ubyte.gz"
     connectome = shared / "connectomes" / f"em-{CONNECTOME.digest}.npz"
     for path in (file, connectome):

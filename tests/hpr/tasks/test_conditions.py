@@ -1,4 +1,4 @@
-"""The compiler, on small environments that each do one thing, right or wrong."""
+"""The compiler, on small environments that each show one right or wrong behaviour."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from neurogym.utils import spaces
 
 
 class Toy(TrialEnv):
-    """Three steps of two inputs; what a trial is, `make` says."""
+    """Three steps of two inputs; `make` defines the trial."""
 
     def __init__(self, make: Callable[[Any], None], stimulus: Any = 200) -> None:
         super().__init__(dt=100)
@@ -89,7 +89,7 @@ def test_discrete_draws_are_enumerated(
 ) -> None:
     got = summary(lambda environment: target(environment, draw(environment.rng)))
     assert got == expected
-    # What the environment itself does: each answer is one that its own generator gives.
+    # The environment's own generator gives no other answers.
     environment = Toy(lambda environment: target(environment, draw(environment.rng)))
     environment.seed(0)
     for _ in range(50):

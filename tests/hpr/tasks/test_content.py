@@ -1,4 +1,4 @@
-"""What a task depends on is in its runs' keys: another environment of the same name is another run."""
+"""Run keys contain what a task depends on: a changed environment of the same name gives another run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SPEC = RunSpec(
 
 
 class OwnChoice(TrialEnv):
-    """Shows one of two numbers, and asks for its class; `continuous` adds a number that can't be enumerated."""
+    """Shows one of two numbers and asks for its class; `continuous` adds a number that can't be enumerated."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ def register() -> Iterator[Callable[..., None]]:
 
 
 def run(specs: list[RunSpec], store: Store) -> Outcome:
-    """Each call makes its tasks anew, as another process would."""
+    """Run `specs`; each call makes the tasks anew, as another process would."""
     outcome = run_local(specs, store, tasks(), train_pack, CPU, lambda line: None)
     assert outcome.failures == {}
     assert [outcome.records[spec.key]["key"] for spec in outcome.runs] == [
@@ -99,7 +99,7 @@ CHANGES: list[dict[str, Any]] = [{"sigma": 0.2}, {"wanted": (1, 0)}, {"stimulus"
 def test_a_changed_environment_is_a_new_run_and_the_old_one_is_served_again(
     continuous: bool, register: Callable[..., None], tmp_path: Path
 ) -> None:
-    """Its noise, then its targets, then its timing; one store throughout."""
+    """The noise, the targets and the timing change in turn; all runs use one store."""
     store = Store(tmp_path)
     kept: dict[str, Any] = {}
     for change in [{}, *CHANGES]:
@@ -112,7 +112,7 @@ def test_a_changed_environment_is_a_new_run_and_the_old_one_is_served_again(
     assert len(kept) == len(list((tmp_path / "runs").iterdir())) == 4
     register(continuous=continuous)
     [served] = run([SPEC], store).records.values()
-    # The record of the first, its times included: it wasn't trained again.
+    # The first record is returned with its times, so the run was not trained again.
     assert served == next(iter(kept.values()))
 
 
@@ -142,7 +142,7 @@ def test_a_run_of_other_trials_is_not_trained(register: Callable[..., None]) -> 
         assert "\n" not in str(e.value)
     [record] = train_pack([bind(SPEC, task)], task, device=CPU)
     assert RunSpec.from_dict(record["spec"]) == bind(SPEC, task)
-    # What has a content keeps it, so that its record is found where the task has changed since.
+    # A given content is kept, so that the record is found even if the task has changed since.
     assert bind(replace(SPEC, content="0" * 16), task).content == "0" * 16
 
 
@@ -168,7 +168,7 @@ def digests_elsewhere(names: list[str]) -> list[str]:
 
 
 def test_another_process_finds_the_same_content() -> None:
-    """Whatever its order of sets, its addresses and what it drew before."""
+    """The order of sets, memory addresses and earlier draws differ between processes and don't matter."""
     names = [
         "GoNogo-v0", "ReadySetGo-v0", "MotorTiming-v0", "ContextDecisionMaking-v0",
         "DelayMatchSampleDistractor1D-v0", "yang19.dm1-v0",
@@ -183,7 +183,7 @@ def test_another_process_finds_the_same_content() -> None:
 def test_what_shows_in_no_probe_is_seen_by_what_the_environment_holds(
     register: Callable[..., None],
 ) -> None:
-    """Nothing is drawn with `rare`, as with what happens once in a thousand trials."""
+    """The value of `rare` changes no trial here, like an event that happens in one of a thousand trials."""
     contents = []
     for rare in (0.0, 1e-3, 0.0):
         register(continuous=True, rare=rare)
@@ -228,7 +228,7 @@ def test_another_neurogym_is_no_source_of_the_papers_figures(
         if part == "periods":
             value = tuple({**of, "decision": (0, 1)} for of in value)
         elif part == "probability":
-            # Conditions of unlike probability, still one in all.
+            # The probabilities differ and still add up to one.
             value = value + 1e-5 * np.resize([1, -1], len(value))
         elif part == "targets":
             value = (value + 1) % 3
@@ -246,7 +246,7 @@ def test_another_neurogym_is_no_source_of_the_papers_figures(
 def test_a_rounding_of_another_processor_is_no_other_task(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Units in the last place of what cosines and differences give."""
+    """Inputs and noise differ by one unit in the last place, as cosines do between processors."""
 
     def compiled(environment: Any) -> Any:
         bank = compile_environment(environment)
@@ -272,7 +272,7 @@ def test_all_tasks_of_the_package_are_said_by_their_names() -> None:
     assert {task.name for task in others()} | {"2AF", "DMS", "CXT", "sMNIST", "MNIST"} >= set(TASKS)
 
 
-# Of each task without an environment: a weighted sum, and the sum of squares, of first trials' inputs and targets.
+# For each task without an environment: a weighted sum and the sum of squares of the first inputs, then of the targets.
 FIRST_TRIALS: dict[str, list[float]] = {
     "pattern generation": [9.21172575, 3061.27871, 0.632248937, 36.270043],
     "sDigits": [-14.5157827, 248.777344, 4.52034735, 6176.0],
@@ -283,7 +283,7 @@ FIRST_TRIALS: dict[str, list[float]] = {
 
 
 def test_the_first_trials_of_what_has_no_environment_are_kept() -> None:
-    """If this fails, a task's trials have changed: it needs another version, so that runs have other keys."""
+    """If this fails, a task's trials have changed, and it needs a new version so that its runs get new keys."""
     found = {}
     for task in others():
         drawn = task.draw(3, 1, 2, 8)

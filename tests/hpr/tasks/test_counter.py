@@ -9,7 +9,7 @@ from scipy import stats
 from hpr.tasks.counter import random_words, standard_normal, uniform
 
 WORDS = random_words(500_000, 0, "test", 0)
-# Chance of a sound generator's failing, were the seed not fixed.
+# The probability that a correct generator fails with a random seed; the seed here is fixed.
 RARE = 1e-4
 
 
@@ -53,7 +53,7 @@ def test_normal_numbers_are_normal() -> None:
 
 
 def test_normal_numbers_have_the_stated_accuracy() -> None:
-    # Every level, as half of its sum with itself; then all sums of two, counted exactly.
+    # A level is half of its sum with itself. The distribution of all sums of two levels is then exact.
     words = np.arange(2**16, dtype="<u2").view("<u8")
     levels = standard_normal(np.concatenate([words, words])).astype(float) / 2
     for x in np.linspace(-4, 4, 33):

@@ -1,4 +1,4 @@
-"""Digits shown row by row, and the epochs that they are drawn in."""
+"""Digits shown row by row, and the epochs in which they are drawn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpr.tasks.digits import RowDigits
 
 
 def numbered(size: int = 50) -> RowDigits:
-    """Make a task whose every picture shows its own number, in 2 rows of 3 pixels."""
+    """Make a task of pictures with 2 rows of 3 pixels; all pixels of a picture are its number."""
     images = np.broadcast_to(np.arange(size, dtype=np.uint8)[:, None, None], (size, 2, 3))
     labels = (np.arange(size) % 10).astype(np.uint8)
     pictures: dict[Split, tuple[np.ndarray, np.ndarray]] = {

@@ -102,7 +102,7 @@ def test_the_trials_of_stored_runs_are_kept(name: str, expected: str) -> None:
 
 
 def different(first: np.ndarray, second: np.ndarray) -> bool:
-    """Say whether no trial of one is a trial of the other. Inputs are [K, T, B, N_in]."""
+    """Whether two sets of inputs [K, T, B, N_in] have no trial in common."""
     trials = [
         {trial.tobytes() for trial in inputs.transpose(0, 2, 1, 3).reshape(-1, inputs[0].size)}
         for inputs in (first, second)

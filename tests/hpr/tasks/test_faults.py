@@ -1,4 +1,4 @@
-"""Environments and tasks whose trials are no data: refused by name, before anything is trained on them."""
+"""Environments and tasks with invalid trials are refused by name, before anything is trained on them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hpr.tasks import Task, Trials, make_task
-from hpr.tasks.base import Loss, Split, finite
+from hpr.tasks.base import Loss, Split, all_finite
 from hpr.tasks.compiled_task import CompiledTask
 from hpr.tasks.conditions import Bank
 from hpr.tasks.streamed_task import StreamedTask
@@ -52,14 +52,14 @@ def test_every_neurogym_id_is_a_task_or_one_line(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["Reaching1D-v0", "Reaching1DWithSelfDistraction-v0"])
 def test_targets_beyond_the_classes_are_named(name: str) -> None:
-    """NeuroGym declares three classes of them, and gives the angle's place as a target."""
+    """NeuroGym declares three classes for them, but the targets are the indices of many angles."""
     message = rf"^NeuroGym's {name} cannot be a task: it has the target \d, which is none of its 3 "
     with pytest.raises(ValueError, match=message):
         make_task(name, version="2.3")
 
 
 class Faulty(TrialEnv):
-    """Three steps of two inputs, two classes, and what `spoil` makes of a trial."""
+    """Three steps of two inputs, with two classes; `spoil` changes the trial."""
 
     def __init__(self, spoil: Callable[[Any], None], continuous: bool, dt: int = 100) -> None:
         super().__init__(dt=dt)
@@ -129,7 +129,7 @@ def test_an_environment_at_fault_is_no_task(
 
 @pytest.mark.usefixtures("registered")
 def test_a_fault_after_the_probe_is_found_when_it_is_drawn() -> None:
-    """A target that comes once in hundreds of trials: none of the 64 that are looked at."""
+    """The bad target occurs once in hundreds of trials, and not in the 64 that are examined."""
 
     def spoil(environment: Any) -> None:
         if environment.rng.uniform() > 0.996:
@@ -161,7 +161,7 @@ def test_a_bank_is_looked_at_whole() -> None:
 
 
 class Own(Task):
-    """A task of the user's, which gives what it is told to."""
+    """A user's task, whose trials the test can change."""
 
     name = version = label = "own"
     N_in, N_out, T = 2, 3, 4
@@ -214,5 +214,5 @@ def test_a_task_at_fault_is_named(loss: Loss, change: dict[str, Any], message: s
     ids=str,
 )
 def test_finite(values: list[float], expected: bool) -> None:
-    """Also where the sum overflows and no number does; and without a warning."""
-    assert finite(np.array(values, np.float32)) is expected
+    """The sum may overflow although no number does; NumPy must not warn."""
+    assert all_finite(np.array(values, np.float32)) is expected

@@ -1,4 +1,4 @@
-"""MNIST's files: found, checked, read, and refused by name."""
+"""MNIST's files are found, checked and read, or refused by name."""
 
 from __future__ import annotations
 
@@ -59,15 +59,15 @@ OWN = mnist._PICTURES
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files that these tests write stand for MNIST's own."""
-    # A head of images has 16 bytes, one of labels 8.
+    """Take the small files that these tests write for MNIST's own."""
+    # The header of an images file has 16 bytes, that of a labels file 8.
     pixels = [file[8 if "labels" in name else 16 :] for name, file in contents().items()]
     monkeypatch.setattr(mnist, "_PICTURES", hashlib.sha256(b"".join(pixels)).hexdigest())
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make an empty cache in which the small MNIST's checksums are the right ones."""
+    """Make an empty cache that expects the checksums of the small MNIST."""
     right = {
         f"{name}.gz": hashlib.sha256(gzip.compress(content, mtime=0)).hexdigest()
         for name, content in contents().items()
@@ -97,7 +97,7 @@ def test_a_folder_of_idx_files_is_read(tmp_path: Path, zipped: bool) -> None:
 
 
 def test_whole_pictures_are_the_rows_in_one_step(tmp_path: Path) -> None:
-    """MNIST has sMNIST's pixels in their order; which pictures are drawn is each task's own."""
+    """MNIST and sMNIST show the same pixels in the same order; each task draws the pictures in its own order."""
     folder = write(tmp_path, zipped=False)
     task, rows = (make_task(name, mnist_dir=folder) for name in ("MNIST", "sMNIST"))
     assert (task.T, task.N_in, task.N_out, task.loss_steps) == (1, 784, 10, "last")
@@ -250,7 +250,7 @@ def test_other_pictures_than_mnists_are_named_by_their_content(
     assert task.label == f"{name} on other pictures than MNIST's own (SHA-256 {content})"
     assert (task.name, task.version) == (name, "1")
     assert mnist.pictures_content(folder) == content
-    # Whatever the packing; and with one other pixel another.
+    # Compression does not change the content; one changed pixel does.
     assert mnist.pictures_content(write(tmp_path / "plain", False)) == content
     changed = IMAGES[:-1] + bytes([IMAGES[-1] ^ 1])
     other = write(tmp_path / "other", False, train_images_idx3_ubyte=changed)
@@ -321,7 +321,7 @@ class Quiet(SimpleHTTPRequestHandler):
 def mirrors(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Path, Path]]:
-    """The folders that two mirrors serve; the first lacks all, the second nothing."""
+    """The folders that two mirrors serve: the first is empty, the second complete."""
     folders = (tmp_path / "lacking", write(tmp_path / "serving", True))
     folders[0].mkdir()
     with ExitStack() as stack:
@@ -351,7 +351,7 @@ def test_a_download_goes_to_the_next_mirror_and_can_be_read_as_the_umask_says(ca
 
 
 def test_a_failed_download_names_both_ways(mirrors: tuple[Path, Path], cache: Path) -> None:
-    # The one has none, the other sends another file.
+    # The first mirror is empty, and the second sends a wrong file.
     (mirrors[1] / f"{NAMES[0]}.gz").write_bytes(b"another")
     with pytest.raises(MnistUnavailable) as raised:
         find_mnist(download=True)

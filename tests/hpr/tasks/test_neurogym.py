@@ -1,4 +1,4 @@
-"""Any NeuroGym id: compiled, streamed, or refused by name."""
+"""Every NeuroGym id is compiled, streamed or refused by name."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from neurogym.core import TrialEnv  # noqa: E402
 from neurogym.utils import spaces  # noqa: E402
 
 COMPILED = ["GoNogo-v0", "DelayPairedAssociation-v0", "DelayComparison-v0", "AntiReach-v0"]
-# One with uniform angles; one with exponential periods; one whose periods' functions draw from
-# the environment's generator.
+# The first has uniform angles, the second exponential periods. The third computes its periods by
+# functions that draw from the environment's generator.
 STREAMED = ["DelayMatchSampleDistractor1D-v0", "ContextDecisionMaking-v0", "ReadySetGo-v0"]
 
 
@@ -80,7 +80,7 @@ def test_streamed_trials_are_the_environments() -> None:
     drawn = task.draw(0, 0, 30, 4)
     fixation = drawn.inputs[:, :, :, 0]
     assert set(np.unique(fixation)) == {0.0, 1.0}
-    # Every sequence starts with a trial of its own: three steps of fixation, which show no angle.
+    # Every sequence starts with a new trial: three steps of fixation, which show no angle.
     assert np.all(fixation[:, :3] == 1)
     assert np.all(drawn.inputs[:, :3, :, 1:] == 0)
     assert np.all(drawn.inputs[:, 3:6, :, 1:].std(axis=-1) > 0)
@@ -115,7 +115,7 @@ def test_the_old_behaviour_of_another_id_is_unknown() -> None:
 
 
 class Wilful(TrialEnv):
-    """Shows a number of its own choice, drawn when it is made or at every trial."""
+    """Shows a number from a generator that no seed reaches, drawn when it is made or at every trial."""
 
     def __init__(self, dt: int = 100, each_trial: bool = False, continuous: bool = False) -> None:
         super().__init__(dt=dt)

@@ -1,4 +1,4 @@
-"""2AF, DMS and CXT against the real environments, and against what NeuroGym 0.0.2 did."""
+"""2AF, DMS and CXT compared with the real environments and with the behaviour of NeuroGym 0.0.2."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hpr.tasks.paper import PAPER_TASKS
 
 neurogym = pytest.importorskip("neurogym")
 
-# What the paper's Appendix C.2 and NeuroGym's documentation say, not what the package knows.
+# From the paper's Appendix C.2 and NeuroGym's documentation, independent of the package.
 ENVIRONMENTS: dict[str, tuple[str, dict[str, int], dict[str, list[Any]]]] = {
     "2AF": (
         "PerceptualDecisionMaking-v0",
@@ -43,7 +43,7 @@ ENVIRONMENTS: dict[str, tuple[str, dict[str, int], dict[str, list[Any]]]] = {
     ),
 }
 NAMES = list(ENVIRONMENTS)
-# Chance of a right implementation's failing, were the seeds not fixed.
+# The probability that a correct implementation fails with random seeds; the seeds here are fixed.
 RARE = 1e-4
 
 
@@ -61,7 +61,7 @@ def real_environment(name: str, dt: int = 100, **arguments: Any) -> Any:
 
 
 def real_conditions(name: str, dt: int) -> Counter[tuple[bytes, bytes, str]]:
-    """Count what the real environment shows, without noise, over all its trials' arguments."""
+    """Count the real environment's noiseless trials over all values of its trial arguments."""
     environment = real_environment(name, dt, sigma=0.0)
     counted: Counter[tuple[bytes, bytes, str]] = Counter()
     arguments = ENVIRONMENTS[name][2]

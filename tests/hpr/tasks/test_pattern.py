@@ -1,4 +1,4 @@
-"""Pattern generation: what is asked, and that it is frozen."""
+"""Pattern generation: its targets, and that all trials of a seed are identical."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hpr.tasks.pattern import PatternGeneration
 
 
 def test_the_pattern_is_made_of_its_four_frequencies() -> None:
-    """Over a second their sines are orthogonal: the spectrum has four lines, and a constant."""
+    """The sines are orthogonal over one second, so the spectrum has four lines and a constant."""
     task = PatternGeneration(dt=10)
     y = task.draw(4, 0, 1, 1).targets[0, :, 0, 0].astype(np.float64)
     assert len(y) == task.T == 100
@@ -39,7 +39,7 @@ def test_every_trial_of_a_seed_is_the_same() -> None:
 def test_a_finer_step_shows_the_same_pattern() -> None:
     coarse, fine = PatternGeneration(20), PatternGeneration(10)
     y, z = (task.draw(3, 0, 1, 1).targets[0, :, 0, 0] for task in (coarse, fine))
-    # Up to the largest magnitude seen, by which both are divided.
+    # Each is divided by its own largest magnitude, which may differ.
     share = z[::2][1:] / y[1:]
     assert share == pytest.approx(np.full(49, share[0]), rel=1e-4)
 

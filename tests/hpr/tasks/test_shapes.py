@@ -12,7 +12,7 @@ from hpr.experiment.plan import tasks
 from hpr.figures import Settings, discover
 from hpr.tasks import TASKS, make_task, task_version
 from hpr.tasks.paper import PAPER_TASKS
-from hpr.tasks.shapes import Shape, shape_of
+from hpr.tasks.shapes import TaskDimensions, shape_of
 
 STUDENTS = (
     "student-teacher(d=2)",
@@ -25,7 +25,7 @@ VERSIONS = ("0.0.2", "2.3", "1", "0.1")
 
 @pytest.fixture(scope="module")
 def mnist_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of MNIST's form and of its size, but for the number of pictures."""
+    """Files of MNIST's form with 3 blank pictures of its size."""
     folder = tmp_path_factory.mktemp("mnist")
     for part in ("train", "t10k"):
         images, labels = np.zeros((3, 28, 28), np.uint8), np.zeros(3, np.uint8)
@@ -46,7 +46,7 @@ def test_a_shape_is_that_of_the_task_made_and_none_where_it_cannot_be_made(
         except ValueError:
             assert shape_of(name, version, dt) is None, dt
         else:
-            made = Shape(task.N_in, task.N_out, task.T, task.loss_steps)
+            made = TaskDimensions(task.N_in, task.N_out, task.T, task.loss_steps)
             assert shape_of(name, version, dt) == made, dt
 
 

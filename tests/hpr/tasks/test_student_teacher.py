@@ -1,4 +1,4 @@
-"""Students' teachers: features, directions, inputs; names."""
+"""Student-teacher tasks: features, directions, inputs and names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_dominant_half_loses_exactly_the_rest() -> None:
 
 @pytest.mark.parametrize("d", [5, 6])
 def test_at_kappa_one_the_dominant_half_is_that_of_every_kappa(d: int) -> None:
-    """All singular values are equal: a decomposition of F could not tell the halves apart."""
+    """All singular values are equal, so a decomposition of F could not separate the halves."""
     equal, unlike = (StudentTeacher(d, kappa).teacher(2).dominant().features for kappa in (1, 8))
     np.testing.assert_allclose(equal, unlike / 8, rtol=0, atol=1e-14)
 
@@ -66,7 +66,7 @@ def test_a_seed_shares_inputs_and_orientation_over_kappa_but_not_with_evaluation
     low, high = StudentTeacher(4, 2), StudentTeacher(4, 9)
     assert np.array_equal(low.draw(1, 0, 1, 8).inputs, high.draw(1, 0, 1, 8).inputs)
     U, _, Vt = np.linalg.svd(low.teacher(1).features - high.teacher(1).features)
-    # The two differ in the dominant half alone, by the same singular vectors.
+    # The two differ only in the singular values of the dominant half.
     difference = (U[:, :2] * 7) @ Vt[:2]
     assert high.teacher(1).features - low.teacher(1).features == pytest.approx(-difference)
     evaluation = low.draw(1, 0, 1, 8, split="evaluation").inputs

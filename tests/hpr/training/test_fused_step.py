@@ -6,6 +6,7 @@ A test with the argument `device` runs under Triton's interpreter (HPR_KERNELS_B
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import os
 import subprocess
@@ -80,10 +81,12 @@ def test_an_iteration_is_six_launches_and_nothing_else(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What two iterations ask for, written down instead of done."""
-    from hpr.training import fused_step as cuda
+    from hpr.training import fused_step
 
     seen: list[str] = []
-    for module in (cuda.trials, cuda.recurrence, cuda.loss, cuda.update):
+    for operation in ("trials", "recurrence", "loss", "update"):
+        monkeypatch.setattr(f"hpr_kernels.{operation}.dispatch.uses_triton", lambda tensor: True)
+        module = importlib.import_module(f"hpr_kernels.{operation}.triton")
         for kernel in vars(module).values():
             if hasattr(kernel, "run") and hasattr(kernel, "arg_names"):
                 record = functools.partial(
@@ -93,8 +96,8 @@ def test_an_iteration_is_six_launches_and_nothing_else(
     task = make_task(name)
     specs = runs(task)
     pack = initial_pack(specs, task, torch.device("cpu"))
-    step = cuda.FusedStep(pack, specs[0], task)
-    feed = cuda.Feed(specs, task, torch.device("cpu"))
+    step = fused_step.FusedStep(pack, specs[0], task)
+    feed = fused_step.Feed(specs, task, torch.device("cpu"))
     sums = step.sums.new_empty(2, *step.sums.shape)
     with Operations() as operations:
         step._iterations(feed, sums)
@@ -109,25 +112,97 @@ def test_an_iteration_is_six_launches_and_nothing_else(
     ]
 
 
+def batch(specs: list[RunSpec], task: Task, i: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of iteration `i`, of every run."""
+    drawn = [task.draw(spec.seed, i, 1, spec.batch) for spec in specs]
+    x, targets = (
+        torch.from_numpy(np.stack([getattr(d, part)[0] for d in drawn]))
+        for part in ("inputs", "targets")
+    )
+    return x, targets
+
+
+def trained(step: Any, specs: list[RunSpec]) -> list[Tensor]:
+    """The curves, weights and velocities after five iterations."""
+    losses, accuracies = step.window(specs, 0, 5)
+    curves = (losses,) if accuracies is None else (losses, accuracies)
+    return [value.cpu() for value in (*curves, *state(step))]
+
+
+def trained_by_torch(
+    pack: Pack, specs: list[RunSpec], task: Task, dtype: torch.dtype
+) -> list[Tensor]:
+    """The same on the CPU; inputs too are of `dtype`, which `Step.window` does not offer."""
+    given = Pack(pack.weights.to(dtype), pack.readout.to(dtype), pack.N_in, pack.signs)
+    step = Step(given.select(range(len(specs))), specs[0], task)
+    drawn = (batch(specs, task, i) for i in range(5))
+    points = [step(x.to(dtype), targets) for x, targets in drawn]
+    curves = [torch.stack(list(c), 1) for c in zip(*points, strict=True) if c[0] is not None]
+    return [*curves, *state(step)]
+
+
+def assert_as_good_as_torch(
+    got: list[Tensor], specs: list[RunSpec], task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each result is within twice the error of torch's fp32 on the CPU against its fp64."""
+    # Otherwise the interpreter would serve the fp32 numbers on the CPU as well.
+    monkeypatch.setenv("HPR_KERNELS_BACKEND", "torch")
+    pack = initial_pack(specs, task, torch.device("cpu"))
+    single, exact = (
+        trained_by_torch(pack, specs, task, dtype) for dtype in (torch.float32, torch.float64)
+    )
+    for value, torchs, wanted in zip(got, single, exact, strict=True):
+        theirs = max(relative_error(torchs, wanted), torch.finfo(torch.float32).eps)
+        assert_close(value, wanted, 2 * theirs)
+
+
 @on_each_device
 @each_task
-def test_equals_the_cpu(name: str, device: str) -> None:
-    """Five iterations, each within twice the error of the CPU's fp32 against the CPU's fp64."""
+def test_equals_the_cpu(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make_task(name)
+    specs = runs(task, iterations=5)
+    got = trained(fused(specs, task, device), specs)
+    assert_as_good_as_torch(got, specs, task, monkeypatch)
+
+
+@each_task
+def test_torch_serves_the_fused_step(name: str) -> None:
+    """Dispatch finds a backend for every launch: by torch on the CPU the two steps train alike, in fp64."""
+    from hpr.training.fused_step import FusedStep
+
     task = make_task(name)
     specs = runs(task, iterations=5)
     pack = initial_pack(specs, task, torch.device("cpu"))
     double = Pack(pack.weights.double(), pack.readout.double(), pack.N_in, pack.signs)
     results = []
-    for step in (
-        fused(specs, task, device),
-        Step(pack.select(range(len(specs))), specs[0], task),
-        Step(double, specs[0], task),
-    ):
-        losses, accuracies = step.window(specs, 0, 5)
-        results.append([value.cpu() for value in (losses, accuracies, *state(step))])
-    for got, single, exact in zip(*results, strict=True):
-        theirs = max(relative_error(single, exact), torch.finfo(torch.float32).eps)
-        assert_close(got, exact, 2 * theirs)
+    for kind in (FusedStep, Step):
+        step = kind(double.select(range(len(specs))), specs[0], task)
+        results.append(trained(step, specs))
+    for got, wanted in zip(*results, strict=True):
+        assert_close(got, wanted, 1e-6 if wanted.dtype == torch.float32 else 1e-12)
+
+
+@on_each_device
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("CXT", {"activation": "linear"}),
+        ("sDigits", {"activation": "linear"}),
+        ("student-teacher(d=5,kappa=3)", {"model": "two_layer"}),
+        ("Digits", {"model": "two_layer"}),
+    ],
+    ids=["linear", "linear, last step", "two layers, regression", "two layers"],
+)
+def test_the_other_step_trains_as_on_the_cpu(
+    name: str, change: dict[str, Any], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that the fused step does not train: `Step` calls the kernels for its parts, on rows that they pad."""
+    task = make_task(name)
+    specs = runs(task, iterations=5, **change)
+    step = new_trainer(initial_pack(specs, task, torch.device(device)), specs[0], task)
+    assert type(step) is Step
+    assert step.rows.shape[-1] == 48
+    assert_as_good_as_torch(trained(step, specs), specs, task, monkeypatch)
 
 
 @on_each_device
@@ -138,11 +213,7 @@ def test_one_batch_at_a_time_is_the_same(device: str) -> None:
     whole, single = (fused(specs, task, device) for _ in range(2))
     losses, accuracies = whole.window(specs, 0, 2)
     for i in range(2):
-        drawn = [task.draw(spec.seed, i, 1, spec.batch) for spec in specs]
-        x, targets = (
-            torch.from_numpy(np.stack([getattr(d, part)[0] for d in drawn])).to(device)
-            for part in ("inputs", "targets")
-        )
+        x, targets = (value.to(device) for value in batch(specs, task, i))
         loss, accuracy = single(x, targets)
         assert torch.equal(loss, losses[:, i])
         assert torch.equal(accuracy, accuracies[:, i])

@@ -20,7 +20,7 @@ MEASURE = "kernel_alignment"
 KIND_COLOURS = ("0.25", "#E69F00", "#0072B2", "#009E73")
 
 
-def alignment(
+def alignment_grid(
     settings: Settings,
     linear: Mapping[int, Sequence[Panel]],
     recurrent: Sequence[Panel],
