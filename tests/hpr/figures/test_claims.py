@@ -265,7 +265,7 @@ def test_a_direction_is_of_what_vanishes_alone(kind: str, was: str | None) -> No
 
 
 def test_no_evidence_is_not_evidence_of_nothing() -> None:
-    """Noise hides whether anything is left: the level does not differ from the null, and is not shown to be near it."""
+    """Noise hides whether anything is left: the level neither differs from the null nor is shown to be near it."""
     finding = paired("vanishes", -2.5, 0.0, noise=0.7, was="lower")
     assert finding.statistics[0].p < 0.05
     assert finding.statistics[1].p > 0.05

@@ -87,7 +87,7 @@ matplotlib.rcParams.update({"text.usetex": True, "savefig.transparent": True, "s
 
 
 def pictures(out: Path, theory: Path, settings: str = "", **environment: str) -> dict[str, str]:
-    """The hash of each picture, drawn in a child with these settings of matplotlib; `theory`: the file of its results."""
+    """The hash of each picture, drawn in a child with these settings of matplotlib; `theory`: file of its results."""
     out.mkdir()
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     kept |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HOME": str(out.parent)}
