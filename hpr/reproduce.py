@@ -18,6 +18,7 @@ from hpr.command_line import Parser, UsageError, integer_between, path, positive
 from hpr.connectivity.connectome import keep, read_folder
 from hpr.experiment.execution import Failure, Outcome, Train, run_local
 from hpr.experiment.plan import plan, tasks
+from hpr.experiment.provenance import version_lines
 from hpr.experiment.specification import VARIANTS, RunSpec, distinct
 from hpr.experiment.store import Store
 from hpr.figures import Figure, Settings, discover
@@ -78,6 +79,9 @@ def build_parser() -> Parser:
     )
     what.add_argument(
         "--list", action="store_true", help="list figures, their runs, time and claims"
+    )
+    what.add_argument(
+        "--version", action="store_true", help="what a report of a bug needs: versions and commit"
     )
     parser.add_argument("--json", action="store_true", help="with --list: as JSON, with the claims")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
@@ -179,6 +183,9 @@ def choose_connectome(em_dir: Path | None, *, write: bool = True) -> tuple[str, 
 
 
 def _main(arguments: argparse.Namespace, train: Train | None) -> int:
+    if arguments.version:
+        print("\n".join(version_lines()))
+        return 0
     figures = discover()
     chosen = _chosen(arguments, figures)
     try:

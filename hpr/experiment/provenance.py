@@ -8,34 +8,66 @@ import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from hpr import __version__
+from hpr.system.devices import may_have_card
 
-from hpr_kernels.internal import available_cores
+if TYPE_CHECKING:
+    import torch
+
+# The distributions whose versions a record holds.
+DISTRIBUTIONS = ("hpr-richlazy", "torch", "triton", "numpy", "scipy", "neurogym")
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
     """What produced a record: versions, device, git commit of this source tree (None outside a checkout)."""
-    versions = {"python": platform.python_version()}
-    for name in ("hpr-richlazy", "torch", "triton", "numpy", "scipy", "neurogym"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    # `version_lines` does without torch, whose import takes seconds.
+    import torch
+
+    from hpr_kernels.internal import available_cores
+
     cuda = device.type == "cuda"
     return {
-        "versions": versions,
+        "versions": versions(),
         "device": torch.cuda.get_device_name(device) if cuda else f"cpu ({platform.machine()})",
         # Sums over kernels may round otherwise with another number of threads.
         "threads": torch.get_num_threads(),
         "cores": available_cores(),
-        "git": _git_commit(),
+        "git": git_commit(),
     }
 
 
+def versions() -> dict[str, str]:
+    """The versions of Python and of those `DISTRIBUTIONS` that are installed, by their metadata."""
+    found = {"python": platform.python_version()}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def version_lines() -> list[str]:
+    """What a report of a bug needs, a line each; versions and commit are those of a record made here and now."""
+    found = versions()
+    cuda = (
+        "driver, and a build of torch for it"
+        if may_have_card()
+        else "no driver, or no build of torch for it"
+    )
+    return [
+        f"hpr {__version__}",
+        *(f"{name} {found.get(name, 'not installed')}" for name in ("python", *DISTRIBUTIONS)),
+        f"platform {platform.platform()}",
+        f"CUDA {cuda}",
+        f"commit {git_commit() or 'unknown: not a git checkout'}",
+    ]
+
+
 @cache
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """The commit of this source tree, `-dirty` where tracked files differ; None where it isn't tracked by git."""
     here = Path(__file__)
     # Another repository may be named in the environment. `git describe --dirty` would rewrite the index, whatever

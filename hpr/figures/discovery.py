@@ -21,7 +21,7 @@ def discover() -> dict[str, Figure]:
 
     Figures are those in the `FIGURES` of the modules of `hpr.figures.definitions`, and those that installed
     distributions name as entry points of the group "hpr.figures". Such an entry point is a module with `FIGURES`, or a
-    sequence of figures.
+    sequence of figures (docs/adding.md).
 
     Raises:
         ImportError: in one line, where an entry point can't be loaded or is neither, or two figures have one name.

@@ -19,6 +19,7 @@ from hpr.laziness import (
     weight_change_norm,
 )
 from hpr.tasks import Task
+from hpr.training.own_measures import OWN_MEASURES, State
 from hpr.training.pack import Pack, rates, tangent_kernel
 from hpr_kernels.internal import NonFinite
 
@@ -80,10 +81,17 @@ class Evaluation:
         }
         if start.shape[0] == start.shape[1]:
             measures["connectivity_effective_rank"] = effective_rank(start)
-        final = self.trajectory_point(after)
+        K_f = self._kernel(after)
+        final = self._of_kernel(K_f)
         measures["kernel_alignment"] = final.pop("kernel_alignment")
         for name, value in final.items():
             measures[f"{name}_initial"], measures[f"{name}_final"] = self.initial[name], value
+        states = [
+            State(pack.hidden[0], pack.readout[0], H, K)
+            for pack, H, K in ((before, H_0, self.K_0), (after, H_f, K_f))
+        ]
+        for name, own in OWN_MEASURES.items():
+            measures[name] = float(own(*states))
         flags = [
             f"{name} is {'infinite' if math.isinf(value) else 'not a number'}"
             for name, value in measures.items()

@@ -38,8 +38,8 @@ QUICK_LINEAR: dict[int, dict[str, int]] = {
     d: {"N": 300, "iterations": iterations} for d, iterations in ((2, 1500), (20, 500), (100, 300))
 }
 MOMENTUM = "Two-layer linear networks train by the plain gradient, with momentum 0."
-# Figures 3, 14 and 15 train sMNIST with these fields. In `quick` they compute kernels on a quarter of the pictures, at a
-# sixteenth of the cost. The stand-in's 600 iterations are enough for most of the change.
+# Figures 3, 14 and 15 train sMNIST with these fields. In `quick` they compute kernels on a quarter of the pictures, for
+# a sixteenth of the cost. The stand-in's 600 iterations are enough for most of the change.
 _FEW = {"kernel_trials": 50}
 SEQUENTIAL = replace(
     SEQUENTIAL_MNIST,

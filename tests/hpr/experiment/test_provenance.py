@@ -37,7 +37,7 @@ def test_asking_for_the_commit_leaves_the_repository_alone(tmp_path: Path) -> No
     # The index's times are no longer those of the file, as after a checkout or a build.
     os.utime(checkout / "a file", (1, 1))
     kept = index.read_bytes()
-    program = "from hpr.experiment.provenance import _git_commit; print(_git_commit())"
+    program = "from hpr.experiment.provenance import git_commit; print(git_commit())"
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(checkout), *sys.path]),
