@@ -97,5 +97,3 @@ STAND_INS: dict[str, StandIn] = {
 }
 # The paper's tasks of pictures: the files of MNIST that a user gives are their content.
 MNIST_TASKS = ("sMNIST", "MNIST")
-# All tasks of pictures, real and standing in.
-PICTURES = (*MNIST_TASKS, *(STAND_INS[task].name for task in MNIST_TASKS))

@@ -17,7 +17,8 @@ from hpr.figures.figure import Figure
 from hpr.figures.pages import figure_markdown, summary_markdown
 from hpr.figures.panel import MEASURES, Panel
 from hpr.figures.settings import Settings
-from hpr.figures.stand_ins import PICTURES, STAND_INS
+from hpr.figures.stand_ins import STAND_INS
+from hpr.tasks.versions import PICTURE_TASKS
 
 QUICK_NOTE = (
     "This is the `quick` profile: fewer seeds, shorter training, and in some figures smaller networks "
@@ -101,7 +102,7 @@ def _content(
         "schema": 1,
         "figure": figure.name,
         "title": figure.title,
-        "settings": _settings(settings, pictured=any(spec.task in PICTURES for spec in runs)),
+        "settings": _settings(settings, pictured=any(spec.task in PICTURE_TASKS for spec in runs)),
         "notes": _notes(figure, settings, runs),
         "rule": figure.rule,
         "verdicts": dict(Counter(finding.verdict for finding in findings)),
