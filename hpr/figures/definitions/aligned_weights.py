@@ -48,8 +48,8 @@ class Students(Figure):
     """Alignment with a teacher: two-layer linear networks by d and kappa (B), recurrent networks on sMNIST (C).
 
     The paper names random, partially aligned and aligned weights. A fourth kind, random weights of low rank, separates
-    the effect of alignment from that of low rank. Its rank is that of the aligned directions. Where all features are
-    aligned, this matrix has full rank, and the low-rank weights have the rank of the dominant half of the features.
+    the effect of alignment from that of low rank. It has the rank of the aligned directions. Weights aligned with all
+    features are the teacher's matrix and have full rank; there the low-rank weights have the rank of the dominant half.
     The paper does not say what F is in a recurrent network. Here it is the teacher's recurrent weight matrix, from
     which the student takes the features (`features`) or the directions of Proposition 1 (`directions`).
     """
