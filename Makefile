@@ -18,7 +18,7 @@ test: $(VENV)/dev lint
 gate: $(VENV)/dev
 	$(BIN)/asv machine --yes
 	$(BIN)/asv run --bench track_ --environment existing:$(CURDIR)/$(BIN)/python --set-commit-hash $$(git rev-parse HEAD)
-	$(BIN)/python -m benchmarks.gate
+	$(BIN)/python -m benchmarks gate
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

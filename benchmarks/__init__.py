@@ -1,1 +1,1 @@
-"""asv suites, side by side comparisons with other libraries, and the gate."""
+"""asv suites, comparisons with other libraries, and the gate; `__main__.py` lists the commands."""

@@ -1,19 +1,19 @@
-"""Exit 1 when a benchmark got worse: the guards of one asv result beyond `floors.json`, or one result beyond another.
+"""Exit with 1 when the guards of an asv result are beyond `floors.json`, or one result is worse than another.
 
-    python -m benchmarks.gate                       # the newest result here, against the floors
-    python -m benchmarks.gate COMMIT                # that commit's
-    python -m benchmarks.gate COMMIT OLDER [--factor 1.2]
+    python -m benchmarks gate                       # the newest stored result, beside the floors
+    python -m benchmarks gate COMMIT                # the newest result of that commit, beside the floors
+    python -m benchmarks gate COMMIT OLDER [--factor 1.2]
 
-With two results of one machine each benchmark that both have is compared: it is worse where the new one's 99 %
-confidence interval lies above the factor times the old one's (of a `track_` value the interval is the value itself).
-A guard without a floor, or a floor whose guard failed or did not run, is beyond it too.
+With two results of one machine each benchmark that both have is compared. It is worse where its 99 % confidence
+interval begins above the factor times the end of the older one's; a `track_` value is its own interval. Without an
+older result, a guard that has no floor and a floor whose guard failed or did not run count as beyond, too.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
-import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -21,29 +21,33 @@ from typing import Any
 
 from asv.results import Results
 
-from hpr.command_line import Parser, path
+from hpr.command_line import Parser, UsageError, path
 
 ROOT = Path(__file__).parents[1]
 FLOORS = Path(__file__).with_name("floors.json")
 RESULTS = ROOT / ".asv" / "results"
-MACHINE = ("machine", "os", "cpu", "arch", "num_cpu", "ram")
+# What asv files of a machine's parts, and of a whole machine: its name may be chosen, and its kernel is updated.
+HARDWARE = ("cpu", "arch", "num_cpu", "ram")
+MACHINE = ("machine", "os", *HARDWARE)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Parse, compare, print a line for each benchmark that is beyond."""
-    parser = Parser(prog="gate", description=(__doc__ or "").split("\n")[0])
+def add_arguments(parser: Parser) -> None:
+    """Which results."""
     parser.add_argument(
         "new", nargs="?", help="a result's file, or its commit; default: the newest"
     )
-    parser.add_argument("old", nargs="?", help="the result that it is held against")
+    parser.add_argument("old", nargs="?", help="the result that the first is compared with")
     parser.add_argument("--factor", type=float, help="how many times as slow is too slow (1.2)")
     parser.add_argument("--results", type=path, default=RESULTS, help="asv's results_dir")
-    arguments = parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare, print a line per benchmark that is beyond, and return 1 if there is one."""
     factor = 1.2 if arguments.factor is None else arguments.factor
     if arguments.factor is not None and arguments.old is None:
-        parser.error("--factor: expected with two results")
+        raise UsageError("--factor: expected with two results")
     if not 1 <= factor < math.inf:
-        parser.error(f"--factor: expected a number of at least 1, got {factor}")
+        raise UsageError(f"--factor: expected a number of at least 1, got {factor}")
     try:
         new = find(arguments.results, arguments.new)
         if arguments.old is None:
@@ -51,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             beyond = list(worse(new, find(arguments.results, arguments.old), factor))
     except ValueError as error:
-        parser.error(str(error))
+        raise UsageError(str(error)) from None
     for line in beyond:
         print(f"gate: {line}")
     print(f"gate: {new.commit_hash[:8]}: {len(beyond)} beyond" if beyond else "gate: within")
@@ -59,10 +63,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def find(folder: Path, name: str | None) -> Results:
-    """The result in a file, or the newest of a commit, or of all.
+    """The result in the file `name`, or the newest of the commit `name`; for None the newest of all.
 
     Raises:
-        ValueError: there is none, or it is broken.
+        ValueError: there is no such result, or it is broken.
     """
     if name is not None and Path(name).is_file():
         path = Path(name)
@@ -84,24 +88,24 @@ def find(folder: Path, name: str | None) -> Results:
 
 
 def values(result: Results) -> Iterator[tuple[str, float | None, tuple[float, float]]]:
-    """Each benchmark with its parameters, its value (None: failed; NaN: skipped), and the interval that holds it."""
+    """Each benchmark with its parameters, its value (None: failed; NaN: skipped), and the value's interval."""
     for name in sorted(result.get_all_result_keys()):
         parameters = result.get_result_params(name)
         found = result.get_result_value(name, parameters)
         statistics = result.get_result_stats(name, parameters)
         for chosen, value, spread in zip(product(*parameters), found, statistics, strict=True):
             label = f"{name}({', '.join(chosen)})" if chosen else name
-            yield label, value, _interval(value, spread or {})
+            yield label, value, _confidence(value, spread or {})
 
 
-def _interval(value: float | None, spread: dict[str, Any]) -> tuple[float, float]:
+def _confidence(value: float | None, spread: dict[str, Any]) -> tuple[float, float]:
     centre = math.nan if value is None else float(value)
     low, high = spread.get("ci_99_a"), spread.get("ci_99_b")
     return (centre if low is None else low), (centre if high is None else high)
 
 
 def beyond_floors(result: Results, floors: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """A line for each guard that is not within its floor."""
+    """A line per guard that is not within its floor."""
     measured = {label: value for label, value, _ in values(result) if ".track_" in label}
     for label in sorted(measured.keys() | floors.keys()):
         value = measured.get(label)
@@ -114,10 +118,10 @@ def beyond_floors(result: Results, floors: dict[str, dict[str, Any]]) -> Iterato
 
 
 def worse(new: Results, old: Results, factor: float) -> Iterator[str]:
-    """A line for each benchmark that got worse by more than the factor, or fails now.
+    """A line per benchmark that got worse by more than the factor, or fails now.
 
     Raises:
-        ValueError: the results are of two machines.
+        ValueError: the results come from two machines.
     """
     for key in MACHINE:
         if new.params.get(key) != old.params.get(key):
@@ -137,4 +141,5 @@ def worse(new: Results, old: Results, factor: float) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # A gate that compares nothing must not pass.
+    raise SystemExit("gate: expected `python -m benchmarks gate`, got `python -m benchmarks.gate`")

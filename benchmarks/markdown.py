@@ -1,4 +1,4 @@
-"""Rows of a Markdown table, as every script here prints them."""
+"""Rows of a Markdown table, as every command prints them."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Every kernel under NVIDIA's compute-sanitizer: stray accesses, races in shared memory, uninitialised reads, barriers.
-# Needs a card; initcheck reports the padding that kernels load and never use, so it reports and does not fail.
+# Runs every kernel under NVIDIA's compute-sanitizer: stray accesses, races in shared memory, uninitialised reads,
+# barriers. Needs a card. initcheck also reports the padding that kernels load and never use, so it fails nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 command -v compute-sanitizer >/dev/null || { echo "benchmarks/sanitize.sh: compute-sanitizer is not here"; exit 0; }
-# One allocation a tensor, so that what lies beyond it is out of bounds.
+# One allocation per tensor, so that an access beyond a tensor is out of bounds.
 export PYTORCH_NO_CUDA_MEMORY_CACHING=1
 for tool in memcheck racecheck synccheck; do
     compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" -m pytest -m gpu tests

@@ -1,23 +1,21 @@
-"""Write docs/benchmarks.md: every comparison as it is measured now, with the machine, the versions and the date.
+"""Measure every comparison now and write docs/benchmarks.md, with the machine, the versions and the date.
 
-    python -m benchmarks.tables [--shapes 2AF sMNIST] [--seconds 1] [--out docs/benchmarks.md]
+    python -m benchmarks tables [--shapes 2AF sMNIST] [--seconds 1] [--out docs/benchmarks.md]
 
-Runs the scripts of `benchmarks/peers/` and the planner's, one after another, and keeps what they print; takes the
-guards from what `asv run --bench track_` has stored for this machine. A section that fails says so, the others are
-written, and the exit status is 1. Some minutes; nothing else should run meanwhile.
+Runs the commands of `benchmarks/peers/` and the planner, one after another, and keeps what they print. Takes the guards
+from what `asv run --bench track_` has stored for this machine. A section that fails says so, the others are written,
+and the exit status is 1. Takes some minutes, during which nothing else should run.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import os
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,71 +23,80 @@ from typing import NamedTuple
 
 import torch
 from asv.machine import Machine
-from asv.results import Results, iter_results
 
-from benchmarks.gate import FLOORS, RESULTS, ROOT, values
+from benchmarks.arguments import duration
+from benchmarks.gate import RESULTS, ROOT
+from benchmarks.guards_table import guards_section
 from benchmarks.markdown import heading, row
-from benchmarks.peers.ntk import CASES, NEEDS
-from hpr.command_line import Parser, path
+from benchmarks.peers.ntk_runs import NEEDS
+from benchmarks.suites.cases import SHAPES
+from hpr.command_line import Parser, UsageError, path
 
+PAGE = ROOT / "docs" / "benchmarks.md"
 PACKAGES = ("torch", "triton", "numpy", "neurogym")
-# What asv files of a machine; its name may be chosen, and its kernel is updated.
-MACHINE = ("cpu", "arch", "num_cpu", "ram")
 
 
 class Section(NamedTuple):
-    """A script: its arguments after `python`, and what is kept of its output."""
+    """A command: its arguments after `python`, and what is kept of its output."""
 
     title: str
     text: str
     arguments: Sequence[str]
-    # The script's table, or else what it says around it.
+    # Whether the command's table is kept, or else the lines around it.
     table: bool = True
-    # A script may say by its status that it has found something.
+    # Exit statuses that are no failure.
     statuses: tuple[int, ...] = (0,)
 
+    @property
+    def preface(self) -> str:
+        """The title, the text and the command as the page has them."""
+        return f"## {self.title}\n\n{self.text} `python {shlex.join(self.arguments)}`\n"
 
-def sections(shapes: Sequence[str], seconds: float) -> list[Section]:
-    """Everything that is measured now."""
+
+def sections(shapes: Sequence[str], longest: float) -> list[Section]:
+    """Everything that is measured now; `longest` is the seconds of the planner's longest order."""
     return [
         Section(
             "The exact NTK",
-            "One network of 300 units by every way that torch and jax offer; the error is against fp64.",
-            ["-m", "benchmarks.peers.ntk", "--shapes", *shapes],
+            "One network of 300 units by every method that torch and jax offer. Errors are against fp64.",
+            ["-m", "benchmarks", "peers", "ntk", "--shapes", *shapes],
         ),
         Section(
             "Training",
-            "One iteration of SGD with momentum of a whole pack, on trials that are there. The ways that train one "
-            "network at a time are timed on a few, and their time is scaled.",
-            ["-m", "benchmarks.peers.training"],
+            "One iteration of SGD with momentum for a whole pack, on trials drawn beforehand. Methods that train one "
+            "network at a time are timed on a few networks, and their time is scaled.",
+            ["-m", "benchmarks", "peers", "training"],
         ),
         Section(
             "Trials",
-            "A batch of 32 trials of the paper's NeuroGym tasks.",
-            ["-m", "benchmarks.peers.tasks"],
+            "Drawing a batch of 32 trials of the paper's NeuroGym tasks.",
+            ["-m", "benchmarks", "peers", "tasks"],
         ),
         Section(
             "The planner",
-            'Every order of contraction at random shapes, against the one that `order="auto"` takes.',
-            ["-m", "benchmarks.planner", "--seconds", f"{seconds:g}"],
+            'Every order of contraction at random shapes, compared with the one that `order="auto"` takes.',
+            ["-m", "benchmarks", "planner", "--seconds", f"{longest:g}"],
             table=False,
+            # The planner exits with 1 where it has found a bad choice.
             statuses=(0, 1),
         ),
     ]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Parse, measure, write."""
-    parser = Parser(prog="tables", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--shapes", nargs="+", choices=list(CASES), default=["2AF", "sMNIST"])
+def add_arguments(parser: Parser) -> None:
+    """What is measured, and where it is written."""
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["2AF", "sMNIST"])
     parser.add_argument(
-        "--seconds", type=_positive, default=1.0, help="longest order of the planner's shapes"
+        "--seconds", type=duration, default=1.0, help="longest order of the planner's shapes (1)"
     )
-    parser.add_argument("--out", type=path, default=ROOT / "docs" / "benchmarks.md")
+    parser.add_argument("--out", type=path, default=PAGE)
     parser.add_argument("--results", type=path, default=RESULTS, help="asv's results_dir")
-    arguments = parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, and write the page."""
     if not arguments.out.parent.is_dir():
-        parser.error(f"--out: expected a file in a folder that exists, got {arguments.out}")
+        raise UsageError(f"--out: expected a file in a folder that exists, got {arguments.out}")
     chosen = sections(arguments.shapes, arguments.seconds)
     return write(arguments.out, chosen, arguments.results)
 
@@ -100,21 +107,20 @@ def write(out: Path, chosen: Sequence[Section], results: Path) -> int:
     failed = 0
     for section in chosen:
         print(f"tables: {section.title}", flush=True)
-        command = f"`python {shlex.join(section.arguments)}`"
         try:
-            found = run(section)
+            found = output_of(section)
         except RuntimeError as error:
             failed = 1
             found = f"**Failed**: {error}"
             print(f"tables: {section.title} failed: {error}", file=sys.stderr)
-        parts.append(f"## {section.title}\n\n{section.text} {command}\n\n{found}\n")
-    parts.append(guards(results))
+        parts.append(f"{section.preface}\n{found}\n")
+    parts.append(guards_section(results))
     out.write_text("\n".join(parts), encoding="utf-8")
     return failed
 
 
 def header() -> str:
-    """What made the file, when, of which commit, and on what."""
+    """The title, and a table of when, at which commit and on what the page was measured."""
     now = datetime.now(timezone.utc)
     here = Machine.get_defaults()
     memory = f"{int(here['ram']) / 2**30:.0f} GiB" if here["ram"] else "memory unknown"
@@ -129,20 +135,20 @@ def header() -> str:
         row("threads of torch", torch.get_num_threads()),
         row("Python", platform.python_version()),
         *(row(name, _version(name)) for name in PACKAGES),
-        row("beside them, in an environment of their own", ", ".join(NEEDS)),
+        row("the peers' packages, in their own environment", ", ".join(NEEDS)),
     ]
     return (
-        "# Benchmarks\n\nThis file is generated: `python -m benchmarks.tables` writes all of it.\n\n"
+        "# Benchmarks\n\nThis file is generated: `python -m benchmarks tables` writes all of it.\n\n"
         + "\n".join(table)
         + "\n"
     )
 
 
-def run(section: Section) -> str:
-    """What a section's script printed, of it what the section keeps.
+def output_of(section: Section) -> str:
+    """The lines that a section keeps of what its command prints.
 
     Raises:
-        RuntimeError: it failed, or printed nothing of the kind.
+        RuntimeError: the command failed, or printed no such line.
     """
     child = subprocess.run(
         [sys.executable, *section.arguments], cwd=ROOT, capture_output=True, text=True
@@ -155,54 +161,6 @@ def run(section: Section) -> str:
             f"exit {child.returncode}, {words[-1] if words else 'nothing on standard error'}"
         )
     return "\n".join(kept if section.table else [f"- {line}" for line in kept])
-
-
-def guards(folder: Path) -> str:
-    """Every `track_` result of the newest commit that asv has measured on this machine, beside its floor."""
-    title = "## The guards\n\nWhat `asv run --bench track_` measured"
-    found = newest(folder)
-    if found is None:
-        return f"{title}: nothing on this machine yet.\n"
-    floors = json.loads(FLOORS.read_text(encoding="utf-8"))
-    rows = [
-        row(
-            f"`{label}`",
-            _number(value),
-            _number(floors[label]["at_most"]) if label in floors else "",
-        )
-        for label, value, _ in values(found)
-        if ".track_" in label
-    ]
-    day = datetime.fromtimestamp(max(found.started_at.values()) / 1e3, timezone.utc)
-    return (
-        f"{title} on {day:%Y-%m-%d} at commit {found.commit_hash[:8]}; lower is better, and "
-        "`python -m benchmarks.gate` fails above the last column.\n\n"
-        + "\n".join([heading("guard", "value", "at most"), *rows])
-        + "\n"
-    )
-
-
-def newest(folder: Path) -> Results | None:
-    """The last result with guards of the newest commit on this machine."""
-    here = Machine.get_defaults()
-
-    def measured() -> Iterator[Results]:
-        for result in iter_results(str(folder)):
-            guarded = any(".track_" in name for name in result.get_all_result_keys())
-            if guarded and all(result.params.get(key) == here[key] for key in MACHINE):
-                yield result
-
-    return max(
-        measured(),
-        key=lambda result: (result.date, max(result.started_at.values())),
-        default=None,
-    )
-
-
-def _number(value: float | None) -> str:
-    if value is None or math.isnan(value):
-        return "failed" if value is None else "skipped"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _version(package: str) -> str:
@@ -221,22 +179,8 @@ def _commit() -> str:
 
     try:
         commit = git("rev-parse", "--short=8", "HEAD")
-        # What this command writes is not what it measures.
+        # The page, which this command writes, is no part of what it measures.
         changed = git("status", "--porcelain", "--", "hpr", "kernels", "benchmarks")
     except OSError:
         return "unknown"
     return f"{commit}, with changes" if changed else commit
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text!r}")
-    return value
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,1 +1,1 @@
-"""Side by side with other libraries: each module is a script that prints one Markdown table."""
+"""Comparisons with other libraries: each module `*_table.py` is a command that prints one Markdown table."""

@@ -1,4 +1,4 @@
-"""The NTK by neural-tangents and by jax alone, in an environment of their own, which `ntk.py` beside this file makes.
+"""The NTK by neural-tangents and by jax alone, in the environment that `ntk_runs.py` beside this file makes.
 
     python ntk_neural_tangents.py given.npz kernel.npy implementation repeats
 

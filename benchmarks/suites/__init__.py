@@ -1,1 +1,1 @@
-"""What `asv run` measures. `time_` suites have the device as a parameter; `track_` suites are the gate's guards."""
+"""What `asv run` measures. Suites of times have the device as a parameter; those named `track_` are the guards."""

@@ -1,21 +1,29 @@
-"""The paper's shapes, as the suites measure them."""
+"""The shapes, random networks and packs that suites, peers and the planner measure.
+
+asv gives its processes this folder alone, so the table of cases lies in it.
+"""
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
-from .measure import CPU, Call
+from .measure import CPU
+
+if TYPE_CHECKING:
+    from hpr.experiment.specification import RunSpec
+    from hpr.tasks import Task
+    from hpr_kernels.testing import Network
 
 RHO = 0.368  # exp(-dt / tau) at dt = tau
-BATCHES, DRAWS = 300, 60
 
 
-class Shape(NamedTuple):
-    """Of one network and its examples; `outputs` are the steps that the kernel's rows read."""
+class NetworkShape(NamedTuple):
+    """Sizes of one network and its examples; a kernel's rows are outputs of all steps or of the last.
+
+    Without `readout` the rates are the outputs.
+    """
 
     T: int
     B: int
@@ -23,121 +31,74 @@ class Shape(NamedTuple):
     N_out: int
     outputs: Literal["all", "last"]
     N: int = 300
+    readout: bool = True
+
+    @property
+    def rows(self) -> int:
+        """Rows of the kernel."""
+        steps = self.T if self.outputs == "all" else 1
+        return self.B * steps * (self.N_out if self.readout else self.N)
+
+    @property
+    def weights(self) -> int:
+        """Entries per row of the Jacobian."""
+        return self.N * (self.N + self.N_in + (self.N_out if self.readout else 0))
 
 
 SHAPES = {
-    "2AF": Shape(8, 32, 3, 3, "all"),
-    "sMNIST": Shape(28, 200, 28, 10, "last"),
+    "2AF": NetworkShape(8, 32, 3, 3, "all"),
+    "sMNIST": NetworkShape(28, 200, 28, 10, "last"),
+    # sMNIST with so few examples that every order of contraction is fast enough to be timed.
+    "B = 50": NetworkShape(28, 50, 28, 10, "last"),
+    "T = 40": NetworkShape(40, 32, 3, 3, "all"),
+    "hidden": NetworkShape(8, 16, 3, 3, "last", readout=False),
+    "large": NetworkShape(8, 2000, 3, 3, "last"),
 }
 
 
-def draw(shape: Shape, device: torch.device = CPU, R: int | None = None) -> dict[str, Any]:
-    """Arguments x1, recurrent, input, readout, rho of `leaky_rnn_ntk`, of a plain network or a pack of R."""
-    rng = torch.Generator().manual_seed(0)
-    pack = () if R is None else (R,)
-
-    def normal(*sizes: int) -> Tensor:
-        return torch.randn(*pack, *sizes, generator=rng).to(device)
-
-    T, B, N_in, N_out, _, N = shape
-    return {
-        "x1": normal(T, B, N_in),
-        "recurrent": normal(N, N) * 1.5 / N**0.5,
-        "input": normal(N, N_in) / N_in**0.5,
-        "readout": normal(N_out, N) / N**0.5,
-        "rho": RHO,
-    }
-
-
-def kernel(shape: Shape, device: torch.device = CPU, **options: Any) -> Call:
-    """One exact NTK, all parameters."""
-    from hpr_kernels import leaky_rnn_ntk
-
-    arguments = draw(shape, device)
-    return lambda: leaky_rnn_ntk(**arguments, outputs=shape.outputs, **options)
-
-
-def kernel_by_torch_func(shape: Shape) -> Call:
-    """The same by jacrev, example by example, whose outputs are those of every step, and contraction.
-
-    All examples at once take twice as long: their gradients are more than malloc keeps between two steps.
-    """
-    given = draw(shape)
-    weights = [given[name] for name in ("recurrent", "input", "readout")]
-
-    def outputs(W: Tensor, U: Tensor, w: Tensor, x: Tensor) -> Tensor:
-        h, found = W.new_zeros(shape.N), []
-        for x_t in x:
-            h = RHO * h + (1 - RHO) * (W @ h.relu() + U @ x_t)
-            found.append(w @ h.relu())
-        return torch.cat(found)
-
-    rows = torch.func.vmap(
-        torch.func.jacrev(outputs, argnums=(0, 1, 2)), in_dims=(None, None, None, 1), chunk_size=1
-    )
-
-    def call() -> Tensor:
-        flat = [J.flatten(2).flatten(0, 1) for J in rows(*weights, given["x1"])]
-        return torch.stack([J @ J.mT for J in flat]).sum(0)
-
-    return call
-
-
-def training(
-    R: int = 40,
-    N: int = 300,
-    task: str = "2AF",
-    B: int = 32,
-    dt: float = 100.0,
+def draw_network(
+    shape: NetworkShape,
     device: torch.device = CPU,
-) -> tuple[Call, float]:
-    """One iteration of a pack on trials that are there, and the FLOPs that it needs; T goes by dt (in ms)."""
+    R: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Network:
+    """Inputs and weights of a plain network, or of a pack of R: the same fp32 numbers at every call, in any dtype."""
+    from hpr_kernels.testing import Network, random_network
+
+    drawn = random_network(
+        torch.Generator().manual_seed(0),
+        N=shape.N, T=shape.T, B=shape.B, N_in=shape.N_in, N_out=shape.N_out, R=R,
+        dtype=torch.float32,
+    )  # fmt: skip
+    return Network(*(value.to(device, dtype) for value in drawn))
+
+
+def pack_of_runs(
+    task: Task, R: int = 40, N: int = 300, B: int = 32, dt: float = 100.0
+) -> list[RunSpec]:
+    """R runs of one iteration on a task, with dense initial weights and a seed per run; dt in ms."""
     from hpr.connectivity import Dense
-    from hpr.experiment.cost import cost
     from hpr.experiment.specification import RunSpec
-    from hpr.tasks import make_task
-    from hpr.training.initial import initial_pack
-    from hpr.training.loop import new_trainer
-    from hpr.training.trials import trials as batches
 
-    specs = [RunSpec(task, Dense(), seed=i, N=N, batch=B, iterations=1, dt=dt) for i in range(R)]
-    made = make_task(task, dt=dt)
-    step = new_trainer(initial_pack(specs, made, device), specs[0], made)
-    x, targets = next(batches(specs, made, 0, 1, device))
-
-    def iterate() -> None:
-        with torch.no_grad():
-            step(x, targets)
-
-    return iterate, cost(specs, made).training_flops
+    return [
+        RunSpec(task.name, Dense(), seed=seed, N=N, batch=B, iterations=1, dt=dt)
+        for seed in range(R)
+    ]
 
 
-def trials(name: str) -> tuple[Call, Call]:
-    """Draw batches of 32: DRAWS times BATCHES compiled, and BATCHES by `neurogym.Dataset` from the same environment.
+def figure_1_pack(task: Task, R: int, N: int) -> list[RunSpec]:
+    """R runs as those of Figure 1: ten seeds, and ranks from 1 upwards."""
+    from hpr.connectivity import LowRank
+    from hpr.experiment.specification import RunSpec
 
-    Both take a good part of a second: a busy machine would not interrupt a shorter call, and flatter it.
-    """
-    import neurogym
-
-    from hpr.tasks import make_task
-    from hpr.tasks.paper import PAPER_TASKS
-
-    warnings.filterwarnings("ignore", message=".*WARN: ")
-    paper, task = PAPER_TASKS[name], make_task(name)
-    dataset = neurogym.Dataset(
-        paper.environment,
-        env_kwargs={"dt": 100, "timing": paper.timing, **paper.old_arguments},
-        batch_size=32,
-        seq_len=task.T,
-    )
-
-    # Dataset makes some 50 to 100 batches at once and then hands them out: several such rounds a call.
-    def stream() -> None:
-        for _ in range(BATCHES):
-            dataset()
-
-    def draw() -> None:
-        for first in range(0, DRAWS * BATCHES, BATCHES):
-            task.draw(0, first, BATCHES, 32)
-
-    return draw, stream
+    return [
+        RunSpec(
+            task.name,
+            LowRank(rank=1 + i % N),
+            seed=i % 10,
+            task_version=task.version,
+            N=N,
+            batch=task.batch_size,
+        )
+        for i in range(R)
+    ]

@@ -1,4 +1,4 @@
-"""What surrounds training: trials, initial weights, the measures, the store."""
+"""The work around training: trials, initial weights, the measures, the store."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Trials(Timed):
 
 
 class Connectivity(Timed):
-    """An initial matrix of 300 units (EM: of its own 297 cells)."""
+    """An initial matrix of 300 units (EM: of 297, the number of its cells)."""
 
     param_names = ("structure",)
     params = (("Dense", "LowRank", "SoftRank", "CellTypes", "ChainMotif", "EM", "Dale"),)
 
     def setup(self, name: str) -> None:
-        """The structure."""
+        """Make the structure."""
         from hpr import connectivity
 
         arguments = {"rank": 30} if name == "LowRank" else {}
@@ -41,7 +41,7 @@ class Connectivity(Timed):
         self.N = 297 if name == "EM" else 300
 
     def time_draw(self, _: str) -> None:
-        """Draw, and rescale to the null's norm."""
+        """Draw weights and rescale them to the norm of the null."""
         self.structure.draw(self.N, 0)
 
 
@@ -49,7 +49,7 @@ class Measures(Timed):
     """The measures of two kernels of 768 rows."""
 
     def setup(self) -> None:
-        """Two random kernels."""
+        """Draw two random kernels."""
         import torch
 
         rng = torch.Generator().manual_seed(0)
@@ -73,7 +73,7 @@ class Store(Timed):
     """A store that holds 500 runs."""
 
     def setup(self) -> None:
-        """Save them."""
+        """Save the runs."""
         self.folder = tempfile.TemporaryDirectory()
         self.store, self.specs = filled(Path(self.folder.name), 500)
 
@@ -82,16 +82,16 @@ class Store(Timed):
         self.folder.cleanup()
 
     def time_load(self) -> None:
-        """Find and check one."""
+        """Find one run and check it."""
         self.store.load(self.specs[250])
 
     def time_save(self) -> None:
-        """Write one, flushed to the disk."""
+        """Write one run, flushed to the disk."""
         self.store.save(record(self.specs[250]))
 
 
 def record(spec: Any) -> dict[str, Any]:
-    """A finished run's record with a curve of a hundred points."""
+    """A finished run's record with curves of a hundred points."""
     return {
         "schema": 1,
         "key": spec.key,
@@ -107,7 +107,7 @@ def record(spec: Any) -> dict[str, Any]:
 
 
 def filled(folder: Path, runs: int) -> tuple[Any, list[Any]]:
-    """A store in which so many runs are, and their specifications."""
+    """A store that holds `runs` runs, and their specifications."""
     from hpr.connectivity import LowRank
     from hpr.experiment.specification import RunSpec
     from hpr.experiment.store import Store

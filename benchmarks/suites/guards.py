@@ -1,4 +1,8 @@
-"""What the gate holds against `floors.json`: ratios, powers of growth, counts of work, peak memory. Lower is better."""
+"""The guards: ratios of times, powers of growth, counts of work and peak memory; lower is better.
+
+The gate compares them with `floors.json`, whose keys are `guards.CLASS.METHOD` and the parameters: a rename here is one
+there.
+"""
 
 from __future__ import annotations
 
@@ -10,44 +14,45 @@ from pathlib import Path
 
 import torch
 
-from .cases import DRAWS, SHAPES, Shape, draw, kernel, kernel_by_torch_func, training, trials
+from .calls import DRAWS, ntk_by_torch_func, ntk_call, training_call, trial_calls
+from .cases import RHO, SHAPES, NetworkShape, draw_network
 from .experiments import filled
 from .measure import Call, device, exponent, peak_memory, slowdown, work
 
 
 class Slowdowns:
-    """This project's time over another's, in turns."""
+    """This project's time divided by another's, measured in turns."""
 
     unit = "ratio"
     timeout = 120.0
 
     def track_slowdown_of_ntk_against_torch_func(self) -> float:
-        """768 rows at the 2AF shape; there the Jacobians by jacrev, contracted."""
+        """768 rows at the 2AF shape, beside the Jacobians by jacrev and their contraction."""
         shape = SHAPES["2AF"]
-        return slowdown(kernel(shape), kernel_by_torch_func(shape), rounds=5)
+        return slowdown(ntk_call(shape), ntk_by_torch_func(shape), rounds=5)
 
     def track_slowdown_of_training_against_its_products(self) -> float:
-        """40 networks of 300 units, a FLOP; there the products of one step, rates by weights.
+        """Time per FLOP of 40 networks of 300 units, beside that of the products of rates and weights of one step.
 
         A ratio to one large product would rise with the other load of the machine, without a change of code.
         """
         R, B, N = 40, 32, 300
         rates, weights = torch.randn(R, B, N), torch.randn(R, N, N)
-        iterate, flops = training(R=R, B=B, N=N)
+        iterate, flops = training_call(R=R, B=B, N=N)
         return slowdown(iterate, lambda: rates @ weights, rounds=15) * 2 * R * B * N**2 / flops
 
     def track_slowdown_of_trials_against_neurogym(self) -> float:
-        """A batch of 32 trials of 2AF; there `neurogym.Dataset`'s."""
-        return slowdown(*trials("2AF")) / DRAWS
+        """A batch of 32 trials of 2AF, beside one by `neurogym.Dataset`."""
+        return slowdown(*trial_calls("2AF")) / DRAWS
 
 
-def ntk(T: int = 8, B: int = 32, N: int = 300) -> Call:
-    """The kernel of a network near 2AF's."""
-    return kernel(Shape(T, B, 3, 3, "all", N))
+def ntk_of_size(T: int = 8, B: int = 32, N: int = 300) -> Call:
+    """The kernel at the 2AF shape, with other T, B or N."""
+    return ntk_call(NetworkShape(T, B, 3, 3, "all", N))
 
 
-def finding(runs: int) -> Call:
-    """Load every run of a store of so many."""
+def finding_call(runs: int) -> Call:
+    """Load every run of a store that holds `runs` runs."""
     folder = tempfile.mkdtemp()
     store, specs = filled(Path(folder), runs)
 
@@ -60,19 +65,19 @@ def finding(runs: int) -> Call:
 
 
 GROWTHS: dict[str, tuple[tuple[int, ...], Callable[[int], Call]]] = {
-    "NTK in T": ((4, 8, 16), lambda T: ntk(T=T)),
-    "NTK in B": ((16, 32, 64), lambda B: ntk(B=B)),
-    "NTK in N": ((150, 300, 600), lambda N: ntk(N=N)),
-    "training in T": ((8, 16, 40), lambda T: training(R=10, dt=800 / T)[0]),
-    "training in B": ((16, 32, 64), lambda B: training(R=10, B=B)[0]),
-    "training in N": ((150, 300, 600), lambda N: training(R=10, N=N)[0]),
-    "training in R": ((10, 20, 40), lambda R: training(R=R)[0]),
-    "finding in runs": ((25, 100, 400), finding),
+    "NTK in T": ((4, 8, 16), lambda T: ntk_of_size(T=T)),
+    "NTK in B": ((16, 32, 64), lambda B: ntk_of_size(B=B)),
+    "NTK in N": ((150, 300, 600), lambda N: ntk_of_size(N=N)),
+    "training in T": ((8, 16, 40), lambda T: training_call(R=10, dt=800 / T)[0]),
+    "training in B": ((16, 32, 64), lambda B: training_call(R=10, B=B)[0]),
+    "training in N": ((150, 300, 600), lambda N: training_call(R=10, N=N)[0]),
+    "training in R": ((10, 20, 40), lambda R: training_call(R=R)[0]),
+    "finding in runs": ((25, 100, 400), finding_call),
 }
 
 
 class Growth:
-    """The power that a time grows with: a change of complexity shows on any machine, however noisy."""
+    """The power of the size that a time grows with, which shows a change of complexity on a noisy machine too."""
 
     unit = "power"
     timeout = 120.0
@@ -86,44 +91,44 @@ class Growth:
 
 
 def forward_and_backward() -> Call:
-    """The recurrence of a pack of four, and the gradient of its sum."""
+    """The rates of a pack of four, and the gradient of their sum."""
     from hpr_kernels import leaky_rnn
 
-    given = draw(SHAPES["2AF"], R=4)
+    pack = draw_network(SHAPES["2AF"], R=4)
 
     def call() -> None:
-        W, U = (given[name].detach().requires_grad_() for name in ("recurrent", "input"))
-        leaky_rnn(given["x1"], recurrent=W, input=U, rho=given["rho"]).sum().backward()
+        W, U = (weights.detach().requires_grad_() for weights in (pack.recurrent, pack.input))
+        leaky_rnn(pack.x, recurrent=W, input=U, rho=RHO).sum().backward()
 
     return call
 
 
 COUNTED: dict[str, Callable[[], Call]] = {
-    "NTK, hadamard": lambda: kernel(SHAPES["2AF"], order="hadamard"),
-    "NTK, propagate": lambda: kernel(SHAPES["2AF"], order="propagate"),
-    "NTK, dense": lambda: kernel(SHAPES["2AF"], order="dense"),
-    "training": lambda: training(R=4)[0],
+    "NTK, hadamard": lambda: ntk_call(SHAPES["2AF"], order="hadamard"),
+    "NTK, propagate": lambda: ntk_call(SHAPES["2AF"], order="propagate"),
+    "NTK, dense": lambda: ntk_call(SHAPES["2AF"], order="dense"),
+    "training": lambda: training_call(R=4)[0],
     "forward and backward": forward_and_backward,
 }
 
 
 class Counts:
-    """What a call asks of torch: the same number every time, so that one copy or one product more shows."""
+    """What a call asks of torch: the same counts every time, so that one more copy or product shows."""
 
     timeout = 120.0
     param_names = ("call",)
     params = (tuple(COUNTED),)
 
     def setup(self, name: str) -> None:
-        """Count."""
+        """Count the work of one call."""
         self.work = work(COUNTED[name]())
 
     def track_multiply_adds(self, _: str) -> int:
-        """Of matrix products, by their shapes."""
+        """Multiply-adds of matrix products, by their shapes."""
         return self.work.multiply_adds
 
     def track_allocated(self, _: str) -> int:
-        """Bytes, freed or not."""
+        """Bytes allocated, freed or not."""
         return self.work.allocated
 
     def track_copied(self, _: str) -> int:
@@ -136,7 +141,7 @@ class Counts:
 
 
 class Memory:
-    """Bytes that a call needs at its highest; asv gives each a process of its own."""
+    """Peak of the bytes that a call needs; asv runs each case in a process of its own."""
 
     unit = "bytes"
     timeout = 120.0
@@ -144,12 +149,10 @@ class Memory:
     params = (("2AF", "sMNIST"), ("cpu", "cuda"))
 
     def setup(self, name: str, where: str) -> None:
-        """The call."""
+        """Make the call."""
         self.device = device(where)
-        self.call = kernel(SHAPES[name], self.device)
+        self.call = ntk_call(SHAPES[name], self.device)
 
     def track_ntk(self, name: str, _: str) -> int:
-        """Of a kernel, beside itself."""
-        shape = SHAPES[name]
-        rows = shape.B * shape.N_out * (shape.T if shape.outputs == "all" else 1)
-        return peak_memory(self.call, self.device) - 4 * rows**2
+        """Bytes beside the kernel itself."""
+        return peak_memory(self.call, self.device) - 4 * SHAPES[name].rows ** 2

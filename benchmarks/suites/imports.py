@@ -1,17 +1,17 @@
-"""How long an import takes, in a process of its own. A test, not a benchmark, checks that it leaves CUDA alone."""
+"""How long an import takes in a fresh process. `tests/benchmarks/test_suites.py` checks that none starts CUDA."""
 
 from __future__ import annotations
 
 
 class Imports:
-    """`timeraw_`: asv runs the code in a fresh interpreter each time."""
+    """Code that asv runs in a fresh interpreter each time, as the prefix `timeraw_` asks."""
 
     rounds = 1
     repeat = 3
     number = 1
 
     def timeraw_torch(self) -> str:
-        """Torch alone: both of ours import it, and cannot be faster."""
+        """Torch alone: the two below import it, so they cannot be faster."""
         return "import torch"
 
     def timeraw_hpr_kernels(self) -> str:
@@ -19,5 +19,5 @@ class Imports:
         return "import hpr_kernels"
 
     def timeraw_reproduce(self) -> str:
-        """The command line, before it knows what it is asked for."""
+        """The command line, before it parses its arguments."""
         return "import hpr.reproduce"

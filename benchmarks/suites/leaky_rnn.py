@@ -1,27 +1,24 @@
-"""The recurrence: forward, backward through a sum, adjoints of all outputs."""
+"""The recurrence: forward, backward from a sum of rates, and adjoints of all outputs."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .cases import RHO, SHAPES, draw
+from .cases import RHO, SHAPES, draw_network
 from .measure import Timed, device
 
 
 class LeakyRNN(Timed):
-    """`leaky_rnn` of a pack, and the adjoints of one network."""
+    """`leaky_rnn` and `leaky_rnn_adjoints` of a pack of R networks."""
 
     param_names = ("shape", "networks", "device")
     params = (("2AF", "sMNIST"), (1, 10), ("cpu", "cuda"))
 
     def setup(self, name: str, R: int, where: str) -> None:
-        """Weights, inputs and, for the adjoints, rates."""
+        """Draw weights and inputs, and compute the rates that the adjoints need."""
         from hpr_kernels import leaky_rnn
 
-        given = draw(SHAPES[name], device(where), R)
-        self.x, self.W, self.U, self.w = (
-            given[name] for name in ("x1", "recurrent", "input", "readout")
-        )
+        self.x, self.W, self.U, self.w = draw_network(SHAPES[name], device(where), R)
         self.rates = leaky_rnn(self.x, recurrent=self.W, input=self.U, rho=RHO)
 
     def time_forward(self, *_: Any) -> None:
@@ -38,7 +35,7 @@ class LeakyRNN(Timed):
         leaky_rnn(self.x, recurrent=W, input=U, rho=RHO).sum().backward()
 
     def time_adjoints(self, name: str, *_: Any) -> None:
-        """Adjoints of the outputs that the kernel's rows read."""
+        """Adjoints of the outputs that are the kernel's rows."""
         from hpr_kernels import leaky_rnn_adjoints
 
         leaky_rnn_adjoints(

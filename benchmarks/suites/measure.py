@@ -1,7 +1,7 @@
-"""How things are measured here: in turns within one process, by medians of ratios, and by exact counts of work.
+"""How the suites measure: in turns within one process, by medians of ratios, and by exact counts of work.
 
-A shared machine is fast now and slow in a second, but what runs in turns is slowed alike: a ratio of neighbours holds
-where a time does not. What a call asks of torch (multiply-adds, bytes allocated, elements copied) does not vary at all.
+The speed of a shared machine changes from second to second, but it changes alike for calls that run in turns, so their
+ratio is steadier than their times. The work of a call (multiply-adds, bytes allocated, elements copied) never varies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 Call = Callable[[], object]
 CPU = torch.device("cpu")
 
-# The profiler's own log goes to standard error otherwise.
+# Otherwise the profiler writes its log to standard error.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
@@ -28,7 +28,7 @@ def device(name: str) -> torch.device:
     """The device of a suite's parameter.
 
     Raises:
-        NotImplementedError: it is not here; asv then skips the case.
+        NotImplementedError: this machine has no such device; asv then skips the case.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise NotImplementedError("no CUDA device")
@@ -36,7 +36,7 @@ def device(name: str) -> torch.device:
 
 
 def seconds(call: Call, device: torch.device = CPU) -> float:
-    """Duration of one call; on CUDA between two events on the current stream."""
+    """Seconds of one call; on CUDA those between two events on the current stream."""
     if device.type == "cuda":
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -50,14 +50,14 @@ def seconds(call: Call, device: torch.device = CPU) -> float:
 
 
 class Clock:
-    """Seconds as asv asks for them: the processor's, or where CUDA is at work by events on its stream."""
+    """The clock that asv reads: `time.perf_counter`, or events on the current stream once CUDA is in use."""
 
     def __init__(self) -> None:
         self.elapsed = 0.0
         self.last: torch.cuda.Event | None = None
 
     def __call__(self) -> float:
-        """The time now; only differences mean something."""
+        """Seconds since an arbitrary moment."""
         if not torch.cuda.is_initialized():
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -70,7 +70,7 @@ class Clock:
 
 
 class Timed:
-    """What the `time_` suites have in common: a few short samples in a process of their own."""
+    """Options that the `time_` suites share: a few short samples in one process."""
 
     timer = Clock()
     rounds = 1
@@ -82,7 +82,7 @@ class Timed:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread, which a busy machine slows by its share; threads that wait for each other by far more."""
+    """Torch on one thread: a busy machine slows it less than threads that wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -94,7 +94,7 @@ def one_thread() -> Iterator[None]:
 def in_turns(
     calls: Sequence[Call], rounds: int = 9, device: torch.device = CPU
 ) -> list[list[float]]:
-    """Seconds of each call in each round, [calls][rounds]; every round has all calls, and one before warms up."""
+    """Seconds of each call in each round, [calls][rounds]; a round has all calls, and a round before warms up."""
     for call in calls:
         call()
     gc.collect()
@@ -103,10 +103,7 @@ def in_turns(
 
 
 def slowdown(ours: Call, theirs: Call, rounds: int = 9) -> float:
-    """How many times as long as `theirs` a call of `ours` takes, on one thread: below 1 where it is faster.
-
-    The median over rounds.
-    """
+    """The time of `ours` divided by that of `theirs`, on one thread: the median of the ratios of all rounds."""
     with one_thread():
         fast, slow = in_turns([ours, theirs], rounds)
     return statistics.median(a / b for a, b in zip(fast, slow, strict=True))
@@ -115,7 +112,7 @@ def slowdown(ours: Call, theirs: Call, rounds: int = 9) -> float:
 def exponent(call_at: Callable[[int], Call], sizes: Sequence[int], rounds: int = 15) -> float:
     """The power of the size that the time grows with, on one thread.
 
-    The least squares slope of log seconds on log size within a round, and the median over rounds.
+    In each round it is the least squares slope of log seconds on log size; the median over rounds is returned.
     """
     with one_thread():
         times = in_turns([call_at(size) for size in sizes], rounds)
@@ -135,10 +132,10 @@ class Work(NamedTuple):
 
 
 def work(call: Call) -> Work:
-    """Count the work of one call on the CPU, after one that warms up; on one thread, whose calls torch's profiler sees.
+    """Count the work of one call on the CPU, after one that warms up.
 
-    Products are counted by their shapes, a copy by the elements it writes, an allocation by its bytes. The same call
-    gives the same counts every time.
+    Products are counted by their shapes, a copy by the elements it writes, an allocation by its bytes. The call runs on
+    one thread, because torch's profiler sees the operations of that thread alone.
     """
     with one_thread():
         call()
@@ -160,7 +157,7 @@ def work(call: Call) -> Work:
     return Work(multiply_adds, allocated, copied)
 
 
-# Matrix products, and which of their arguments is the left one.
+# Matrix products, and the position of the left factor among their arguments.
 _LEFT = {
     "aten::mm": 0,
     "aten::bmm": 0,
@@ -172,7 +169,7 @@ _LEFT = {
 
 
 def peak_memory(call: Call, device: torch.device = CPU) -> int:
-    """Bytes by which a call raises the highest memory so far: of this process, fresh and small, or of the card."""
+    """Bytes by which a call raises the peak of memory: of the card, or of this process, which should be fresh."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,24 +1,23 @@
-"""The exact NTK: by order, at the paper's shapes, its alignment, of two layers and of any module."""
+"""The exact NTK: by order of contraction, at the paper's shapes, its alignment, of two layers and of any module."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .cases import RHO, SHAPES, Shape, draw, kernel
+from .calls import ntk_call
+from .cases import RHO, SHAPES, draw_network
 from .measure import Timed, device
-
-ORDERED = {"2AF": SHAPES["2AF"], "B = 50": Shape(28, 50, 28, 10, "last")}
 
 
 class Gram(Timed):
     """One network's kernel by each order of contraction."""
 
     param_names = ("shape", "order", "device")
-    params = (tuple(ORDERED), ("hadamard", "propagate", "dense"), ("cpu", "cuda"))
+    params = (("2AF", "B = 50"), ("hadamard", "propagate", "dense"), ("cpu", "cuda"))
 
     def setup(self, name: str, order: str, where: str) -> None:
-        """The call."""
-        self.call = kernel(ORDERED[name], device(where), order=order)
+        """Make the call."""
+        self.call = ntk_call(SHAPES[name], device(where), order=order)
 
     def time_gram(self, *_: Any) -> None:
         """K of all parameters."""
@@ -26,14 +25,14 @@ class Gram(Timed):
 
 
 class NTK(Timed):
-    """One network's kernel as planned."""
+    """One network's kernel by the order that the plan chooses."""
 
     param_names = ("shape", "device")
     params = (("2AF", "sMNIST"), ("cpu", "cuda"))
 
     def setup(self, name: str, where: str) -> None:
-        """The call."""
-        self.call = kernel(SHAPES[name], device(where))
+        """Make the call."""
+        self.call = ntk_call(SHAPES[name], device(where))
 
     def time_ntk(self, *_: Any) -> None:
         """K of all parameters."""
@@ -41,34 +40,35 @@ class NTK(Timed):
 
 
 class Alignment(Timed):
-    """The streamed alignment of two networks' kernels, neither of which is ever whole."""
+    """The alignment of two networks' kernels by tiles, without either whole kernel."""
 
     param_names = ("device",)
     params = (("cpu", "cuda"),)
 
     def setup(self, where: str) -> None:
-        """Two networks."""
-        weights = draw(SHAPES["2AF"], device(where), 2)
-        self.x = weights["x1"][0]
+        """Draw two networks."""
+        pack = draw_network(SHAPES["2AF"], device(where), R=2)
+        self.x = pack.x[0]
         self.before, self.after = (
-            {name: weights[name][r] for name in ("recurrent", "input", "readout")} for r in (0, 1)
+            {"recurrent": pack.recurrent[r], "input": pack.input[r], "readout": pack.readout[r]}
+            for r in (0, 1)
         )
 
     def time_alignment(self, *_: Any) -> None:
         """Tr(K_f K_0) / (‖K_f‖ ‖K_0‖) of 768 rows."""
         from hpr_kernels import leaky_rnn_kernel_alignment
 
-        leaky_rnn_kernel_alignment(self.x, self.before, self.after, rho=RHO)
+        leaky_rnn_kernel_alignment(self.x, before=self.before, after=self.after, rho=RHO)
 
 
 class OtherModels(Timed):
-    """A two-layer network, and a module that no kernel knows."""
+    """A two-layer network, and a module for which there is no fused kernel."""
 
     param_names = ("device",)
     params = (("cpu", "cuda"),)
 
     def setup(self, where: str) -> None:
-        """Weights and inputs."""
+        """Draw weights and inputs."""
         import torch
 
         rng = torch.Generator().manual_seed(0)

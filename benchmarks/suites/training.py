@@ -1,10 +1,10 @@
-"""Training: one iteration of a pack, by its size, its task and its networks' size."""
+"""Training: one iteration of a pack, by its number of networks, its task and its networks' size."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .cases import training
+from .calls import training_call
 from .measure import Timed, device
 
 PACKS: dict[str, dict[str, Any]] = {
@@ -18,7 +18,7 @@ PACKS: dict[str, dict[str, Any]] = {
 
 
 class Training(Timed):
-    """An SGD iteration, on trials that are there."""
+    """An SGD iteration on trials drawn beforehand."""
 
     param_names = ("pack", "device")
     params = (
@@ -27,8 +27,8 @@ class Training(Timed):
     )
 
     def setup(self, pack: str, where: str) -> None:
-        """Forty networks of 300 units on 2AF, but for what the pack's name says."""
-        self.iterate, _ = training(**PACKS[pack], device=device(where))
+        """Make forty networks of 300 units on 2AF, except for what the pack's name says."""
+        self.iterate, _ = training_call(**PACKS[pack], device=device(where))
 
     def time_iteration(self, *_: Any) -> None:
         """Forward, loss, backward, momentum step."""

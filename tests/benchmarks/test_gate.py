@@ -1,4 +1,4 @@
-"""The gate: what it lets pass, what it stops, and that the regressions which it is there for are stopped."""
+"""The gate: which results pass, which are stopped, and that planted regressions are stopped."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from asv.results import Results
 from asv.runner import BenchmarkResult
 
 from benchmarks import gate
+from benchmarks.__main__ import main
 from benchmarks.suites import guards, measure
 from hpr.experiment import store
 from hpr_kernels.gram import eager as gram
@@ -27,7 +28,7 @@ EXACT = BenchmarkResult([], [], [], 0, "", None)
 def result(
     values: dict[str, Any], commit: str = "a" * 40, spread: float = 0.0, **machine: str
 ) -> Results:
-    """One asv result: a `track_` benchmark is its value, a `time_` benchmark samples within ± spread of it."""
+    """One asv result: a `track_` benchmark has its value, a `time_` benchmark samples within ± spread of its value."""
     made = Results({**MACHINE, **machine}, {}, commit, 0, "3.11", "env", {})
     for name, value in values.items():
         params = [["'a'", "'b'"]] if isinstance(value, list) else []
@@ -49,7 +50,7 @@ def result(
 
 
 def kept(folder: Path, *results: Results) -> list[str]:
-    """Results in asv's folder, and their commits."""
+    """Save results in asv's folder, and return their commits."""
     for one in results:
         one.save(str(folder))
     return [str(one.commit_hash) for one in results]
@@ -102,7 +103,7 @@ def test_two_results_are_compared(
     tmp_path: Path, name: str, before: float, now: float | None, stopped: bool
 ) -> None:
     commits = kept(tmp_path, result({name: now}), result({name: before}, "b" * 40))
-    assert gate.main([*commits, "--results", str(tmp_path)]) == int(stopped)
+    assert main(["gate", *commits, "--results", str(tmp_path)]) == int(stopped)
 
 
 def test_a_time_is_worse_only_where_its_interval_lies_beyond() -> None:
@@ -119,9 +120,9 @@ def test_results_of_two_machines_are_not_compared(
     values = {"guards.A.track_x": 1.0}
     commits = kept(tmp_path, result(values), result(values, "b" * 40, **{key: "other"}))
     with pytest.raises(SystemExit, match="2"):
-        gate.main([*commits, "--results", str(tmp_path)])
+        main(["gate", *commits, "--results", str(tmp_path)])
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"gate: error: results: expected of one machine, got {key} ")
+    assert said.startswith(f"benchmarks gate: error: results: expected of one machine, got {key} ")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_bad_usage_is_one_line(
     monkeypatch.chdir(tmp_path)
     Path("broken.json").write_text("{")
     with pytest.raises(SystemExit, match="2"):
-        gate.main([*arguments, "--results", str(tmp_path)])
+        main(["gate", *arguments, "--results", str(tmp_path)])
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -210,7 +211,7 @@ def test_a_store_that_scans_its_folder_for_every_run_is_stopped(
         return load(self, spec)
 
     monkeypatch.setattr(store.Store, "load", scan)
-    power = measure.exponent(guards.finding, (100, 400), rounds=3)
+    power = measure.exponent(guards.finding_call, (100, 400), rounds=3)
     assert power > FLOORS["guards.Growth.track_exponent('finding in runs')"]["at_most"]
 
 

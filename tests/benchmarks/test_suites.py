@@ -1,4 +1,4 @@
-"""Every suite runs on the CPU, and is skipped, by the word that asv knows, where CUDA is not."""
+"""Every suite runs on the CPU, and raises what asv takes for a skip where there is no CUDA device."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SUITES = [
 ]
 
 
-def calls() -> Iterator[Any]:
+def suite_cases() -> Iterator[Any]:
     for suite in SUITES:
         for chosen in product(*getattr(suite, "params", ())):
             if "cuda" not in chosen:
                 yield pytest.param(suite, chosen, id="-".join([suite.__name__, *map(str, chosen)]))
 
 
-@pytest.mark.parametrize(("suite", "parameters"), [*calls()])
+@pytest.mark.parametrize(("suite", "parameters"), [*suite_cases()])
 def test_every_benchmark_runs(suite: type, parameters: tuple[Any, ...]) -> None:
     made: Any = suite()
     made.setup(*parameters)
@@ -58,18 +58,18 @@ def test_an_import_starts_no_cuda(name: str) -> None:
 
 def test_the_suites_start_no_cuda() -> None:
     done = trapped(
-        "from benchmarks.suites import cases, experiments, guards, leaky_rnn, ntk, training"
+        "from benchmarks.suites import calls, cases, experiments, guards, leaky_rnn, ntk, training"
     )
     assert done.returncode == 0, done.stderr
 
 
 def test_a_start_of_cuda_would_be_seen() -> None:
-    """Without a card too, where PyTorch itself only says that there is none."""
+    """The trap works without a card, too, where PyTorch itself would raise another error."""
     assert "ZeroDivisionError" in trapped("torch.zeros(1, device='cuda')").stderr
 
 
 def trapped(code: str) -> subprocess.CompletedProcess[str]:
-    """Run `code` in a process in which what starts CUDA raises."""
+    """Run `code` in a process in which any start of CUDA raises."""
     trap = "import torch; torch.cuda.init = torch.cuda._lazy_init = lambda: 1 / 0"
     return subprocess.run([sys.executable, "-c", f"{trap}; {code}"], capture_output=True, text=True)
 
@@ -80,6 +80,13 @@ def test_a_slowdown_is_ours_over_theirs() -> None:
     assert measure.slowdown(lambda: large @ large, lambda: small @ small) > 1
 
 
-def test_the_kernel_by_torch_func_is_the_same() -> None:
-    shape = cases.Shape(3, 4, 2, 3, "all", N=7)
-    torch.testing.assert_close(cases.kernel(shape)(), cases.kernel_by_torch_func(shape)())
+@pytest.mark.parametrize("R", [None, 2])
+def test_a_drawn_network_is_the_same_in_every_dtype(R: int | None) -> None:
+    shape = cases.NetworkShape(3, 4, 2, 3, "all", N=7)
+    for single, double in zip(
+        cases.draw_network(shape, R=R),
+        cases.draw_network(shape, R=R, dtype=torch.float64),
+        strict=True,
+    ):
+        assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
+        assert torch.equal(single.double(), double)

@@ -1,8 +1,9 @@
-"""docs/benchmarks.md: every section is there, a failed one by name; guards are the newest commit's on this machine."""
+"""docs/benchmarks.md: it has every section, it names those that failed, and its sentences are the generator's."""
 
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,9 @@ from asv.machine import Machine
 from asv.results import Results
 from asv.runner import BenchmarkResult
 
-from benchmarks import tables
+from benchmarks import guards_table, tables
+from benchmarks.__main__ import build_parser, main
+from benchmarks.peers import ntk_table, training_table, trials_table
 
 HERE = {**Machine.get_defaults(), "machine": "chosen"}
 GUARD = "guards.Memory.track_ntk"
@@ -75,7 +78,7 @@ def test_the_status_is_0_when_all_is_well(tmp_path: Path) -> None:
 def test_the_header_says_what_made_the_file_and_where() -> None:
     text = tables.header()
     assert "is generated" in text
-    assert "`python -m benchmarks.tables`" in text
+    assert "`python -m benchmarks tables`" in text
     assert f"| torch | {version('torch')} |" in text
     assert f"| Python | {platform.python_version()} |" in text
     assert HERE["cpu"] in text
@@ -87,15 +90,15 @@ def test_guards_are_those_of_the_newest_commit_on_this_machine(tmp_path: Path) -
     file_result(tmp_path, "b", [40529920, 0.123456], date=3)
     file_result(tmp_path, "c", [5.0, 6.0], date=2)
     file_result(tmp_path, "d", [7.0, 8.0], date=4, machine="other", ram="1")
-    text = tables.guards(tmp_path)
-    assert "at commit bbbbbbbb;" in text
+    text = guards_table.guards_section(tmp_path)
+    assert "at commit bbbbbbbb." in text
     assert f"| `{GUARD}('2AF')` | 40,529,920 |  |" in text
     assert f"| `{GUARD}('other')` | 0.1235 |  |" in text
 
 
 def test_a_guard_that_failed_or_was_skipped_says_so(tmp_path: Path) -> None:
     file_result(tmp_path, "a", [None, float("nan")])
-    text = tables.guards(tmp_path)
+    text = guards_table.guards_section(tmp_path)
     assert "('2AF')` | failed |" in text
     assert "('other')` | skipped |" in text
 
@@ -103,21 +106,41 @@ def test_a_guard_that_failed_or_was_skipped_says_so(tmp_path: Path) -> None:
 def test_a_guard_stands_beside_its_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     floors = tmp_path / "floors.json"
     floors.write_text(f'{{"{GUARD}(\'2AF\')": {{"at_most": 2.5, "because": "…"}}}}')
-    monkeypatch.setattr(tables, "FLOORS", floors)
+    monkeypatch.setattr(guards_table, "FLOORS", floors)
     file_result(tmp_path, "a", [1.0, 2.0])
-    assert f"| `{GUARD}('2AF')` | 1 | 2.5 |" in tables.guards(tmp_path)
+    assert f"| `{GUARD}('2AF')` | 1 | 2.5 |" in guards_table.guards_section(tmp_path)
 
 
 def test_a_broken_result_is_left_out(tmp_path: Path) -> None:
     file_result(tmp_path, "a", [1.0, 2.0])
     (tmp_path / "chosen" / "bbbbbbbb-env.json").write_text("{")
-    assert "at commit aaaaaaaa;" in tables.guards(tmp_path)
+    assert "at commit aaaaaaaa." in guards_table.guards_section(tmp_path)
 
 
-def test_the_scripts_of_the_sections_are_there() -> None:
+def test_the_commands_of_the_sections_are_there() -> None:
     for section in tables.sections(["2AF"], 1.0):
-        module = section.arguments[1].replace(".", "/")
-        assert (tables.ROOT / f"{module}.py").is_file()
+        option, package, *arguments = section.arguments
+        assert (option, package) == ("-m", "benchmarks")
+        assert callable(build_parser().parse_args(arguments).carry_out)
+
+
+def test_the_page_has_the_sentences_of_its_generator(tmp_path: Path) -> None:
+    """Numbers aside: the title, the rows of the header, the sections' texts and commands, the columns, the guards."""
+    page = tables.PAGE.read_text(encoding="utf-8")
+    title, rows = tables.header().split("\n|  |  |\n|---|---|\n")
+    assert page.startswith(f"{title}\n|  |  |\n|---|---|\n")
+    for row in rows.splitlines():
+        assert f"\n{row.split(' | ')[0]} | " in page
+    for section in tables.sections(["2AF", "sMNIST"], 1.0):
+        assert f"\n{section.preface}\n" in page
+    for heading in (ntk_table.HEADING, trials_table.HEADING):
+        assert f"\n\n{heading}\n" in page
+    assert f" | {' | '.join(training_table.COLUMNS)} |\n" in page
+    file_result(tmp_path, "a", [1.0, 2.0])
+    dated = r" on \S+ at commit [0-9a-f]{8}\."
+    sentences = re.split(dated, guards_table.guards_section(tmp_path).split("\n| `")[0])
+    assert len(sentences) == 2
+    assert re.search(dated.join(map(re.escape, sentences)), page)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +156,7 @@ def test_bad_arguments_are_one_line(
     arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        tables.main(arguments)
+        main(["tables", *arguments])
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -26,8 +26,10 @@ from hpr.system.paths import cache_folder
 
 # Every command line that parses with the package's own parser; those of the benchmarks, too.
 MODULES = (
-    "hpr.reproduce", "hpr.connectivity.cave", "benchmarks.tables", "benchmarks.gate", "benchmarks.planner",
-    "benchmarks.peers.ntk", "benchmarks.peers.training",
+    "hpr.reproduce", "hpr.connectivity.cave", *(
+        f"benchmarks.__main__ {command}"
+        for command in ("tables", "gate", "planner", "gpu", "peers ntk", "peers training", "peers tasks")
+    ),
 )  # fmt: skip
 # What takes any text that is no path.
 NAMES = {"--figure", "--device", "--task", "new", "old"}
@@ -37,11 +39,20 @@ class Parsed(Exception):
     """A parser that was made, before it parses."""
 
 
-def parser_of(module: str, monkeypatch: pytest.MonkeyPatch) -> Parser:
-    def stop(parser: Parser, *_: Any) -> None:
+def parser_of(command: str, monkeypatch: pytest.MonkeyPatch) -> Parser:
+    """The parser of a module's `main`, or of the command that the words after the module name."""
+    module, *words = command.split()
+    parse, above = Parser.parse_known_args, len(words)
+
+    def stop(parser: Parser, *arguments: Any) -> Any:
+        nonlocal above
+        if above:
+            above -= 1
+            return parse(parser, *arguments)
         raise Parsed(parser)
 
     monkeypatch.setattr(Parser, "parse_known_args", stop)
+    monkeypatch.setattr(sys, "argv", [module, *words])
     with pytest.raises(Parsed) as stopped:
         importlib.import_module(module).main()
     monkeypatch.undo()
@@ -77,7 +88,7 @@ def test_whatever_takes_a_path_takes_it_as_a_shell_does(
 
 def test_the_command_lines_that_take_paths_are_these(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = [len(paths(parser_of(module, monkeypatch))) for module in MODULES]
-    assert counts == [3, 1, 2, 1, 1, 0, 0]
+    assert counts == [3, 1, 2, 1, 1, 0, 0, 0, 0]
 
 
 def test_no_command_line_goes_without_the_packages_parser() -> None:
