@@ -146,10 +146,12 @@ def test_a_measure_that_is_not_finite_is_flagged_and_sees_both_states(tmp_path: 
 import torch
 from hpr.connectivity import Dense
 from hpr.experiment import RunSpec
-from hpr.laziness import alignment, representation_alignment, weight_change_norm
+from hpr.laziness import alignment, kernel_effective_rank, representation_alignment, weight_change_norm
 from hpr.tasks import make_task
+from hpr.training.initial import initial_pack
 from hpr.training.loop import train_pack
 from hpr.training.own_measures import register_measure
+from hpr.training.pack import rates
 
 seen = []
 @register_measure("own_nothing")
@@ -168,6 +170,12 @@ measured = record["measures"]
 assert weight_change_norm(before.hidden, after.hidden) == measured["weight_change_norm"] > 0
 assert alignment(before.kernel, after.kernel) == measured["kernel_alignment"]
 assert representation_alignment(before.rates, after.rates) == measured["representation_alignment"]
+# Which of the two is which: all measures above are symmetric.
+assert kernel_effective_rank(before.kernel) == measured["kernel_effective_rank_initial"]
+initial = initial_pack([spec], make_task("2AF"), torch.device("cpu"))
+assert torch.equal(before.hidden, initial.hidden[0])
+x = torch.from_numpy(make_task("2AF").draw(0, 0, 1, 7, "evaluation").inputs[0])
+assert torch.equal(before.rates, rates(initial, x[None], spec)[0, -1])
 """
     run(program, tmp_path)
 
