@@ -115,7 +115,7 @@ class Finding:
         return asdict(self)
 
 
-# Over 60 lines: the docstring is the statement of the method.
+# Longer than 60 lines: the docstring is the statement of the method.
 def judge(
     claim: Claim, values: Values, levels: Sequence[str], missing: Sequence[str] = ()
 ) -> Finding:
