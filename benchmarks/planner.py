@@ -23,7 +23,7 @@ from benchmarks.arguments import duration
 from benchmarks.markdown import heading, row
 from benchmarks.suites.cases import RHO, NetworkShape, draw_network
 from benchmarks.suites.measure import seconds
-from hpr.command_line import Parser, path, positive, whole
+from hpr.command_line import Parser, integer_between, path, positive
 from hpr_kernels import FactoredJacobian, leaky_rnn, leaky_rnn_adjoints
 
 # A choice that takes more times as long as the best order is a miss.
@@ -41,7 +41,9 @@ HEADING = heading(
 def add_arguments(parser: Parser) -> None:
     """How many shapes, of what size, from which seed."""
     parser.add_argument("--shapes", type=positive, default=20, help="number of shapes (20)")
-    parser.add_argument("--seed", type=whole(0, 2**32 - 1), help="default: a new one each time")
+    parser.add_argument(
+        "--seed", type=integer_between(0, 2**32 - 1), help="default: a new one each time"
+    )
     parser.add_argument(
         "--seconds", type=duration, default=5.0, help="longest order worth a shape (5)"
     )

@@ -28,7 +28,7 @@ from hpr.figures.stand_ins import MNIST_TASKS, STAND_INS
 from hpr.system.devices import Device, choose_device, training_rate
 from hpr.system.extras import install
 
-# The most seeds a setting that are planned: a hundred times the paper's, 190,000 runs in `--all`.
+# At most this many seeds per setting are planned: a hundred times the paper's, 190,000 runs in `--all`.
 SEEDS = 1000
 
 
@@ -40,13 +40,13 @@ def main(argv: Sequence[str] | None = None, *, train: Train | None = None) -> in
         train: stands in for `hpr.training.loop.train_pack`, for tests.
 
     Returns:
-        0 when all ran, 1 when some run failed, 130 when interrupted, 141 when whoever read the output has gone. Bad
+        0 when all ran, 1 when some run failed, 130 when interrupted, 141 when the reader of the output has gone. Bad
         usage exits with 2.
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)
     logging.basicConfig(format=f"{parser.prog}: %(message)s")
-    # Of the user's settings, which the pictures do not follow, and of its cache of fonts.
+    # Matplotlib warns of the user's settings, which the pictures do not follow, and of its cache of fonts.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         return parser.run(lambda: _main(arguments, train))
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None, *, train: Train | None = None) -> in
 
 
 def build_parser() -> Parser:
-    """The command line's arguments."""
+    """Return the parser of the command line's arguments."""
     parser = Parser(
         prog="hpr.reproduce",
         description="Reproduce the figures of Liu et al. (ICLR 2024). Finished runs are kept under "
@@ -125,10 +125,10 @@ def build_parser() -> Parser:
 def choose_smnist(
     mnist_dir: Path | None, profile: str, *, download: bool, stand_in: bool = False
 ) -> tuple[SMNIST, str, str | None]:
-    """Which task stands where the paper has sMNIST, a line that says so, and the task's `content`.
+    """Return which task stands where the paper has sMNIST, a line that says so, and the task's `content`.
 
-    The real one where its files are given or cached. Else the `paper` profile downloads it (only
-    says so without `download`), and `quick` takes the embedded stand-in, as do both with
+    It is sMNIST if its files are given or cached. Otherwise the `paper` profile downloads them
+    (without `download` it only says so), and `quick` takes the embedded stand-in, as do both with
     `stand_in`. Other pictures that are given are named by their content.
 
     Raises:
@@ -164,7 +164,7 @@ def choose_smnist(
 
 
 def choose_connectome(em_dir: Path | None, *, write: bool = True) -> tuple[str, str]:
-    """Which connectome stands where the paper has electron microscopy, and a line that says so.
+    """Return which connectome stands where the paper has electron microscopy, and a line that says so.
 
     With `write` off the cache is left as it is.
 
@@ -192,7 +192,7 @@ def _main(arguments: argparse.Namespace, train: Train | None) -> int:
         device = choose_device(arguments.device)
     except ValueError as error:
         raise UsageError(f"--device: {error}") from None
-    # A listing and a dry run write nothing and load nothing down.
+    # A listing and a dry run write nothing and download nothing.
     acts = not (arguments.list or arguments.dry_run)
     profile: Profile = arguments.profile or ("paper" if device.type == "cuda" else "quick")
     settings = Settings(
@@ -244,7 +244,7 @@ def _reproduce(
     train: Train | None,
 ) -> int:
     started = time.monotonic()
-    # What is missing is better missed now than after training. Drawing comes first: others import matplotlib, too.
+    # A missing package fails here, not after training. Drawing prepares matplotlib, so it precedes all that import it.
     for name in ("hpr.figures.draw", "scipy", "tqdm", "torch"):
         importlib.import_module(name)
     import torch
@@ -252,8 +252,8 @@ def _reproduce(
     from hpr.figures.summary import write_figure, write_summary
     from hpr_kernels.internal import available_cores
 
-    # Torch counts the cores that the scheduler gives, and not a container's quota of them. What else runs in a process
-    # is its program's affair, so this is done here and not where a pack is trained.
+    # Torch counts the cores that the scheduler gives, and not a container's quota of them. The setting holds for the
+    # whole process, so the program makes it here, and the training of a pack does not.
     torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
 
     if train is None:
@@ -295,7 +295,7 @@ def _reproduce(
 
 
 def _ending(specs: Sequence[RunSpec], outcome: Outcome, failures: Sequence[Failure]) -> str:
-    """How many runs ended how; a diverged one is a result like any other, and no failure."""
+    """Say how many runs ended how; a diverged run is a result like any other, and no failure."""
     endings = Counter(record["status"] for record in outcome.records.values())
     unfinished = len(specs) - endings.total()
     others = len(failures) - len(outcome.failures)

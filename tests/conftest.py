@@ -1,7 +1,7 @@
-"""A hostile house: uninitialised memory is NaN, a process has one thread; warnings are errors (pyproject.toml).
+"""Tests run where uninitialised memory is NaN, a process has one thread, and warnings are errors (pyproject.toml).
 
-One thread a process: `make test` runs two processes, which a busy machine slows down by its share. Threads that wait
-for each other at every small product it slows down a hundredfold.
+Each process has one thread because `make test` runs two processes. A busy machine slows these down by its share, but
+threads that wait for each other at every small product become a hundred times slower.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from hpr_kernels.backend import backend
 
-# What torch's deterministic mode asks of cuBLAS, before CUDA starts.
+# Torch's deterministic mode requires this of cuBLAS, before CUDA starts.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
@@ -38,11 +38,11 @@ def hostile() -> None:
 
 @pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No data set that this machine has kept is found, and what a test keeps is gone after it."""
+    """The test finds no data set that this machine has kept, and what the test keeps is gone afterwards."""
     monkeypatch.setenv("HPR_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
 def rng() -> torch.Generator:
-    """A seeded generator for random weights and inputs."""
+    """Return a seeded generator for random weights and inputs."""
     return torch.Generator().manual_seed(20240501)

@@ -91,7 +91,7 @@ except ValueError as error:
 else:
     raise AssertionError("a kind that nobody registered was read")
 import ring
-assert from_dict(plain) == ring.Ring(width=2)
+assert from_dict(plain) == ring.Ring(gain=1.5, width=2)
 """
     run(read, tmp_path)
 

@@ -1,4 +1,4 @@
-"""The pages say what is so: links, paths, names, commands and snippets."""
+"""The links, paths, names, commands and snippets of the pages are right."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ FOLDERS = ("benchmarks", "docs", "examples", "hpr", "kernels", "tests")
 FILES = [*ROOT.glob("*.*"), *(path for name in FOLDERS for path in (ROOT / name).rglob("*"))]
 PAGES = sorted(path for path in FILES if path.suffix == ".md")
 SOURCES = sorted(path for path in FILES if path.suffix == ".py" and path.parts[-2] != "tests")
-# A changelog names what has since been moved.
+# A changelog names files that have since been moved.
 CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
 PATH = re.compile(r"[\w./-]*\w\.(?:py|sh|md|json|toml|txt|csv\.gz|npz|png|pdf)\b")
 NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
-# Folders that the commands make.
+# The commands make these folders.
 WRITTEN = {"results/"}
 COMMAND = re.compile(r"python -m\s+(\w+(?:\.\w+)*)\b(?!\.)")
 
-# Runs a page's snippets one after another in one namespace, holds what is printed against what is shown and the shape
-# of what is assigned against the comment beside it.
+# This program runs a page's snippets one after another in one namespace. It compares what they print with what the
+# page shows, and the shapes of what they assign with the comments beside.
 RUN = r"""
 import ast, doctest, re, sys
 names = {}
@@ -48,13 +48,13 @@ for text in re.findall(r"^```python\n(.*?)^```", open(sys.argv[1], encoding="utf
 
 
 def spans(page: Path) -> list[str]:
-    """What stands in backticks in a page's prose."""
+    """Return what is in backticks in a page's prose."""
     prose = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.M | re.S)
     return re.findall(r"`([^`]+)`", prose)
 
 
 def anchors(page: Path) -> set[str]:
-    """The headings of a page as links name them."""
+    """Return the headings of a page as links name them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -65,7 +65,7 @@ def page_name(page: Path) -> str:
 
 @cache
 def modules() -> dict[str, Path]:
-    """The project's modules by their names."""
+    """Return the project's modules by their names."""
     found = {}
     for path in SOURCES:
         base = ROOT / "kernels" if "hpr_kernels" in path.parts else ROOT
@@ -76,7 +76,7 @@ def modules() -> dict[str, Path]:
 
 
 def resolves(name: str) -> bool:
-    """Whether the dotted name is one of a module or of what is in one; modules may be named by their last parts."""
+    """Tell whether a dotted name is of a module or of something in one; a module may be named by its last parts."""
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
         prefix = ".".join(parts[:count])
@@ -94,7 +94,7 @@ def resolves(name: str) -> bool:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_links_lead_to_files(page: Path) -> None:
-    """To a heading too, where one is named."""
+    """Where a link names a heading, the heading exists too."""
     broken = []
     for target, anchor in re.findall(r"\]\(([^)\s#]*)(?:#([^)\s]*))?\)", page.read_text("utf-8")):
         if "://" in target:
@@ -118,17 +118,17 @@ def test_paths_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", CURRENT, ids=page_name)
 def test_names_exist(page: Path) -> None:
-    """Of dotted names those whose first part is one of the project's, with or without the packages above it."""
+    """A dotted name exists if its first part is the project's, with or without the packages above that part."""
     known = {part for module in modules() for part in module.split(".")}
     named = {name for span in spans(page) for name in NAME.findall(PATH.sub("", span))}
-    # `torch.func` is not ours, though a suite of benchmarks may be named like a library.
+    # `torch.func` is not the project's, though a suite of benchmarks may be named like a library.
     ours = {name for name in named if name.split(".")[0] in known}
     assert {name for name in ours if not resolves(name)} == set()
 
 
 @pytest.mark.parametrize("path", [*PAGES, *SOURCES], ids=page_name)
 def test_commands_name_modules_that_run(path: Path) -> None:
-    """Every `python -m` of ours has a module that does something when run; a module of a package is run by no path."""
+    """Every `python -m` of the project's modules does something, and no page runs a package's module by its path."""
     text = path.read_text("utf-8")
     ours = {name for name in COMMAND.findall(text) if name.split(".")[0] in modules()}
     idle = {

@@ -1,4 +1,4 @@
-"""The pages of docs/results: their tables and counts are the gallery's, and each shows its picture."""
+"""The tables and counts on the pages of docs/results are the gallery's, and each page shows its picture."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ VERDICT = re.compile(rf"(?:{'|'.join(WORDS)})\b")
 
 @cache
 def gallery(figure: str) -> dict[str, Any]:
-    """What the figure's own commands wrote beside its picture."""
+    """Return what the figure's own commands wrote beside its picture."""
     path = ROOT / "docs" / "gallery" / f"figure_{figure}.json"
     found: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return found
 
 
 def cells(figure: str) -> Iterator[str]:
-    """The cells of the tables of a figure's page, without the headings."""
+    """Yield the cells of the tables of a figure's page, without the headings."""
     rows = re.findall(r"^\|(.*)\|$", (RESULTS / f"figure_{figure}.md").read_text("utf-8"), re.M)
     for row in rows[rows.index(next(row for row in rows if set(row) <= {"-", "|"})) + 1 :]:
         yield from (cell.strip() for cell in row.split("|"))
@@ -39,7 +39,7 @@ def numbers(text: str) -> list[str]:
 
 
 def measured(claim: dict[str, Any]) -> list[float]:
-    """The numbers of a claim that a table may show."""
+    """Return the numbers of a claim that a table may show."""
     means = [group["mean"] for group in claim["groups"] if group["mean"] is not None]
     return means + [test["effect"] for test in claim["statistics"]]
 
@@ -84,7 +84,7 @@ def test_means_in_tables_are_the_gallery(figure: str) -> None:
 
 @pytest.mark.parametrize("figure", [*FIGURES, "theory"])
 def test_pages_show_their_picture(figure: str) -> None:
-    """With a text for those who do not see it, and a link to every test."""
+    """The picture has a text for those who do not see it, and the page has a link to every test."""
     name = f"figure_{figure}"
     text = (RESULTS / ("theory.md" if figure == "theory" else f"{name}.md")).read_text("utf-8")
     picture = re.search(r"!\[([^\]]{40,})\]\(\.\./gallery/(\w+)\.png\)", text)
@@ -95,7 +95,7 @@ def test_pages_show_their_picture(figure: str) -> None:
 
 @pytest.mark.parametrize("figure", [*FIGURES, "theory"])
 def test_counts_of_claims_are_the_gallery(figure: str) -> None:
-    """`16 claims: 13 agree, none disagrees, 3 are inconclusive`, on the figure's page and, as numbers, in the index."""
+    """Pages say `16 claims: 13 agree, none disagrees, 3 are inconclusive`, and the index has the same numbers."""
     verdicts = Counter(gallery(figure)["verdicts"])
     name = "theory.md" if figure == "theory" else f"figure_{figure}.md"
     assert counts((RESULTS / name).read_text("utf-8")) == [verdicts]
@@ -110,7 +110,7 @@ def test_the_readme_counts_figure_1() -> None:
 
 
 def counts(text: str) -> list[Counter[str]]:
-    """The verdicts of each sentence that counts claims or statements, where they add up."""
+    """Return the verdicts of each sentence that counts claims or statements, and check that they add up."""
     found = []
     for total, said in re.findall(r"(\d+) (?:claims|statements)[:,]\s+([^(.;]*)", text):
         said = said.replace("none", "0").replace("all", total)

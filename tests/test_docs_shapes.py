@@ -1,4 +1,4 @@
-"""The table of shapes in kernels/README.md: a row per public function, each true."""
+"""The table of shapes in kernels/README.md has a row per public function, and each row is true."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 import hpr_kernels
 
 ROOT = Path(__file__).parents[1]
-# Sizes of the axes in the table of shapes; a product of two is written side by side.
+# These are the sizes of the axes in the table; a product of two axes is written side by side.
 AXES = {
     "B": 2, "B1": 2, "T": 4, "T2": 4, "S": 4, "N": 7, "N_in": 6, "N_out": 3, "d": 6, "F": 8, "count": 1
 }  # fmt: skip
@@ -21,7 +21,7 @@ SHAPE = re.compile(r"(\w+) \[([^\]]*)\]")
 
 
 def shapes() -> dict[str, tuple[str, str]]:
-    """Arguments and results of each public function in kernels/README.md."""
+    """Return the arguments and results of each public function in kernels/README.md."""
     text = (ROOT / "kernels" / "README.md").read_text("utf-8")
     rows = re.findall(r"^\| `(\w+(?:\.\w+)?)` \| (.*?) ?\| (.*?) ?\|$", text, re.M)
     return {name: (arguments, result) for name, arguments, result in rows}
@@ -35,13 +35,13 @@ def test_the_table_of_shapes_names_every_public_function() -> None:
 
 
 def sized(axes: str, sizes: dict[str, int]) -> list[int]:
-    """Sizes of axes as the table writes them, such as `M, N F`; `…` is an axis of the inputs of `ntk`."""
+    """Return the sizes of axes as the table writes them, such as `M, N F`; `…` is an axis of the inputs of `ntk`."""
     named = [axis.replace("…", "d") for axis in axes.split(", ") if axis]
     return [math.prod(sizes[factor] for factor in axis.split()) for axis in named]
 
 
 def tensors(name: str, sizes: dict[str, int]) -> dict[str, torch.Tensor]:
-    """The tensors that a function takes, of the shapes in the table."""
+    """Return the tensors that a function takes, of the shapes in the table."""
     generator = torch.Generator().manual_seed(0)
     return {
         key: torch.randn(sized(axes, sizes), generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What installs on other people's machines: the index is asked, local wheels are not; and the metadata of the wheel."""
+"""These tests ask the index, and no local wheels, what installs on other machines; and check the wheel's metadata."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ CONSTRAINED = ("-c", "constraints.txt")
 
 
 def resolve(python: str, *what: str, platform: str = LINUX) -> dict[str, str]:
-    """The packages and versions that an install takes from the index, from wheels where there are any.
+    """Return the packages and versions that an install takes from the index, from wheels where there are any.
 
-    Fails with the resolver's reason where there is no solution.
+    Fail with the resolver's reason where there is no solution.
     """
     local = ("UV_", "PIP_")
-    # torch's wheels for macOS begin at 14.
+    # torch's wheels for macOS begin at macOS 14.
     done = subprocess.run(
         [
             *(sys.executable, "-m", "uv", "--no-config", "pip", "compile", "--quiet"),
@@ -60,14 +60,14 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.usefixtures("index")
 def test_the_tested_versions_install(python: str) -> None:
-    """All extras at once, as one environment; so each of them alone, too."""
+    """All extras install together in one environment, so each of them installs alone too."""
     wheels = ["--only-binary", ":all:"]
     if python == "3.14":
-        # NeuroGym holds numpy below the first that has wheels for 3.14: there pip compiles it.
+        # NeuroGym needs a numpy older than the first with wheels for 3.14, so pip compiles it there.
         wheels += ["--no-binary", "numpy"]
     found = resolve(python, "pyproject.toml", *CONSTRAINED, *wheels, "--all-extras")
     assert found["torch"] == "2.13.0"
-    # The Triton that this torch was built with, and asks for.
+    # This is the Triton that this torch was built with and asks for.
     assert found["triton"] == "3.7.1"
     assert found["neurogym"] == "2.3.1"
 
@@ -99,7 +99,7 @@ def test_the_kernels_install_torch_and_nothing_else(python: str, tmp_path: Path)
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from what git tracks."""
+    """Build the wheel from what git tracks."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)

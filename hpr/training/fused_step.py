@@ -1,10 +1,10 @@
-"""A training iteration of a pack in six kernel launches, replayed from a CUDA graph.
+"""A training iteration of a pack is six kernel launches, replayed from a CUDA graph.
 
 Between two reads of the loss curve the host does one thing: it draws the next chunk of trials and uploads it beside the
 computation. An iteration allocates nothing, waits for nothing and reads nothing back: its partial sums of loss and hits
-stay on the card, a row an iteration, and a loss that is not finite is found there at the window's end.
+stay on the card, one row per iteration, and a loss that is not finite is found there at the window's end.
 
-The same class runs under Triton's interpreter on the CPU, without graph and streams, which is how it is tested.
+Tests run the same class under Triton's interpreter on the CPU, without graph and streams.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hpr_kernels.internal import layout, loss, recurrence, trials, update
 
 
 class FusedStep:
-    """SGD iterations of a pack on buffers that are allocated once; the Triton counterpart of `Step`."""
+    """This trains a pack by SGD on buffers that are allocated once; it is the Triton counterpart of `Step`."""
 
     def __init__(self, pack: Pack, spec: RunSpec, task: Task) -> None:
         R, N, _ = pack.weights.shape
@@ -49,13 +49,13 @@ class FusedStep:
         self.readout_velocity = readout_velocity
         self.seed = torch.arange(R, device=like.device)
         self.feed: Feed | None = None
-        # Those of a chunk's iterations, [chunk, R, 2, tiles].
+        # These are the sums of a chunk's iterations, [chunk, R, 2, tiles].
         self.chunk_sums: Tensor | None = None
         self.warm = False
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def select(self, networks: list[int]) -> FusedStep:
-        """The step of the networks that go on."""
+        """Return the step of the networks that go on."""
         step = FusedStep(self.pack.select(networks), self.spec, self.task)
         step.velocity.copy_(self.velocity[networks])
         step.readout_velocity.copy_(self.readout_velocity[networks])
@@ -63,7 +63,7 @@ class FusedStep:
         return step
 
     def __call__(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance by one batch, x [R, T, B, N_in] and targets [R, T, B]; returns loss and accuracy [R] before it."""
+        """Advance by a batch, x [R, T, B, N_in] and targets [R, T, B]; return loss and accuracy [R] before the step."""
         everyone = torch.arange(len(x), device=x.device)
         with torch.cuda.device_of(x):
             self._iteration(x.contiguous(), targets.contiguous(), everyone, self.sums)
@@ -90,7 +90,7 @@ class FusedStep:
         return means[..., 0].T, means[..., 1].T
 
     def _advance(self, feed: Feed, sums: Tensor) -> None:
-        """Train on the first iterations of the chunk that the feed holds, as many as `sums` has rows."""
+        """Train on the first `len(sums)` iterations of the chunk that the feed holds."""
         whole = len(sums) == feed.chunk
         if self.graph is None and self.warm and whole and sums.is_cuda:
             self.graph = torch.cuda.CUDAGraph()
@@ -99,7 +99,7 @@ class FusedStep:
         if self.graph is not None and whole:
             self.graph.replay()
             return
-        # The first chunk compiles and loads every kernel, which a graph under capture must not.
+        # The first chunk compiles and loads every kernel, which must not happen while a graph is captured.
         self._iterations(feed, sums)
         self.warm = self.warm or whole
 
@@ -114,7 +114,7 @@ class FusedStep:
     def launches(
         self, x: Tensor, targets: Tensor, seed: Tensor, sums: Tensor
     ) -> list[Callable[[], None]]:
-        """An iteration's six; x [S, T, B, N_in] and targets [S, T, B] of S seeds, network r takes seed[r]'s."""
+        """Return the six launches for x [S, T, B, N_in] and targets [S, T, B] of S seeds; network r takes seed[r]'s."""
         pack, rho = self.pack, self.spec.rho
         weights, readout = pack.weights, pack.readout
         N, K = weights.shape[1], self.dy.shape[1]

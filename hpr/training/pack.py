@@ -76,7 +76,10 @@ def tangent_kernel(pack: Pack, x: Tensor, spec: RunSpec, outputs: Literal["all",
     Their diagonal is not among the parameters.
     """
     if spec.model == "two_layer":
-        groups = {"recurrent": "hidden", "readout": "readout"}
+        groups: dict[str, Literal["hidden", "readout"]] = {
+            "recurrent": "hidden",
+            "readout": "readout",
+        }
         return two_layer_ntk(
             x,
             hidden=pack.input,

@@ -1,4 +1,4 @@
-"""One SGD iteration of a pack of networks: forward, loss, backward, momentum step, on buffers allocated once."""
+"""`Step` takes one SGD iteration of a pack (forward, loss, backward, momentum step) on buffers allocated once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from hpr_kernels.internal import (
 
 
 class Step:
-    """One SGD iteration with momentum, as `torch.optim.SGD` on the mean loss.
+    """A step is one SGD iteration with momentum, as `torch.optim.SGD` takes it on the mean loss.
 
     A pack whose `signs` are not zero is trained under Dale's law: its recurrent weights are |W| ∘ sign without
-    self-connections, and what descends is W (Yang and Wang 2020; Figure 17).
+    self-connections, and SGD trains W (Yang and Wang 2020; Figure 17).
     """
 
     def __init__(self, pack: Pack, spec: RunSpec, task: Task) -> None:
@@ -42,7 +42,7 @@ class Step:
             self.trace = layout.empty_trace(R, T, B, N, task.N_in, like=pack.weights)
 
     def select(self, networks: list[int]) -> Step:
-        """The step of the networks that go on."""
+        """Return the step of the networks that go on."""
         step = Step(self.pack.select(networks), self.spec, self.task)
         step.velocity = self.velocity[networks]
         step.readout_velocity = on_cache_lines(self.readout_velocity[networks])
@@ -61,9 +61,9 @@ class Step:
         return losses, accuracies
 
     def __call__(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Advance by one batch; returns the loss and, of classes, the accuracy before it, [R] each.
+        """Advance by one batch; return the loss [R] and, for classes, the accuracy [R], both from before the step.
 
-        `x` [R, T, B, N_in]; `targets` [R, T, B] classes, or [R, T, B, N_out] outputs.
+        `x` is [R, T, B, N_in]; `targets` are [R, T, B] classes, or [R, T, B, N_out] outputs.
         """
         readout, first = self.pack.readout, self.first
         rates = self._forward(x)  # [R, T, B, N]
@@ -101,7 +101,7 @@ class Step:
         scale *= 1 - spec.rho
         left, right = g[:, 1:].flatten(1, 2), trace[:, 1:-1].flatten(1, 2)
         self._descend(weights, self.velocity, left, right, scale, self.constraint)
-        # a_0 = 0: the first step has a gradient for the input weights alone.
+        # As a_0 = 0, the first step has a gradient for the input weights alone.
         first = torch.bmm(g[:, 0].mT, trace[:, 0, :, N:])
         self.velocity[..., N:].add_(first, alpha=scale)
         weights[..., N:].add_(first, alpha=-scale * spec.learning_rate)
@@ -128,22 +128,22 @@ class Step:
 
 
 def constraint(pack: Pack) -> Tensor | None:
-    """What Dale's law lets training do to `pack.weights` (`hpr_kernels.update.Constraint`); None where all are free."""
+    """Return the `hpr_kernels.update.Constraint` of each of `pack.weights` by Dale's law; None where all are free."""
     if not bool(pack.signs.any()):
         return None
     kinds = torch.zeros_like(pack.weights, dtype=torch.int8)
     N = pack.weights.shape[1]
     recurrent = kinds[..., :N].copy_(pack.signs[:, None])
-    # The diagonal is none of the parameters.
+    # The diagonal is no parameter.
     constrained = pack.signs.any(1)[:, None].expand(-1, N)
     recurrent.diagonal(dim1=1, dim2=2)[constrained] = int(Constraint.FROZEN)
     return kinds
 
 
 def on_cache_lines(matrices: Tensor) -> Tensor:
-    """A copy of [R, M, N] in which every network's matrix begins at a multiple of 64 bytes.
+    """Return a copy of [R, M, N] in which every network's matrix begins at a multiple of 64 bytes.
 
-    Libraries take another path, and round otherwise, where a matrix does not: its place in the pack would show.
+    For other matrices, libraries take another path and round differently, by the network's place in the pack.
     """
     R, M, N = matrices.shape
     line = 64 // matrices.element_size()
@@ -155,7 +155,7 @@ def on_cache_lines(matrices: Tensor) -> Tensor:
 def _mean_squared_error(
     readout: Tensor, rates: Tensor, targets: Tensor, gradient: Tensor, first: int
 ) -> tuple[Tensor, Tensor]:
-    """Loss [R], the mean of (y - target)² over rows and outputs, and K ∂loss/∂y [R, K, N_out] of y = w a.
+    """Return the loss [R], the mean of (y - target)² over rows and outputs, and K ∂loss/∂y [R, K, N_out] of y = w a.
 
     K ∂loss/∂a is written into `gradient` [R, T, B, N].
     """

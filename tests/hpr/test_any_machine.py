@@ -1,4 +1,4 @@
-"""The command lines in children of this process: without a home, a name, room, or an encoding of many letters."""
+"""Command lines run in child processes without a home, a user's name, room on the disk or a wide encoding."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ linux = pytest.mark.skipif(
 
 
 def surroundings(**more: str) -> dict[str, str]:
-    """The least of an environment in which the package is found."""
+    """Return the smallest environment in which the package is found, and `more` variables."""
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     return {**kept, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **more}
 
@@ -60,7 +60,7 @@ def call(
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, timeout=300)
 
 
-# A user with no passwd entry, though the files are still its own.
+# This user has no passwd entry, though the files are still its own.
 STRANGER = """
 import ctypes, os, sys
 user = os.getuid()
@@ -68,14 +68,14 @@ if ctypes.CDLL(None).unshare(0x10000000):  # CLONE_NEWUSER
     sys.exit(77)
 open("/proc/self/uid_map", "w").write(f"12345 {user} 1")
 """
-# Permissions hold for the superuser, too.
+# Without these capabilities, permissions hold for the superuser too.
 BOUND = """
 import ctypes, os
 if os.getuid() == 0:
     for capability in (1, 3):  # CAP_DAC_OVERRIDE, CAP_FOWNER
         assert not ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
 """
-# Files end at a size, as on a full disk.
+# Files cannot grow beyond a size, as on a full disk.
 FULL = """
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
@@ -84,7 +84,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a small reproduction leaves."""
+    """Return the output folder of a small reproduction."""
     folder = tmp_path_factory.mktemp("trained")
     done = call([*SMALL, "--out", "out"], folder, surroundings(HOME=str(folder)))
     assert (done.returncode, done.stderr) == (0, b"")
@@ -121,7 +121,7 @@ def test_what_only_lists_imports_numpy_alone(arguments: list[str], tmp_path: Pat
 
 @pytest.mark.parametrize("module", ["hpr.reproduce", "hpr.connectivity.cave"])
 def test_a_command_line_with_torch_alone_names_what_is_missing(module: str) -> None:
-    """As after an install of the kernels: NumPy, which torch can do without, isn't there."""
+    """NumPy is missing, as after an install of the kernels: torch can do without it."""
     run = f"import runpy, sys; sys.modules['numpy'] = None; sys.argv = ['-m']; runpy.run_module('{module}')"
     done = subprocess.run(
         [sys.executable, "-c", run], env=surroundings(), capture_output=True, text=True
@@ -139,7 +139,7 @@ def test_a_listing_tells_minutes(tmp_path: Path) -> None:
     rates = {
         round(figure["flops"] / figure["seconds"]) for figure in figures.values() if figure["flops"]
     }
-    # One rate, of a machine between an old laptop's core and a large server.
+    # All figures use one rate, between those of an old laptop's core and a large server.
     assert max(rates) - min(rates) <= 1
     assert 1e9 < min(rates) < 1e14
     plain = call(["--list"], tmp_path, surroundings(HOME=str(tmp_path))).stdout.decode()
@@ -152,7 +152,7 @@ def test_a_listing_tells_minutes(tmp_path: Path) -> None:
 @linux
 @pytest.mark.parametrize("arguments", [*LIGHT.values(), SMALL], ids=[*LIGHT.keys(), "small"])
 def test_a_user_without_a_home_and_a_name_is_served(arguments: list[str], tmp_path: Path) -> None:
-    """As in a container that runs as a number; a temporary folder is all it has, and it is left as it was."""
+    """In some containers a user is only a number; the run needs only a temporary folder and leaves it as it was."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     environment = surroundings(TMPDIR=str(temporary))
@@ -163,12 +163,12 @@ def test_a_user_without_a_home_and_a_name_is_served(arguments: list[str], tmp_pa
     if arguments is SMALL:
         assert (tmp_path / "results" / "figure_17.pdf").is_file()
         assert b"2 runs: 2 finished, 0 failed\n" in done.stdout
-    # PyTorch makes a folder of its own there.
+    # PyTorch makes a folder of its own in the temporary one.
     assert [path for path in files(temporary) if "torchinductor" not in path.name] == []
 
 
 def test_a_listing_and_a_dry_run_write_nothing_anywhere(tmp_path: Path) -> None:
-    """Not the connectome that they are given, either."""
+    """Neither keeps the connectome that it is given."""
     tables = tmp_path / "tables"
     tables.mkdir()
     (tables / "cells.csv").write_text(
@@ -226,7 +226,7 @@ def test_no_name_of_a_folder_breaks_the_output(
 def test_a_reproduction_into_a_folder_with_any_name_tells_failures_in_it(
     trained: Path, tmp_path: Path
 ) -> None:
-    """A record that can't be read is named in the summaries, whatever the bytes of its folder's name."""
+    """The summaries name a record that can't be read, whatever bytes are in its folder's name."""
     out = tmp_path / os.fsdecode(NAMES["no UTF-8"])
     environment = surroundings(HOME=str(tmp_path), **NARROW["ASCII streams"])
     arguments = [*SMALL, "--out", os.fsencode(out)]
@@ -280,7 +280,7 @@ def test_output_on_a_full_disk_is_one_line(
             stderr=subprocess.PIPE,
         )  # fmt: skip
     if arguments == ["--help"] and not buffered:
-        # argparse itself takes it that nobody reads.
+        # argparse itself ignores that its help could not be written.
         assert done.stderr == b""
         return
     assert done.returncode == 1
@@ -295,7 +295,7 @@ def test_a_folder_that_may_not_be_written_is_one_line_and_loses_nothing(
     out = copied(trained, tmp_path)
     environment = surroundings(HOME=str(tmp_path))
     before = {path: path.read_bytes() for path in files(out) if path.is_file()}
-    # One more seed, which needs room for its record; or what is there, which needs room for its pictures.
+    # One more seed must write its record; a repeated call must write its pictures.
     more = [*SMALL, "--seeds", "2"]
     for closed, arguments, status in ((out / "runs", more, 2), (out, SMALL, 1)):
         closed.chmod(0o555)
@@ -313,7 +313,7 @@ def test_a_folder_that_may_not_be_written_is_one_line_and_loses_nothing(
 
 @linux
 def test_a_full_disk_is_a_line_a_file_and_loses_nothing(trained: Path, tmp_path: Path) -> None:
-    """Where records have room, but no picture."""
+    """There is room for records, but for no picture."""
     out = copied(trained, tmp_path)
     environment = surroundings(HOME=str(tmp_path), MPLCONFIGDIR=str(tmp_path / "matplotlib"))
     (tmp_path / "matplotlib").mkdir()

@@ -1,4 +1,4 @@
-"""Command lines as people mistype them: one line and exit status 2, or what was asked for; never a traceback."""
+"""A mistyped command line gives one line and exit status 2, or what was asked for, and never a traceback."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from hpr.connectivity import cave
 from hpr.reproduce import build_parser, main
 from hpr.system.paths import cache_folder
 
-# Every command line that parses with the package's own parser; those of the benchmarks, too.
+# These modules, those of benchmarks too, parse their command lines with the package's own parser.
 MODULES = (
     "hpr.reproduce", "hpr.connectivity.cave", *(
         f"benchmarks.__main__ {command}"
         for command in ("tables", "gate", "planner", "gpu", "peers ntk", "peers training", "peers tasks")
     ),
 )  # fmt: skip
-# What takes any text that is no path.
+# These options take any text, but no path.
 NAMES = {"--figure", "--device", "--task", "new", "old"}
 
 
 class Parsed(Exception):
-    """A parser that was made, before it parses."""
+    """This carries a parser that was made and has not parsed yet."""
 
 
 def parser_of(command: str, monkeypatch: pytest.MonkeyPatch) -> Parser:
@@ -92,7 +92,7 @@ def test_the_command_lines_that_take_paths_are_these(monkeypatch: pytest.MonkeyP
 
 
 def test_no_command_line_goes_without_the_packages_parser() -> None:
-    """Its errors are one line, and no stream refuses its output."""
+    """The package's parser writes each error as one line, in characters that every stream accepts."""
     bare = [
         path
         for path in Path(hpr.__file__).parent.rglob("*.py")
@@ -110,7 +110,7 @@ CACHE = {
     "XDG_CACHE_HOME": [
         ({"XDG_CACHE_HOME": "~/mine"}, "home/mine/hpr"),
         ({"XDG_CACHE_HOME": "~root/mine"}, "~root/mine/hpr"),
-        # By its specification it must be absolute.
+        # The XDG specification demands an absolute path.
         ({"XDG_CACHE_HOME": "mine"}, "home/.cache/hpr"),
         ({"XDG_CACHE_HOME": "~no such user/x"}, "home/.cache/hpr"),
         ({"XDG_CACHE_HOME": ""}, "home/.cache/hpr"),
@@ -138,7 +138,7 @@ def test_no_other_variable_is_a_path() -> None:
     for path in Path(hpr.__file__).parent.rglob("*.py"):
         source = path.read_text(encoding="utf-8")
         found |= set(re.findall(r'environ(?:\.get\(|\[)"(\w+)"', source))
-    # Matplotlib's own, and a number.
+    # The last two are Matplotlib's own folder and a number.
     assert found == {"HPR_CACHE", "XDG_CACHE_HOME", "MPLCONFIGDIR", "OMP_NUM_THREADS"}
 
 
@@ -160,7 +160,7 @@ def test_without_a_home_the_cache_is_a_temporary_folder_of_ones_own(
 ) -> None:
     for name in ("HPR_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
-    # What the system's table of users says of a number that is not in it.
+    # For a user number that the system's table lacks, `expanduser` returns the path unchanged.
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     folder = cache_folder()
@@ -173,7 +173,7 @@ def test_without_a_home_the_cache_is_a_temporary_folder_of_ones_own(
         cache_folder()
 
 
-# The mistypings. 10,000 of the first kind and 1,000 of the second.
+# The mistyped lines consist of these: 10,000 for hpr.reproduce and 1,000 for hpr.connectivity.cave.
 ODD = (
     "", " ", "-", "--", "---", "-1", "0", "1", "2", "6", "007", "1.5", "1e3", "nan", "inf", "٣", "１", "9" * 7,
     "9" * 30, "9" * 5000, "None", "True", "theory", "18", "99", "figure 1", "cpu", "cuda", "cuda:1", "cuda:" + "9" * 30,
@@ -184,7 +184,7 @@ ODD = (
 
 
 WRONG = ("--nope", "-x", "--out-dir", "--Seeds", "-seeds", "--no-list")
-# Most lines ask for something that is cheap to plan, so that all of the command meets them.
+# Most lines ask for something that is cheap to plan, so that they reach all of the command.
 BEGINNINGS = (
     *[["--figure", name] for name in ("16", "18", "theory")] * 5,
     *[["--figure", name] for name in ("1", "17", "19")],
@@ -193,9 +193,9 @@ BEGINNINGS = (
 
 
 def pieces(parser: Parser) -> st.SearchStrategy[list[str]]:
-    """Options with values, both right or wrong, in one word or two, whole or cut short; and either alone."""
+    """Draw options with values, each right or wrong, in one word or two, whole or cut short, and each alone."""
     names = [name for action in parser._actions for name in action.option_strings]
-    # Help is no error, and a long page; what lists all takes long.
+    # Help is no error and fills a page, and to list everything takes long.
     names = [name for name in names if name not in ("-h", "--help", "--all", "--list")]
     short = [name[:n] for name in names for n in (3, 4, 6) if n < len(name)]
     options = st.sampled_from([*names, *names, *names, *short, *WRONG])
@@ -220,7 +220,7 @@ def lines(parser: Parser, beginnings: Sequence[list[str]]) -> st.SearchStrategy[
 
 @contextlib.contextmanager
 def narrow() -> Iterator[tuple[Callable[[], str], Callable[[], str]]]:
-    """Streams of ASCII alone, and what was written to them."""
+    """Redirect output and errors to streams of ASCII, and yield functions that return what was written to each."""
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2)]
 
     def read(stream: io.TextIOWrapper) -> str:
@@ -243,7 +243,7 @@ def endures(command: Callable[[], int | None]) -> None:
             assert (bool(said()), complained()) == (True, "")
         else:
             assert status == 2
-            # As a terminal shows it: nothing in it but letters ends a line.
+            # `splitlines` splits where a terminal would, so no character in the message may break the line.
             assert len(complained().splitlines()) == 1, complained()
 
 
@@ -255,7 +255,7 @@ def unreachable(*_: Any, **__: Any) -> Any:
 def empty_place(
     tmp_path: Path, empty_cache: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """A working folder, home and cache of the test's own, which stay empty; and no card."""
+    """The test has no card, and has a working folder, home and cache of its own, which stay empty."""
     monkeypatch.setattr("hpr.system.devices.may_have_card", lambda: False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -267,7 +267,7 @@ def empty_place(
 def test_an_option_that_equals_a_separator_is_refused(
     option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """argparse of Python 3.10 to 3.12 makes an empty list of it, past the option's type and choices."""
+    """argparse of Python 3.10 to 3.12 turns `--` into an empty list, past the option's type and choices."""
     with pytest.raises(SystemExit) as ended:
         main(["--figure", "18", "--dry-run", f"{option}=--"])
     assert ended.value.code == 2
@@ -286,7 +286,7 @@ def test_ten_thousand_bad_command_lines_are_a_line_or_a_listing() -> None:
     @given(st.lists(lines(parser, BEGINNINGS), min_size=5, max_size=5))
     def check(batch: list[list[str]]) -> None:
         for line in batch:
-            # What would be valid must do nothing.
+            # A valid line must do nothing, so every line is a dry run.
             endures(lambda line=line: main(["--dry-run", *line], train=unreachable))
 
     check()

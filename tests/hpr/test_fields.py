@@ -1,4 +1,4 @@
-"""Specifications out of junk: one line that begins with a field's name, or a run with one stable key."""
+"""A specification of junk gives one line that begins with a field's name, or a run with one stable key."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Stranger:
 
 
 class Rude:
-    """Has no representation, and no truth."""
+    """This has no representation, no truth value and no equality."""
 
     def __repr__(self) -> str:
         raise RuntimeError("none")
@@ -62,7 +62,7 @@ junk = st.one_of(
     st.floats(),
     st.integers(),
     st.text(max_size=5),
-    # Hypothesis writes its examples down, and Python no integer of 5,000 digits.
+    # Hypothesis prints its examples, and Python prints no integer of 5,000 digits.
     st.just(5000).map(lambda digits: 10**digits),
 )
 names = [field.name for field in dataclasses.fields(RunSpec)]

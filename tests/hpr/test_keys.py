@@ -1,4 +1,4 @@
-"""The keys of the paper's runs, which are the names of everybody's finished records."""
+"""The keys of the paper's runs must stay, since they are the names of everybody's finished records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpr.experiment.specification import VARIANTS
 from hpr.figures import Settings, discover
 from hpr.figures.settings import SMNIST, Profile
 
-# Of each setting and figure: how many runs it has, and the SHA-256 of their sorted keys.
+# The file has, for each setting and figure, the number of runs and the SHA-256 of their sorted keys.
 KEPT = Path(__file__).with_name("keys.json")
 
 
@@ -40,7 +40,7 @@ def test_the_keys_of_all_runs_stay() -> None:
 
 
 def test_other_pictures_are_other_runs_of_those_tasks_alone() -> None:
-    """Teachers too: what they and their students see is one content."""
+    """Teachers are other runs too: they and their students see the same pictures."""
     usual = Settings(profile="paper", smnist="sMNIST")
     foreign = replace(usual, smnist_content="0123456789abcdef")
     changed = []

@@ -1,4 +1,4 @@
-"""The measures against their definitions, on cases whose answer is known."""
+"""The measures agree with their definitions, on cases whose answer is known."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_task_alignments(rng: torch.Generator) -> None:
     K = torch.outer(y, y)
     assert laziness.task_kernel_alignment(K, y) == pytest.approx(1)
     assert laziness.task_kernel_alignment(torch.eye(4).double(), y) == pytest.approx(1 / 4)
-    # A constant added to the kernel is what centring removes.
+    # Centring removes a constant that is added to the kernel.
     assert laziness.centred_kernel_alignment(K + 5, y) == pytest.approx(1)
     C = torch.eye(4, dtype=torch.float64) - 1 / 4
     K = symmetric(rng, 4)
@@ -67,7 +67,7 @@ def test_task_alignments(rng: torch.Generator) -> None:
 
 
 def test_nothing_over_nothing_is_nan_and_flagged(rng: torch.Generator) -> None:
-    """All units dead: negative input weights, positive inputs."""
+    """All units are dead, since the input weights are negative and the inputs positive."""
     spec = RunSpec("2AF", Dense(), seed=0, N=5, trials=4, kernel_trials=2)
     task = make_task("2AF")
     pack = initial_pack([spec], task, torch.device("cpu"))

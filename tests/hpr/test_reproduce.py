@@ -1,4 +1,4 @@
-"""The command line, with a trainer that does nothing: what it runs, keeps, says, and returns."""
+"""These tests check what the command line runs, keeps, says and returns, with a trainer that does nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ONE = ["--figure", "1", "--seeds", "2", "--iterations", "3", "--device", "cpu"]
 
 
 class Trainer:
-    """Stands in for `train_pack`; `broken`: which packs raise; `diverging`: which runs diverge."""
+    """This stands in for `train_pack`; `broken` says which packs raise, and `diverging` which runs diverge."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ def unreachable(*_: Any, **__: Any) -> Any:
 
 
 def refuse(argv: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Run what must be refused; return its one line."""
+    """Run a command line that must be refused, and return its one line of error."""
     with pytest.raises(SystemExit) as caught:
         main(argv, train=unreachable)
     assert caught.value.code == 2
@@ -112,12 +112,12 @@ def test_all_runs_are_trained_kept_and_shown(
     assert "profile quick (the default on cpu), variant paper, device cpu" in said.out
     assert "stand-in sDigits" in said.out
     assert "30 runs: 0 already in" in said.out
-    # No progress bar where there is no terminal.
+    # There is no progress bar without a terminal.
     assert said.err == ""
 
 
 def test_real_training_ends_in_a_figure_whose_every_measure_is_there(tmp_path: Path) -> None:
-    """No stand-in anywhere: tasks, training, measures, store, claims, picture."""
+    """Nothing is a stand-in: tasks, training, measures, store, claims and picture are real."""
     arguments = ["--figure", "1", "--seeds", "1", "--iterations", "2", "--device", "cpu"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "figure_1.json").read_text())
@@ -132,7 +132,7 @@ def test_real_training_ends_in_a_figure_whose_every_measure_is_there(tmp_path: P
 
 
 def means(nested: Any) -> list[dict[str, Any]]:
-    """Every entry that has a mean, however deep."""
+    """Return every entry that has a mean, however deep it is."""
     if isinstance(nested, dict) and "mean" in nested:
         return [nested]
     children = nested.values() if isinstance(nested, dict) else nested
@@ -182,7 +182,7 @@ def test_a_diverged_run_is_named_and_the_rest_is_shown(
     )
     assert "## Failures" not in summary
     assert str(diverged) in (tmp_path / "figure_1.md").read_text(encoding="utf-8")
-    # It isn't run again, since it would diverge again, and it is still named.
+    # The diverged run isn't run again, since it would diverge again, and it is still named.
     assert main(argv, train=unreachable) == 0
     assert "30 runs: 1 diverged, 29 finished, 0 failed" in capsys.readouterr().out
     assert (tmp_path / "summary.md").read_text(encoding="utf-8") == summary
@@ -207,7 +207,7 @@ def test_a_pack_that_raises_fails_by_name_and_the_others_go_on(
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert len(summary["failures"]) == 8
     assert "Traceback" in summary["failures"][0]["traceback"]
-    # The next call tries these alone.
+    # The next call tries the failed runs alone.
     train = Trainer()
     assert main(argv, train=train) == 0
     assert {spec.task for spec in train.trained} == {"DMS"}
@@ -389,7 +389,7 @@ def test_the_process_exits_with_2_and_no_traceback() -> None:
 
 @pytest.mark.parametrize("buffered", [True, False])
 def test_a_reader_that_has_gone_ends_the_process_without_a_word(buffered: bool) -> None:
-    """As `| head` does; unbuffered, the first line fails, else the last flush."""
+    """`| head` closes the pipe like this: unbuffered output fails at the first line, other output at the last flush."""
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, *([] if buffered else ["-u"]), "-m", "hpr.reproduce", "--list"]

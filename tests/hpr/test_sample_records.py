@@ -1,8 +1,8 @@
-"""Twenty small runs whose records were kept before the code was rearranged: the numbers must not move.
+"""The records of twenty small runs were kept before the code was rearranged, and their numbers must not change.
 
-On a machine like the one that wrote them (processor, torch, NumPy, SciPy) the records are equal bit for bit, timings
-and provenance aside. Elsewhere libraries round otherwise, and numbers are compared to one in a thousand.
-To write the file anew, on purpose only: `python tests/hpr/test_sample_records.py`.
+On a machine like the one that wrote them (processor, torch, NumPy, SciPy) the records are equal bit for bit, except
+for timings and provenance. On others, libraries round differently, and numbers are compared to one in a thousand.
+`python tests/hpr/test_sample_records.py` writes the file anew; do this on purpose only.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from hpr.training.loop import train_pack
 
 KEPT = Path(__file__).with_name("sample_records.json.gz")
 RELATIVE = 1e-3
+# Rounding may change the answer in one trial of a few, or the sign of a rate near zero.
+ONE_OF_A_FEW = 0.1
 
 
 def specimens() -> dict[str, RunSpec]:
-    """Every task, structure, variant and kind of training, small."""
+    """Return small runs of every task, structure, variant and kind of training."""
     base = RunSpec(
         "2AF", LowRank(rank=3), seed=0, N=33, batch=8, iterations=120, trials=16, kernel_trials=4
     )
@@ -81,7 +83,7 @@ def specimens() -> dict[str, RunSpec]:
 
 
 def records() -> dict[str, dict[str, Any]]:
-    """The record of each, trained now, without what differs from run to run."""
+    """Train every run now, and return the records without what differs from run to run."""
     found = {}
     for name, spec in specimens().items():
         task = make_task(spec.task, version=spec.task_version, dt=spec.dt)
@@ -91,7 +93,7 @@ def records() -> dict[str, dict[str, Any]]:
 
 
 def machine() -> dict[str, str]:
-    """What rounding depends on."""
+    """Return what rounding depends on."""
     try:
         cpu = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
         model = next(line for line in cpu.splitlines() if line.startswith("model name"))
@@ -107,15 +109,17 @@ def machine() -> dict[str, str]:
 
 
 def differences(got: Any, kept: Any, where: str, exact: bool) -> list[str]:
-    """Where two plain values differ."""
+    """List the places where two plain values differ."""
     if isinstance(kept, dict) and isinstance(got, dict) and set(kept) == set(got):
         return [d for k in kept for d in differences(got[k], kept[k], f"{where}/{k}", exact)]
     if isinstance(kept, list) and isinstance(got, list) and len(kept) == len(got):
         pairs = enumerate(zip(got, kept, strict=True))
         return [d for i, (a, b) in pairs for d in differences(a, b, f"{where}/{i}", exact)]
     if not exact and isinstance(kept, float) and isinstance(got, float):
-        # A share of a few trials may turn by one of them.
-        near = math.isclose(got, kept, rel_tol=RELATIVE, abs_tol=RELATIVE)
+        share = any(name in where for name in ("accuracy", "sign_similarity"))
+        near = math.isclose(
+            got, kept, rel_tol=RELATIVE, abs_tol=ONE_OF_A_FEW if share else RELATIVE
+        )
         return [] if near else [f"{where}: {got!r} for {kept!r}"]
     return [] if type(got) is type(kept) and got == kept else [f"{where}: {got!r} for {kept!r}"]
 
@@ -127,7 +131,7 @@ def test_the_records_of_twenty_runs_stay() -> None:
     exact = kept["machine"] == machine()
     got = json.loads(json.dumps(records()))
     if not exact:
-        # Base64 of fp32 is exact or nothing.
+        # Weights are base64 of fp32, which can only be compared exactly.
         for of in (got, kept["records"]):
             for record in of.values():
                 record.pop("weights", None)

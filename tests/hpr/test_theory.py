@@ -43,7 +43,7 @@ NETWORKS = 100
 
 @pytest.fixture(scope="module")
 def trained() -> list[two_layer_checks.Trained]:
-    """Trained networks of rank 1 and of full rank, at two σ."""
+    """Return trained networks of rank 1 and of full rank, at two σ."""
     return [
         two_layer_checks.train_tasks(d, rank, sigma, NETWORKS)
         for d, rank in ((2, 1), (5, 5))
@@ -60,7 +60,7 @@ def verdicts(checks: list[Check]) -> list[str]:
     return [check.verdict for check in checks]
 
 
-# Wrong values of c: Eq. 15 as printed, a wrong dimension, no dependence on the task, other normalisations.
+# These c are wrong: Eq. 15 as printed, wrong dimensions, no dependence on the task, other normalisations.
 WRONG: dict[str, Callable[[int], float]] = {
     "Eq. 15 as printed": lambda d: 2 ** (-d / 2) / d,
     "1/(d+1)": lambda d: 1 / (d + 1),

@@ -1,4 +1,4 @@
-"""Whatever mode its caller has set, a public function gives the same bits: every one of them, found by itself."""
+"""Every public function gives the same bits in every mode that its caller may set; the tests find them all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import hpr_kernels
 from hpr_kernels import FactoredJacobian, testing
-from hpr_kernels.gram.plan import Plan
+from hpr_kernels.gram import ContractionPlan
 
 PACKAGES = ("", ".recurrence", ".gram", ".loss", ".update", ".trials", ".tangent", ".testing")
 
@@ -41,7 +41,7 @@ def rates_of(x: Tensor, recurrent: Tensor, input: Tensor) -> Tensor:
 
 
 def leaky_rnn() -> list[Tensor]:
-    """The rates, and the gradients of all that has one."""
+    """Return the rates, and the gradients of everything that has one."""
     given = [normal(6, 5, 3), *list(network().values())[:2]]
     for tensor in given:
         tensor.requires_grad_(not torch.is_inference_mode_enabled())
@@ -123,7 +123,9 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
         for order in ("auto", "hadamard", "propagate", "dense")
     ],
     "leaky_rnn_kernel_alignment": lambda: [
-        hpr_kernels.leaky_rnn_kernel_alignment(normal(6, 5, 3), network(), weights(4), rho=0.3)
+        hpr_kernels.leaky_rnn_kernel_alignment(
+            normal(6, 5, 3), before=network(), after=weights(4), rho=0.3
+        )
     ],
     "two_layer_ntk": lambda: [
         hpr_kernels.two_layer_ntk(normal(5, 3), hidden=normal(33, 3, seed=1), readout=normal(2, 33))
@@ -145,12 +147,11 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
     "FactoredJacobian.gram_matvec": lambda: [jacobian().gram_matvec(normal(10))],
     "FactoredJacobian.trace": lambda: [jacobian().trace()],
     "FactoredJacobian.leading_eigenvalues": lambda: [jacobian().leading_eigenvalues(2)],
-    "FactoredJacobian.as_pack": lambda: list(jacobian().as_pack()),
 }  # fmt: skip
 
 
 def public() -> Iterator[str]:
-    """Every function of an `__all__` of the package, and every public method."""
+    """Yield every function of an `__all__` of the package, and every public method."""
     for name in PACKAGES:
         package = importlib.import_module(f"hpr_kernels{name}")
         for member in package.__all__:
@@ -198,18 +199,18 @@ def test_the_same_bits_in_every_mode(name: str, mode: str, threads: int) -> None
             got = CALLS[name]()
     finally:
         torch.set_num_threads(before)
-    # Without a graph `leaky_rnn` has no gradients to give.
+    # Without a graph, `leaky_rnn` has no gradients to give.
     for one, other in zip(got, expected, strict=mode not in ("inference mode", "no gradients")):
         if isinstance(other, Tensor):
             assert (one.dtype, one.device) == (other.dtype, other.device)
             assert torch.equal(one, other)
         else:
-            assert isinstance(other, Plan | tuple | float | None)
+            assert isinstance(other, ContractionPlan | tuple | float | None)
             assert one == other
 
 
 def test_the_backward_of_a_forward_outside_leaves_autocast() -> None:
-    """The gradient alone is taken within."""
+    """The forward runs outside of autocast, and only the gradient is taken within it."""
     given = [normal(6, 5, 3), *list(network().values())[:2]]
     for tensor in given:
         tensor.requires_grad_()

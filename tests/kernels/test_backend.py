@@ -1,4 +1,4 @@
-"""Tests of the choice of the implementation that serves a tensor."""
+"""These tests check which implementation serves a tensor."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_interpreter_is_set_up_by_the_import(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.Tensor]:
-    """A fake tensor whose device is a card; a test sets what the card answers."""
+    """Yield a fake tensor whose device is a card; a test sets what the card answers."""
     monkeypatch.delenv(VARIABLE, raising=False)
     backend._triton_runs.cache_clear()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))

@@ -1,4 +1,4 @@
-"""Tests of the reader of compiled kernels: it finds the quantities that budgets limit."""
+"""The reader of compiled kernels finds the quantities that budgets limit."""
 
 from __future__ import annotations
 

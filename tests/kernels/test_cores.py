@@ -1,4 +1,4 @@
-"""Tests of the number of cores that a process may use, under CPU affinity and under quotas of control groups."""
+"""These tests count the cores that a process may use, under CPU affinity and under quotas of control groups."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""FactoredJacobian: every order against the written-out Jacobian, for layers that are not recurrent, too."""
+"""FactoredJacobian: every order against the written-out Jacobian, also for a layer that is not recurrent."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -41,7 +42,7 @@ def test_gram(
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), order=st.sampled_from(ORDERS))
 def test_what_makes_it_a_gram(data: st.DataObject, order: str) -> None:
-    """Symmetric, positive semi-definite, additive over inputs, blind to the order of examples and to the budget."""
+    """K is symmetric, positive semi-definite, additive over inputs, independent of the budget and of example order."""
     sizes = {name: data.draw(st.integers(1, 7), name) for name in "BOSNF"}
     B, O, S, N, F = sizes.values()
     rng = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32 - 1), "seed"))
@@ -96,7 +97,7 @@ def test_every_block_size_gives_the_same(rng: torch.Generator, order: str, causa
         assert_close(
             J.gram(other, order=order, memory_budget=4 * budget), J.dense() @ other.dense().mT
         )
-    # The budgets run from the smallest block to one that holds all, with ragged ones between.
+    # The budgets give blocks from the smallest to one that holds all, some of which do not divide the whole.
     largest = {"hadamard": 7, "propagate": 42, "dense": 5}[order]
     assert min(blocks) == 1
     assert max(blocks) == largest
@@ -153,7 +154,7 @@ def test_plan_says_what_it_chose_and_why(rng: torch.Generator) -> None:
 
 
 def test_layer_over_tokens_against_torch_func(rng: torch.Generator) -> None:
-    """A linear layer shared over the tokens of an attention-like readout: no recurrence anywhere."""
+    """A linear layer shared over the tokens of an attention-like readout, without any recurrence."""
     B, S, F, N, O = 3, 6, 4, 5, 2
     tokens = torch.randn(B, S, F, generator=rng, dtype=torch.float64)
     weight = torch.randn(N, F, generator=rng, dtype=torch.float64)
@@ -185,6 +186,8 @@ def test_layer_over_tokens_against_torch_func(rng: torch.Generator) -> None:
         ({"inputs": torch.full((2, 4, 5), torch.nan)}, "inputs: expected finite numbers, got 40"),
         ({"reach": (0, 1)}, "reach: expected 3 ascending steps in 0 … 3"),
         ({"reach": (2, 1, 3)}, "reach: expected 3 ascending"),
+        ({"reach": (0.5, 1, 3)}, "reach: expected 3 ascending"),
+        ({"reach": (0, 1, True)}, "reach: expected 3 ascending"),
         (
             {"adjoints": torch.ones(2, 3, 4, 6), "reach": (1, 3, 3)},
             "reach: expected zero adjoints of output 0 after step 1, got others",
@@ -199,6 +202,13 @@ def test_bad_input_is_named(change: dict[str, object], message: str) -> None:
     }
     with pytest.raises((ValueError, TypeError), match=message):
         FactoredJacobian(**{**arguments, **change})  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_steps(rng: torch.Generator) -> None:
+    J = random_jacobian(rng, 2, 3, 4, 5, 2)
+    given = FactoredJacobian(J.adjoints, J.inputs, np.array([3, 3, 3]))  # type: ignore[arg-type]
+    assert given.reach == (3, 3, 3)
+    assert torch.equal(given.gram(), J.gram())
 
 
 def test_bad_other_and_order_are_named(rng: torch.Generator) -> None:

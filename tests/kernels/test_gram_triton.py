@@ -1,6 +1,6 @@
-"""The contractions' Triton kernels against the fp64 reference, and what a compiler makes of them (triton_support.py).
+"""The Triton kernels of the contractions against the fp64 reference, and their compiled programs (triton_support.py).
 
-The interpreter is slow: `CASES` covers each size of N, B, S, R and O with each kernel, not their product.
+The interpreter is slow, so `CASES` has each size of N, B, S, R and O with each kernel, but not all combinations.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from torch import Tensor
 from triton_support import Guarded, assert_budget, on_each_device
 
 from hpr_kernels import FactoredJacobian, leaky_rnn_kernel_alignment, leaky_rnn_ntk
-from hpr_kernels.backend import PRECISIONS
+from hpr_kernels.backend import DEFAULT_PRECISION
+from hpr_kernels.checks import PRECISIONS, Precision
 from hpr_kernels.compiled import CAPABILITIES, Specimen, compile_for
 from hpr_kernels.gram import reference
+from hpr_kernels.gram.factors import Factors
+from hpr_kernels.tangent.block import JacobianBlock
 from hpr_kernels.testing import assert_close, random_network, relative_error
 
 pytest.importorskip("triton")
@@ -35,7 +38,7 @@ class Case(NamedTuple):
     S: int
     N: int
     F: int
-    B2: int  # examples of a second one
+    B2: int  # examples of a second Jacobian
 
 
 CASES = [
@@ -43,7 +46,7 @@ CASES = [
     Case(R=3, B=33, O=3, S=2, N=33, F=5, B2=1),
     Case(R=1, B=1, O=6, S=8, N=198, F=9, B2=3),
     Case(R=1, B=33, O=2, S=1, N=300, F=31, B2=4),
-    # Aligned as it is, so that the kernels read the caller's memory.
+    # Already aligned, so the kernels read the caller's memory.
     Case(R=2, B=32, O=4, S=3, N=36, F=8, B2=8),
 ]
 every_case = pytest.mark.parametrize(
@@ -64,13 +67,17 @@ def adjoints(rng: torch.Generator, case: Case, B: int) -> Tensor:
 
 
 def jacobian(rng: torch.Generator, case: Case, B: int, device: str) -> FactoredJacobian:
-    """Adjoints stored output-major, as the recurrence leaves them, between two bands of NaN."""
+    """A Jacobian whose adjoints are stored output-major, as by the recurrence, between two bands of NaN."""
     g = adjoints(rng, case, B)
     stored = Guarded(case.R, case.S, case.O, B, case.N, device=device).tensor.permute(0, 3, 2, 1, 4)
     stored.copy_(g)
     z = Guarded(case.R, B, case.S, case.F, device=device).tensor
     z.copy_(torch.randn(z.shape, generator=rng))
     return FactoredJacobian(stored, z, reaches(case))
+
+
+def factors(J: FactoredJacobian) -> Factors:
+    return Factors(J.adjoints, J.inputs, (J.reach,))
 
 
 def exact(left: FactoredJacobian, right: FactoredJacobian | None) -> Tensor:
@@ -80,7 +87,7 @@ def exact(left: FactoredJacobian, right: FactoredJacobian | None) -> Tensor:
 
 
 def assert_as_good_as_torch(got: Tensor, expected: Tensor, single: Tensor) -> None:
-    """At most twice the error of torch's own fp32, or of one rounding."""
+    """The error is at most twice that of torch in fp32, or of one rounding."""
     theirs = max(relative_error(single.cpu(), expected), torch.finfo(torch.float32).eps)
     assert_close(got.cpu(), expected, 2 * theirs)
 
@@ -106,17 +113,13 @@ def test_gram(rng: torch.Generator, case: Case, order: str, second: bool, device
 @every_order
 def test_writes_its_result_and_nothing_else(rng: torch.Generator, order: str, device: str) -> None:
     from hpr_kernels.gram import triton
-    from hpr_kernels.gram.rows import Rows
 
     case = CASES[1]
     J = jacobian(rng, case, case.B, device)
     M = case.B * case.O
     K = Guarded(case.R, M, M, device=device)
-    if order == "hadamard":
-        rows = Rows.of(J.adjoints, (reaches(case),))
-        triton.hadamard(K.tensor, rows, rows, J.inputs, J.inputs, "tf32x3", 1 << 28)
-    else:
-        triton.dense(K.tensor, (J.adjoints, J.inputs), None, "tf32x3", 1 << 28)
+    contraction = {"hadamard": triton.hadamard, "dense": triton.dense}[order]
+    contraction(K.tensor, factors(J), None, "tf32x3", 1 << 28)
     K.check()
     assert not K.unwritten().any()
     assert_close(K.tensor.cpu(), exact(J, None), 1e-5)
@@ -159,7 +162,7 @@ def test_every_budget_gives_the_same(
     device: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """From the least that is not refused to plenty: a few steps or units of one network at a time, or all at once."""
+    """From the least accepted budget to a large one: some steps or units of one network at a time, or all at once."""
     from hpr_kernels.gram import triton
 
     case = Case(R=3, B=5, O=2, S=4, N=7, F=6, B2=3)
@@ -191,11 +194,11 @@ def test_the_order_with_fewer_products_is_chosen() -> None:
     def chosen(B: int, T: int, N_out: int, steps: range, N: int = 300, F: int = 303) -> str:
         reach = (tuple(t for t in steps for _ in range(N_out)),)
         g = torch.empty(1, B, len(reach[0]), T, N, device="meta")
-        return choose(g, g, F, reach, reach, symmetric=True)
+        return choose(Factors(g, g.new_empty(1, B, T, F), reach), None)
 
     assert chosen(32, 8, 3, range(8)) == "hadamard"
     assert chosen(200, 28, 10, range(27, 28), F=328) == "dense"
-    # A single example's J is as dear to make as its kernel by steps.
+    # Making J of a single example costs as much as its kernel by steps.
     assert chosen(1, 28, 1, range(27, 28)) == "hadamard"
 
 
@@ -215,7 +218,7 @@ def test_tangent_kernel(rng: torch.Generator, options: dict[str, object], device
         )
     )  # fmt: skip
     expected = leaky_rnn_ntk(**exact, rho=RHO, **options)
-    # "propagate" is torch's, whatever the backend.
+    # Torch serves "propagate" in every backend.
     theirs = leaky_rnn_ntk(**single, rho=RHO, order="propagate", **options)
     for order in (*ORDERS, "auto"):
         assert_as_good_as_torch(
@@ -238,25 +241,26 @@ def test_streamed_alignment(
     nets = [random_network(rng, R=2, N=33, T=3, B=9, dtype=torch.float32) for _ in range(2)]
     x = nets[0].x
 
-    def weights(dtype: torch.dtype, where: str) -> list[dict[str, Tensor]]:
-        return [
-            {name: value.to(where, dtype) for name, value in zip(names, net[1:], strict=True)}
-            for net in nets
-        ]
+    def weights(dtype: torch.dtype, where: str) -> dict[str, dict[str, Tensor]]:
+        return {
+            when: {name: value.to(where, dtype) for name, value in zip(names, net[1:], strict=True)}
+            for when, net in zip(("before", "after"), nets, strict=True)
+        }
 
     expected = leaky_rnn_kernel_alignment(
-        x.double(), *weights(torch.float64, "cpu"), rho=RHO, **options
+        x.double(), **weights(torch.float64, "cpu"), rho=RHO, **options
     )
     got = leaky_rnn_kernel_alignment(
-        x.to(device), *weights(torch.float32, device), rho=RHO, memory_budget=budget, **options
+        x.to(device), **weights(torch.float32, device), rho=RHO, memory_budget=budget, **options
     )
     assert got.dtype == torch.float64
     assert_close(got.cpu(), expected, 4 * torch.finfo(torch.float32).eps)
-    one = [
-        {name: value[1] for name, value in net.items()} for net in weights(torch.float32, device)
-    ]
+    one = {
+        when: {name: value[1] for name, value in net.items()}
+        for when, net in weights(torch.float32, device).items()
+    }
     alone = leaky_rnn_kernel_alignment(
-        x[1].to(device), *one, rho=RHO, memory_budget=1 << 28, **options
+        x[1].to(device), **one, rho=RHO, memory_budget=1 << 28, **options
     )
     # A smaller budget is another order of summation.
     assert alone == got[1] or budget < 1 << 28
@@ -264,15 +268,16 @@ def test_streamed_alignment(
 
 @on_each_device
 def test_alignment_stores_sums_and_nothing_else(rng: torch.Generator, device: str) -> None:
-    """Each tile of each pair of networks has its three numbers, and a dead network's are zero."""
-    from hpr_kernels.gram import triton
+    """Each tile of each pair of networks has its three sums, and those with a zero kernel are zero."""
+    from hpr_kernels.tangent import triton
 
     case = Case(R=4, B=30, O=3, S=2, N=9, F=5, B2=30)
     J = jacobian(rng, case, case.B, device)
     J.adjoints[0] = 0
-    side = triton.Side(triton.Factors(J.adjoints, J.inputs, reaches(case)), None, None)
+    rates = J.inputs.new_empty(case.R, case.B, case.O, case.N)
+    block = JacobianBlock(factors(J), None, rates, False, 0, 1, "tf32x3")
     K = exact(J, None)
-    sums = triton.alignment_sums(side, None, 1, "tf32x3").cpu()
+    sums = triton.block_sums(block, None, 1).cpu()
     pairs = [(K[2 + r] * K[r], K[2 + r].square(), K[r].square()) for r in range(2)]
     expected = torch.stack([torch.stack([p.sum() for p in pair]) for pair in pairs], dim=1)
     assert sums[0, 0] == sums[2, 0] == 0
@@ -285,7 +290,7 @@ def test_alignment_stores_sums_and_nothing_else(rng: torch.Generator, device: st
 def test_precision_on_a_card(
     rng: torch.Generator, precision: str, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each precision errs at most twice as much as torch does: `tf32` as torch's TF32, the others as its fp32."""
+    """The error is at most twice that of torch: in TF32 for `tf32`, in fp32 for the other precisions."""
     J = jacobian(rng, CASES[3], CASES[3].B, "cuda")
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", precision == "tf32")
     theirs = by_torch(J, None)
@@ -296,7 +301,7 @@ def test_precision_on_a_card(
 @pytest.mark.gpu
 @pytest.mark.parametrize(("B", "N"), [(46_400, 4), (2_100, 1_050_000)], ids=["K and Ft", "g"])
 def test_offsets_beyond_32_bits(B: int, N: int) -> None:
-    """More than 2³¹ entries of K and Ft, or of g: the last rows are those of the product by torch (18 GB)."""
+    """With over 2³¹ entries of K and Ft, or of g, the last rows equal a product by torch; needs 18 GB."""
     on_card = torch.Generator("cuda").manual_seed(1)
     g, z = (torch.randn(B, n, device="cuda", generator=on_card) for n in (N, 4))
     assert max(g.numel(), B * B) > 1 << 31
@@ -307,18 +312,25 @@ def test_offsets_beyond_32_bits(B: int, N: int) -> None:
 
 
 def paper_specimens() -> list[Specimen]:
-    """What 2AF takes, at every precision, and all that sMNIST could."""
+    """The launches that 2AF uses, at every precision, and all launches at the size of sMNIST."""
     from hpr_kernels.compiled import PAPER_SIZES
-    from hpr_kernels.gram.triton import specimens
+    from hpr_kernels.gram import triton as gram
+    from hpr_kernels.tangent import triton as tangent
 
-    each = len(specimens()) // len(PAPER_SIZES)
-    first = [s for precision in PRECISIONS for s in specimens(precision)[:each]]
+    def of_size(which: int, precision: Precision) -> list[Specimen]:
+        found = []
+        for launches in (gram.specimens(precision), tangent.specimens(precision)):
+            each = len(launches) // len(PAPER_SIZES)
+            found += launches[which * each : (which + 1) * each]
+        return found
+
+    first = [specimen for precision in PRECISIONS for specimen in of_size(0, precision)]
     taken = [s for s in first if "hadamard" in s.name or "alignment" in s.name]
-    return [*taken, *specimens()[each : 2 * each]]
+    return [*taken, *of_size(1, DEFAULT_PRECISION)]
 
 
 def variants() -> list[Specimen]:
-    """What a second set of examples, few steps at a time, outputs one by one and Dale's law ask for."""
+    """The launches with a second set of examples and added results, outputs apart, or without self-connections."""
     added = {"SYMMETRIC": False, "ADD": True, "P": 24}
     dale = {"SYMMETRIC": False, "diagonal1": "*fp32", "diagonal2": "*fp32"}
     return [
@@ -338,9 +350,9 @@ def variants() -> list[Specimen]:
 def test_compiled_budget(specimen: Specimen, capability: int) -> None:
     compiled = compile_for(specimen, capability)
     tile, precision = specimen.arguments["TILE"], specimen.arguments["PRECISION"]
-    # The tile's place in the table and its reach; where K is added to, an entry at a time, for K lies as is asked for.
+    # Narrow loads: the tile's place in the table, its reach, and where K is added to, each entry of K.
     added = tile * tile // (32 * specimen.num_warps) if specimen.arguments.get("ADD") else 0
-    # On 10.0 Triton 3.7 gives up three registers of the ordinary units' kernel, to have more warps at a time.
+    # On 10.0 Triton 3.7 spills three registers of the "ieee" kernel, to run more warps at a time.
     spills = 3 if (precision, capability) == ("ieee", 100) else 0
     assert_budget(compiled, narrow_loads=4 + added, spills=spills)
     assert (compiled.tensor_core > 0) == (precision != "ieee")
@@ -351,7 +363,7 @@ def test_compiled_budget(specimen: Specimen, capability: int) -> None:
 
 @pytest.mark.parametrize("name", ["hadamard", "alignment"])
 def test_sizes_of_one_compile(name: str) -> None:
-    """A launch turns a 1 into a constant, which is another thing to the compiler than a number."""
+    """A launch turns a 1 into a constant, which the compiler treats differently from a number."""
     specimen = next(s for s in paper_specimens() if name in s.name)
     ones = {
         key: 1

@@ -1,4 +1,4 @@
-"""Tests that `import hpr_kernels` needs torch alone."""
+"""The import of `hpr_kernels` needs torch alone."""
 
 from __future__ import annotations
 

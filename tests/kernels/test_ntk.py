@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hpr_kernels import leaky_rnn_kernel_alignment, leaky_rnn_ntk, ntk, two_layer_ntk
 from hpr_kernels.recurrence import reference
-from hpr_kernels.tangent.kernel import check_network
+from hpr_kernels.tangent.arguments import checked_networks
 from hpr_kernels.testing import (
     EXAMPLES,
     HIDDEN,
@@ -35,7 +35,7 @@ def kernels_by_group(net: Network) -> dict[str, Tensor]:
         rates = reference.leaky_rnn(x[None, :, None], recurrent[None], input[None], RHO)
         return (rates[0, :, 0] @ readout.mT).flatten()
 
-    # Few rows at a time: four times as fast as all at once, whose pages the system gives and takes back at each step.
+    # Few rows at a time are 4 times faster than all at once, whose pages the system reclaims at each step.
     jacobian = torch.func.vmap(
         torch.func.jacrev(outputs, argnums=(0, 1, 2), chunk_size=10),
         in_dims=(None, None, None, 1),
@@ -51,7 +51,7 @@ def kernels_by_group(net: Network) -> dict[str, Tensor]:
 
 
 def cases(N: int, T: int, generator: random.Random) -> list[tuple[object, ...]]:
-    """All of subsets x outputs x orders x (x2 given); where a kernel takes a second, a seeded draw."""
+    """All subsets x outputs x orders x (x2 given), or a seeded sample of them where a kernel takes a second."""
     listed = [T // 2] if T < 3 else [0, T // 2, T - 1]
     every = list(itertools.product(SUBSETS, ("all", "last", listed), ORDERS, (False, True)))
     return every if N < 100 or T < 28 else generator.sample(every, 6)
@@ -148,7 +148,7 @@ def test_hidden_states_as_outputs(rng: torch.Generator, T: int, order: str) -> N
 
 @pytest.mark.parametrize("reduce", ["full", "trace", "diagonal"])
 def test_dales_law_is_the_kernel_of_the_raw_weights(rng: torch.Generator, reduce: str) -> None:
-    """W_h = |W| ∘ sign, no self-connections: the kernel by W is that by W_h less its diagonal."""
+    """W_h = |W| ∘ sign without self-connections: the kernel by W is that by W_h without its diagonal."""
     net = random_network(rng, N=11, T=5, B=4)
     sign = torch.where(torch.arange(11) < 8, 1.0, -1.0).double().expand(11, 11).clone()
     sign.fill_diagonal_(0)
@@ -185,15 +185,17 @@ def test_reductions(
 @pytest.mark.parametrize("reduce", ["full", "trace", "diagonal"])
 @pytest.mark.parametrize("pack", [None, 2], ids=["plain", "pack"])
 def test_every_budget_gives_the_same(rng: torch.Generator, pack: int | None, reduce: str) -> None:
-    """From one tile of all examples to tiles of one, ragged ones included."""
+    """From one tile of all examples to tiles of one; some tile sizes do not divide the examples."""
     net = random_network(rng, N=9, T=4, B=7, R=pack)
     whole = leaky_rnn_ntk(net.x, **weights(net), rho=RHO, reduce=reduce)
     half = leaky_rnn_ntk(net.x, net.x[..., 1:6, :], **weights(net), rho=RHO, reduce=reduce)
     sizes = set()
-    network, _ = check_network("x", net.x, **weights(net), rho=RHO, outputs="all", parameters=None,
-                               activation="relu", self_connections=True)  # fmt: skip
+    networks = checked_networks(
+        "x", net.x, weights(net), rho=RHO, outputs="all", parameters=None, activation="relu",
+        self_connections=True, precision="ieee", batch_first=False,
+    )  # fmt: skip
     for budget in (40_000, 60_000, 100_000, 200_000, 1 << 24):
-        sizes.add(network.examples(net.x if pack else net.x[None], budget) // (pack or 1))
+        sizes.add(networks.examples(net.x if pack else net.x[None], budget) // (pack or 1))
         given = {**weights(net), "rho": RHO, "reduce": reduce, "memory_budget": budget}
         assert_close(leaky_rnn_ntk(net.x, **given), whole)
         assert_close(leaky_rnn_ntk(net.x, net.x[..., 1:6, :], **given), half)
@@ -214,7 +216,12 @@ def test_streamed_alignment(rng: torch.Generator, pack: int | None, budget: int)
         norms = K_0.norm(dim=(-2, -1)) * K_f.norm(dim=(-2, -1))
         expected = (K_0 * K_f).sum((-2, -1)) / norms
         got = leaky_rnn_kernel_alignment(
-            before.x, weights(before), weights(after), rho=RHO, memory_budget=budget, **given
+            before.x,
+            before=weights(before),
+            after=weights(after),
+            rho=RHO,
+            memory_budget=budget,
+            **given,
         )
         assert_close(got, expected)
 
@@ -222,7 +229,7 @@ def test_streamed_alignment(rng: torch.Generator, pack: int | None, budget: int)
 def test_alignment_of_dead_networks_is_nan(rng: torch.Generator) -> None:
     net = random_network(rng, N=5, T=3, B=2)
     dead = {**weights(net), "input": torch.zeros_like(net.input)}
-    assert leaky_rnn_kernel_alignment(net.x, weights(net), dead, rho=RHO).isnan()
+    assert leaky_rnn_kernel_alignment(net.x, before=weights(net), after=dead, rho=RHO).isnan()
 
 
 def test_fp32_error_is_that_of_torch_func(rng: torch.Generator) -> None:
@@ -268,7 +275,7 @@ def test_two_layer(
 
 
 class Tied(nn.Module):
-    """A convolution under two names, one weight in two layers, a buffer: what a fallback must cope with."""
+    """A convolution under two names, one weight in two layers, and a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -309,7 +316,7 @@ def test_any_module_against_a_loop_of_autograd(rng: torch.Generator, examples: i
 
 
 class Centring(nn.Module):
-    """Mixes the examples of a batch in a way that no class name tells."""
+    """Mixes the examples of a batch, which its class name does not show."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -378,4 +385,4 @@ def weights(net: Network) -> dict[str, Tensor]:
 def test_alignment_refuses_networks_of_two_shapes(rng: torch.Generator) -> None:
     before, after = (random_network(rng, N=5, T=2, B=1, N_out=N_out) for N_out in (1, 3))
     with pytest.raises(ValueError, match="after: expected readout as before"):
-        leaky_rnn_kernel_alignment(before.x, weights(before), weights(after), rho=RHO)
+        leaky_rnn_kernel_alignment(before.x, before=weights(before), after=weights(after), rho=RHO)

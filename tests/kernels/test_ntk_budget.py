@@ -1,4 +1,4 @@
-"""Kernels in pieces: some outputs of one example at a time where the budget asks for it; and time-first or not."""
+"""Kernels in tiles of some outputs of one example, `batch_first`, and the types of numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def weights(net: Network, readout: bool = True) -> dict[str, Any]:
 
 @pytest.fixture
 def outputs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> set[int]:
-    """How many outputs of an example the calls of a test have taken at a time."""
+    """The numbers of outputs of an example per tile, over the calls of a test."""
     seen: set[int] = set()
     whole = tiling.one_example
 
@@ -54,7 +54,7 @@ CASES: dict[str, dict[str, Any]] = {
 def test_pieces_make_the_whole(
     rng: torch.Generator, reduce: str, name: str, outputs_at_a_time: set[int]
 ) -> None:
-    """Down to one output of one example, which is what the error of a budget of one byte asks for."""
+    """The budgets start at the least that the error names, which holds one output of one example."""
     case = {"R": None, "readout": True, "second": False, **CASES[name]}
     net = random_network(rng, N=9, T=5, B=2, N_out=3, R=case.pop("R"))
     given = {**weights(net, case.pop("readout")), "rho": RHO, "reduce": reduce}
@@ -78,14 +78,14 @@ def test_an_alignment_in_pieces(
 ) -> None:
     before, after = (random_network(rng, N=11, T=6, B=3, N_out=4, R=R) for _ in range(2))
     given: dict[str, Any] = {"rho": RHO, "self_connections": self_connections}
-    pair = (weights(before), weights(after))
-    whole = leaky_rnn_kernel_alignment(before.x, *pair, **given)
+    pair = {"before": weights(before), "after": weights(after)}
+    whole = leaky_rnn_kernel_alignment(before.x, **pair, **given)
     for budget in (30_000, 60_000, 200_000, 1_000_000):
-        part = leaky_rnn_kernel_alignment(before.x, *pair, **given, memory_budget=budget)
+        part = leaky_rnn_kernel_alignment(before.x, **pair, **given, memory_budget=budget)
         assert_close(part, whole)
     assert len(outputs_at_a_time) > 1
     with pytest.raises(ValueError, match=r"^memory_budget: expected at least \d+ bytes, got 7$"):
-        leaky_rnn_kernel_alignment(before.x, *pair, **given, memory_budget=7)
+        leaky_rnn_kernel_alignment(before.x, **pair, **given, memory_budget=7)
 
 
 @pytest.mark.parametrize("R", [None, 2], ids=["plain", "pack"])
@@ -109,13 +109,14 @@ def test_batch_first_is_the_same_with_axes_exchanged(rng: torch.Generator, R: in
         assert torch.equal(
             leaky_rnn_ntk(turned, second_turned, **given, rho=RHO, batch_first=True), K
         )
-    # T and B are equal here, so that only the argument tells which is which.
+    pair = {"before": given, "after": weights(other)}
+    # T and B are equal here, so only the argument tells one from the other.
     assert not torch.allclose(
         leaky_rnn_ntk(turned, **given, rho=RHO), leaky_rnn_ntk(net.x, **given, rho=RHO)
     )
     assert torch.equal(
-        leaky_rnn_kernel_alignment(turned, given, weights(other), rho=RHO, batch_first=True),
-        leaky_rnn_kernel_alignment(net.x, given, weights(other), rho=RHO),
+        leaky_rnn_kernel_alignment(turned, **pair, rho=RHO, batch_first=True),
+        leaky_rnn_kernel_alignment(net.x, **pair, rho=RHO),
     )
 
 

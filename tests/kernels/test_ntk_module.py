@@ -1,4 +1,4 @@
-"""What `ntk` of a module refuses, each in a sentence of its own, and that it leaves every module as it was."""
+"""The modules and arguments that `ntk` refuses, each with its own message, and that it changes no module."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ F64 = torch.float64
 
 
 class Writing(nn.Module):
-    """Counts its calls, keeps the last state, and a list of all."""
+    """Counts its calls, and keeps the last state and a list of all states."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Function(nn.Module):
 
 
 class Counting(nn.Module):
-    """A buffer that counts, and one whose count is in the output, which no buffer shows."""
+    """Counts its calls in a buffer, or if `hidden` in the output, which no buffer shows."""
 
     def __init__(self, *, hidden: bool) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Counting(nn.Module):
 
 
 class ByAnotherWay(nn.Module):
-    """Reads its weight from a list of its own, where torch.func puts no other tensor."""
+    """Reads its weight from a list, where torch.func substitutes no tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def pruned() -> nn.Module:
 
 
 def after_a_call(module: nn.Module) -> nn.Module:
-    """A module that holds what a forward pass with a graph has left in it."""
+    """The module after a forward and a backward pass, with what they left in it."""
     module(torch.ones(2, 4)).sum().backward()
     return module
 
@@ -184,7 +184,7 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
 
 
 def told(value: Any) -> Any:
-    """All that a value holds, as something to be compared; tensors by place in memory and content."""
+    """The content of a value in a form that can be compared; tensors with their place in memory."""
     if isinstance(value, Tensor):
         grad = told(value.grad) if value.is_leaf else None
         return id(value), value.data_ptr(), value.detach().clone(), grad
@@ -249,7 +249,7 @@ def test_what_is_refused_is_named_and_left_as_it_was(name: str, rng: torch.Gener
 
 
 def test_a_recurrent_layer_without_a_rule_is_named(rng: torch.Generator) -> None:
-    """torch.func has no rule for what its fused layers do."""
+    """torch.func has no rule for torch's fused recurrent layers."""
 
     class Last(nn.Module):
         def __init__(self) -> None:
@@ -338,7 +338,7 @@ def test_the_callers_mode_does_not_reach_the_kernel(mode: str, rng: torch.Genera
     try:
         with modes[mode]:
             K = ntk(module, x)
-            # Made in the caller's mode, too.
+            # This input is made in the caller's mode.
             assert torch.equal(ntk(module, x.clone()), K)
     finally:
         torch.set_default_dtype(torch.float32)
@@ -347,7 +347,7 @@ def test_the_callers_mode_does_not_reach_the_kernel(mode: str, rng: torch.Genera
 
 
 def test_large_outputs_round_with_the_batch(rng: torch.Generator) -> None:
-    """Among outputs of 1e5 those near zero differ by more than their own size between one row and two."""
+    """Among outputs of 1e5, those near zero differ between batches of one and two by more than their own size."""
     module = nn.Sequential(nn.Linear(64, 512), nn.Tanh(), nn.Linear(512, 60))
     with torch.no_grad():
         module[2].weight.mul_(1e4)

@@ -1,4 +1,4 @@
-"""Tests of the report: a row per kernel and target, floors computed by hand, one line where Triton is missing."""
+"""The report has a row per kernel and target, floors as computed by hand, and one line where Triton is missing."""
 
 from __future__ import annotations
 

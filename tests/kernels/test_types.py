@@ -12,7 +12,14 @@ KERNELS = Path(__file__).parents[2] / "kernels"
 HEAD = """
 from torch import Tensor
 
-from hpr_kernels import leaky_rnn, leaky_rnn_adjoints
+from hpr_kernels import (
+    FactoredJacobian,
+    leaky_rnn,
+    leaky_rnn_adjoints,
+    leaky_rnn_kernel_alignment,
+    leaky_rnn_ntk,
+    two_layer_ntk,
+)
 from hpr_kernels.loss import readout_cross_entropy
 from hpr_kernels.update import momentum_step
 
@@ -26,6 +33,24 @@ CALLS = {
         "precision",
         "outputs",
     ),
+    "leaky_rnn_ntk(t, recurrent=t, input=t, readout=t, rho=0.5, {})": (
+        "activation",
+        "precision",
+        "outputs",
+        "parameters",
+        "reduce",
+        "order",
+    ),
+    "leaky_rnn_kernel_alignment(t, before={{}}, after={{}}, rho=0.5, {})": (
+        "activation",
+        "precision",
+        "outputs",
+        "parameters",
+        "order",
+    ),
+    "two_layer_ntk(t, hidden=t, readout=t, {})": ("activation", "precision", "reduce", "order"),
+    "FactoredJacobian(t, t).gram({})": ("precision", "reduce", "order"),
+    "FactoredJacobian(t, t).plan({})": ("reduce", "order"),
     "readout_cross_entropy(t, t, i, t, {})": ("precision",),
     "momentum_step(t, t, t, t, scale=1, learning_rate=1, momentum=0, {})": ("precision",),
 }
@@ -34,8 +59,18 @@ RIGHT = {
     "activation": ("'relu'", "'linear'"),
     "precision": ("'ieee'", "'tf32x3'", "'tf32'"),
     "outputs": ("'all'", "'last'", "[0, 2]"),
+    "parameters": ("None", "('recurrent',)", "['input', 'readout']"),
+    "reduce": ("'full'", "'trace'", "'diagonal'"),
+    "order": ("'auto'", "'hadamard'", "'propagate'", "'dense'"),
 }
-WRONG = {"activation": "'relus'", "precision": "'bf16'", "outputs": "'lasts'"}
+WRONG = {
+    "activation": "'relus'",
+    "precision": "'bf16'",
+    "outputs": "'lasts'",
+    "parameters": "('recurrents',)",
+    "reduce": "'traces'",
+    "order": "'best'",
+}
 # Weights go by keyword, and torch's own argument is no argument here.
 REFUSED = ("leaky_rnn(t, t, t, 0.5)", "leaky_rnn(t, recurrent=t, input=t, rho=0.5, bias=t)")
 

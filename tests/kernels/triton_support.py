@@ -1,4 +1,4 @@
-"""Shared tools of the tests of Triton kernels, which need no GPU.
+"""The tests of Triton kernels, which need no GPU, share these tools.
 
 Triton decides at its import whether a process compiles or interprets kernels, so the tests need two processes:
 
@@ -25,13 +25,13 @@ on_each_device = pytest.mark.parametrize(
     ],
 )
 
-# This NaN results from no arithmetic, so that a stray write is found even if it writes a NaN.
+# No arithmetic results in this NaN, so a stray write is found even if it writes a NaN.
 CANARY = 0x7FC0DEAD
 BAND = 1024
 
 
 class Guarded:
-    """An fp32 tensor of NaN between two bands of NaN, so that reading outside it, or too early, makes results NaN."""
+    """This is an fp32 tensor of NaN between two bands of NaN: a read outside it, or too early, makes results NaN."""
 
     def __init__(self, *shape: int, device: str) -> None:
         size = torch.Size(shape).numel()
@@ -45,7 +45,7 @@ class Guarded:
         assert stray == 0, f"{stray} elements written outside a tensor of {self.tensor.shape}"
 
     def unwritten(self) -> Tensor:
-        """A mask of the elements that were not written since the tensor was made."""
+        """Return a mask of the elements that were not written since the tensor was made."""
         return self.tensor.view(torch.int32) == CANARY
 
 

@@ -1,8 +1,8 @@
-"""K_ij = Σ_{s,s'} ⟨g_s^i, g_s'^j⟩ ⟨z_s^b, z_s'^b'⟩ on a GPU: a tile of K stays in registers until it is whole.
+"""K_ij = Σ_{s,s'} ⟨g_s^i, g_s'^j⟩ ⟨z_s^b, z_s'^b'⟩ on a GPU: a tile of K stays in registers until its sum is complete.
 
-Rows lie output-major in memory, (o, b) with b running fastest, so that the weights Ft = ⟨z_s^b, z_s'^b'⟩ of a tile of
-rows are a plain block, the same for every output; K is written example-major. Programs share nothing and every sum has
-a fixed order: a network's kernel is the same bit for bit in any pack. kernels/README.md has the picture and the counts.
+Rows are output-major in memory, (o, b) with b fastest, so the weights Ft = ⟨z_s^b, z_s'^b'⟩ of a tile of rows are a
+contiguous block, the same for every output. K is written example-major. Programs share no data, and every sum has a
+fixed order, so a network's kernel is the same bit for bit in any pack. docs/gpu.md has a picture and the counts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# J's rows have 10⁵ entries: sums of sums of so many keep their rounding that of a library's product.
+# A row of J has 10⁵ entries. Sums of partial sums of CHUNK terms round no worse than a library's product does.
 CHUNK = tl.constexpr(512)
 
 
@@ -19,7 +19,7 @@ def _product(
     left, right, first, last, N,
     TILE: tl.constexpr, TILE_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """⟨u_i, v_j⟩, [TILE, TILE], over terms from `first` to `last`, of rows of N that start at `left` and `right`."""
+    """⟨u_i, v_j⟩, [TILE, TILE], over the terms first … last - 1 of rows of N that start at `left` and `right`."""
     n = tl.arange(0, TILE_N)
     product = tl.zeros((TILE, TILE), tl.float32)
     for k in range(first, last, TILE_N):
@@ -32,9 +32,9 @@ def _product(
 
 @triton.jit
 def _rows(g, network, steps, rows, i, stride):
-    """Pointers to rows `i` of `network`'s first step, in g [R, steps, rows, N] whose rows are `stride` numbers apart.
+    """Pointers to rows `i` of the first step of `network`, in g [R, steps, rows, N] with row stride `stride`.
 
-    Rows beyond the last are taken from the first: numbers that are finite, and that nobody stores.
+    Indices beyond the last row wrap around to the first, whose numbers are finite; their results are not stored.
     """
     return (
         g
@@ -50,7 +50,7 @@ def _contraction(
 ):  # fmt: skip
     """Σ_{s,s'} ⟨g_s^i, h_s'^j⟩ Ft[s, b(i), s', c(j)], [TILE, TILE], s = start … stop1 - 1, s' = 0 … stop2 - 1.
 
-    `left` and `right` are rows of step 0, the next step's are `step1` and `step2` numbers further; Ft [·, B1, S2, B2]
+    `left` and `right` point to the rows of step 0; the strides of a step are `step1` and `step2`. Ft [·, B1, S2, B2]
     starts at step `start`.
     """
     weight_row = tl.cast(S2, tl.int64) * B2
@@ -60,7 +60,7 @@ def _contraction(
         for t in range(stop2):
             u, v = left + s * step1, right + t * step2
             product = _product(u, v, 0, N, N, TILE, TILE_N, PRECISION)
-            # Loaded after the product, which needs all registers.
+            # Ft is loaded after the product, because the product needs all registers.
             total += product * tl.load(block + ((s - start) * B1 * weight_row + t * B2))
     return total
 
@@ -72,10 +72,10 @@ def gram_kernel(
     SYMMETRIC: tl.constexpr, ADD: tl.constexpr,
     TILE: tl.constexpr, TILE_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Write, or with ADD add to, the tile `tiles[:, p]` of K [R, B1 O1, B2 O2]; with SYMMETRIC its transpose, too.
+    """Write, or with ADD add to, the tile `tiles[:, p]` of K [R, B1 O1, B2 O2]; with SYMMETRIC also its transpose.
 
-    Without Ft it is ⟨g_i, h_j⟩. Padded sizes and strides come in fours, which tells the compiler that what it loads
-    starts at multiples of 16 bytes.
+    Without Ft, K is ⟨g_i, h_j⟩. Padded sizes and strides are passed divided by four, so that the compiler knows that
+    every load starts at a multiple of 16 bytes.
     """
     p, network = tl.program_id(0) % count, tl.cast(tl.program_id(0) // count, tl.int64)
     tile1, tile2 = tl.load(tiles + p), tl.load(tiles + count + p)
@@ -101,7 +101,7 @@ def gram_kernel(
     row, column = b * O1 + i // B, c * O2 + j // C
     inside = ((i < rows1) & (b < B1))[:, None] & ((j < rows2) & (c < B2))[None, :]
     if SYMMETRIC:
-        # In a tile on the diagonal both triangles were summed, each in its own order: one of them is kept.
+        # A tile on the diagonal has both triangles, summed in different orders. Only the lower one is stored.
         inside = inside & (i[:, None] >= j[None, :])
     M1, M2 = tl.cast(B1, tl.int64) * O1, tl.cast(B2, tl.int64) * O2
     K += network * M1 * M2
@@ -118,7 +118,7 @@ def _kernel_tile(
     g, h, Ft, rates1, rates2, diagonal1, diagonal2, i, j, network, last1, last2, S, t, rows1, rows2,
     stride1, stride2, B, C, N, N_out, TILE: tl.constexpr, TILE_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A tile of a whole tangent kernel: the contraction, less its diagonal part, and the readout's rates."""
+    """A tile of a tangent kernel: the contraction, minus the diagonal of W_h, plus the products of rates by w."""
     K = _contraction(
         _rows(g, network, S, rows1, i, stride1), _rows(h, network, S, rows2, j, stride2),
         Ft + network * S * B * S * C, i % B, j % C, 0, last1 + 1, last2 + 1,
@@ -131,7 +131,7 @@ def _kernel_tile(
         K -= _product(d, e, 0, N, N, TILE, TILE_N, PRECISION)
     if rates1 is not None:
         o, p = i // B, j // C
-        # ∂y_{t,k}/∂w_k is the rate at t + 1, one row for all k.
+        # ∂y_{t,k}/∂w_k is the rate at t + 1, which is the same row for all k.
         a = _rows(rates1, network, 1, t * B, o // N_out * B + i % B, stride1)
         b = _rows(rates2, network, 1, t * C, p // N_out * C + j % C, stride2)
         product = _product(a, b, 0, N, N, TILE, TILE_N, PRECISION)
@@ -145,7 +145,7 @@ def alignment_kernel(
     rows1, rows2, stride1, stride2, quads1, quads2, quads, B1, B2, N_out,
     SYMMETRIC: tl.constexpr, TILE: tl.constexpr, TILE_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Σ K_f K_0, Σ K_f², Σ K_0² over a tile into sums [R, count, 3]; K_0 is network r's, K_f network (R + r)'s."""
+    """Write Σ K_f K_0, Σ K_f², Σ K_0² over a tile to sums [R, count, 3]; network r has K_0, network R + r has K_f."""
     p, r = tl.program_id(0) % count, tl.cast(tl.program_id(0) // count, tl.int64)
     tile1, tile2 = tl.load(tiles + p), tl.load(tiles + count + p)
     i, j = tile1 * TILE + tl.arange(0, TILE), tile2 * TILE + tl.arange(0, TILE)
@@ -153,7 +153,7 @@ def alignment_kernel(
     B, C, N = 4 * quads1, 4 * quads2, 4 * quads
     K_0 = tl.zeros((TILE, TILE), tl.float32)
     K_f = K_0
-    # A loop, where two calls would double the program and the registers that it takes.
+    # Two calls instead of a loop would double the program and its registers.
     for which in range(2):
         K_0 = K_f
         K_f = _kernel_tile(
@@ -165,7 +165,7 @@ def alignment_kernel(
     K_f = tl.where(inside, K_f, 0.0).to(tl.float64)
     weight = 1.0
     if SYMMETRIC:
-        # Off the diagonal a tile stands for its transpose, too.
+        # A tile off the diagonal counts for its transpose, too.
         weight += tile1 != tile2
     place = sums + 3 * (r * count + p)
     tl.store(place, weight * tl.sum(K_f * K_0))

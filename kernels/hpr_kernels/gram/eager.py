@@ -1,61 +1,58 @@
-"""Three exact ways to contract K_ij = Σ_{s,s'} ⟨g_s^i, g_s'^j⟩ ⟨z_s^b, z_s'^b'⟩ (each is derived in kernels/README.md).
+"""Three exact orders of contracting K_ij = Σ_{s,s'} ⟨g_s^i, g_s'^j⟩ ⟨z_s^b, z_s'^b'⟩ by torch, on any device.
 
-Each fills K [B, O, B', O'] in blocks that stay in a core's cache, the plan's `block` at a time. Where K is symmetric,
-only pairs of examples b ≤ b' are computed, and `mirror` writes the others.
+`docs/derivations.md` derives each. Each fills K [B, O, B', O'] in blocks of the plan's size, which fit a core's cache.
+If K is symmetric, an order computes only pairs of examples b ≤ b', and `mirror` writes the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hpr_kernels.gram.plan import Plan, first_output, halves, tile_examples
+from hpr_kernels.checks import Order
+from hpr_kernels.gram.factors import Factors
+from hpr_kernels.gram.plan import ContractionPlan, first_output, halves, tile_examples
 from hpr_kernels.gram.workers import each
 
 
-@dataclass(frozen=True)
-class Factor:
-    """g [B, O, S, N] and z [B, S, F]; `reach[o]`, ascending, is the last step with a non-zero adjoint of output o."""
-
-    g: Tensor
-    z: Tensor
-    reach: tuple[int, ...]
-
-
-def gram(K: Tensor, left: Factor, right: Factor | None, plan: Plan, add: bool = False) -> None:
-    """Fill K [B, O, B', O'] as planned, or add to it; with `right` None, of `left` with itself, each pair once."""
+def contract(
+    K: Tensor, left: Factors, right: Factors | None, plan: ContractionPlan, add: bool = False
+) -> None:
+    """Write K [B, O, B', O'] of two packs of one by the planned order, or add to K; `right` None stands for `left`."""
     ORDERS[plan.order](K, left, right or left, right is None, plan, add)
     if right is None:
         mirror(K)
 
 
 def hadamard(
-    K: Tensor, left: Factor, right: Factor, symmetric: bool, plan: Plan, add: bool
+    K: Tensor, left: Factors, right: Factors, symmetric: bool, plan: ContractionPlan, add: bool
 ) -> None:
-    """⟨g_s, g_s'⟩ of all rows of a block that reach s and s', times ⟨z_s, z_s'⟩, summed over s and s'."""
+    """For each s and s', multiply g_s by g_s' of all rows of a block that reach them; add this times ⟨z_s, z_s'⟩."""
+    (reach1,), (reach2,) = left.reach, right.reach
 
     def block(corner: tuple[int, int]) -> None:
         rows, columns = (slice(start, start + plan.block) for start in corner)
-        # Outputs before examples: the rows that reach a step are then one block, and ⟨z, z'⟩ is repeated over it.
-        g = left.g[rows].permute(2, 1, 0, 3).contiguous()  # [S, O, b, N]
+        # With outputs before examples the rows that reach a step are one block, over which ⟨z, z'⟩ is broadcast.
+        g = left.g[0, rows].permute(2, 1, 0, 3).contiguous()  # [S, O, b, N]
         triangle = symmetric and rows == columns
-        h = g if triangle else right.g[columns].permute(2, 1, 0, 3).contiguous()  # [S', O', b', N]
-        z, y = left.z[rows].transpose(0, 1), right.z[columns].transpose(0, 1)  # [S, b, F]
+        h = (
+            g if triangle else right.g[0, columns].permute(2, 1, 0, 3).contiguous()
+        )  # [S', O', b', N]
+        z, y = left.z[0, rows].transpose(0, 1), right.z[0, columns].transpose(0, 1)  # [S, b, F]
         b, c = g.shape[2], h.shape[2]
         total = K.new_zeros(g.shape[1], b, h.shape[1], c)
         for s in range(len(g)):
-            o = first_output(left.reach, s)
+            o = first_output(reach1, s)
             for t in range(s + 1 if triangle else len(h)):
-                p = first_output(right.reach, t)
+                p = first_output(reach2, t)
                 if o == g.shape[1] or p == h.shape[1]:
                     continue
                 D = (g[s, o:].flatten(0, 1) @ h[t, p:].flatten(0, 1).mT).view(
                     -1, b, h.shape[1] - p, c
                 )
-                # In a triangle, s > t stands for its transpose, too, which is added at the end.
+                # In a triangle the transpose of the terms s > t is added at the end, so s = t counts half.
                 half = 0.5 if triangle and s == t else 1.0
                 total[o:, :, p:].addcmul_(D, (z[s] @ y[t].mT)[:, None], value=half)
         if triangle:
@@ -70,30 +67,32 @@ def hadamard(
         block,
         [
             (i, j)
-            for i in range(0, len(left.z), plan.block)
-            for j in range(i if symmetric else 0, len(right.z), plan.block)
+            for i in range(0, len(K), plan.block)
+            for j in range(i if symmetric else 0, K.shape[2], plan.block)
         ],
         K.device,
     )
 
 
 def propagate(
-    K: Tensor, left: Factor, right: Factor, symmetric: bool, plan: Plan, add: bool
+    K: Tensor, left: Factors, right: Factors, symmetric: bool, plan: ContractionPlan, add: bool
 ) -> None:
-    """Σ_s' ⟨z_s, z_s'⟩ g_s' for a left example and rows on the right, then one product over (s, N) with its outputs."""
-    (B, O, S, N), (C, P, T, _) = left.g.shape, right.g.shape
-    g = left.g.contiguous()
-    h = (g if right is left else right.g.contiguous()).view(C * P, T, N)
+    """For each left example sum ⟨z_s, z_s'⟩ g_s' over s' for rows on the right, then multiply by g over (s, N)."""
+    g, h = left.g[0], right.g[0]
+    z, y = left.z[0], right.z[0]
+    (B, O, S, N), (C, P, T, _) = g.shape, h.shape
+    g = g.contiguous()
+    h = (g if right is left else h.contiguous()).view(C * P, T, N)
     g = g.view(B, O, S * N)
     flat = K.view(B, O, C * P)
-    parts = halves(left.reach, S)
+    parts = halves(left.reach[0], S)
     tile = tile_examples(C, P, T, N, K.element_size(), B)
 
     def row(item: tuple[int, int]) -> None:
         start, b = item
         stop = min(start + tile, C)
         start = max(start, b) if symmetric else start
-        Ft = (right.z[start:stop].flatten(0, 1) @ left.z[b].mT).view(-1, T, S)
+        Ft = (y[start:stop].flatten(0, 1) @ z[b].mT).view(-1, T, S)
         owner = torch.arange(start * P, stop * P, device=h.device) // P - start
         buffer = h.new_empty(min(plan.block, len(owner)), S, N)
         for first in range(start * P, stop * P, plan.block):
@@ -103,7 +102,7 @@ def propagate(
             for begin, end, o in parts:
                 steps = slice(begin * N, end * N)
                 target = flat[b, o:, first:last]
-                # Every output reaches the first half, which writes what the other adds to.
+                # The first part has all outputs and overwrites K; the second adds to it.
                 beta = float(add or begin > 0)
                 torch.addmm(target, g[b, o:, steps], block[:, steps].mT, beta=beta, out=target)
 
@@ -118,14 +117,16 @@ def propagate(
     )
 
 
-def dense(K: Tensor, left: Factor, right: Factor, symmetric: bool, plan: Plan, add: bool) -> None:
-    """The Jacobian of a few units' weights, written out, multiplied, added and forgotten."""
-    O, N = left.g.shape[1], left.g.shape[3]
-    matrix = K.view(len(left.z) * O, -1)
+def dense(
+    K: Tensor, left: Factors, right: Factors, symmetric: bool, plan: ContractionPlan, add: bool
+) -> None:
+    """For a few hidden units at a time, write out the Jacobian by their weights and add its Gram matrix to K."""
+    O, N = left.g.shape[2], left.g.shape[4]
+    matrix = K.view(left.rows, -1)
     for start in range(0, N, plan.block):
         units = slice(start, start + plan.block)
-        J = jacobian(left.g[..., units], left.z)
-        H = J if right is left else jacobian(right.g[..., units], right.z)
+        J = jacobian(left.g[0, ..., units], left.z[0])
+        H = J if right is left else jacobian(right.g[0, ..., units], right.z[0])
         for first in range(0, len(J), DENSE_ROWS):
             rows = slice(first, first + DENSE_ROWS)
             columns = slice(first // O * O if symmetric else 0, None)
@@ -134,7 +135,7 @@ def dense(K: Tensor, left: Factor, right: Factor, symmetric: bool, plan: Plan, a
             torch.addmm(target, J[rows], H[columns].mT, beta=beta, out=target)
 
 
-# Rows of K at a time: enough for the product's full speed, few enough to gain by symmetry.
+# `dense` computes so many rows of K at a time: enough for the product's full speed, few enough to gain by symmetry.
 DENSE_ROWS = 256
 
 
@@ -148,7 +149,7 @@ def jacobian(g: Tensor, z: Tensor) -> Tensor:
 def mirror(K: Tensor) -> None:
     """Make K [B, O, B, O] exactly symmetric from its pairs of examples b ≤ b'."""
     B, O = K.shape[:2]
-    # A block at a time, so that what is written lies together.
+    # Some examples at a time, so that the entries of one write lie close together in memory.
     size = max(1, 128 // O)
 
     def block(start: int) -> None:
@@ -170,7 +171,7 @@ def symmetrise(block: Tensor) -> None:
         block[below, rows] = mean.mT
 
 
-ORDERS: dict[str, Callable[[Tensor, Factor, Factor, bool, Plan, bool], None]] = {
+ORDERS: dict[Order, Callable[[Tensor, Factors, Factors, bool, ContractionPlan, bool], None]] = {
     "hadamard": hadamard,
     "propagate": propagate,
     "dense": dense,

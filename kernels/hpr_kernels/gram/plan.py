@@ -1,8 +1,8 @@
-"""What each order of contraction costs, in closed form, and which one a shape should take.
+"""The cost of each order of contraction by torch, in closed form, and the choice between the orders.
 
-`kernels/README.md` explains the terms; `FactoredJacobian.gram(order="auto")` follows them. A cost is in multiply-adds
-of a large matrix product: what is slower than one (narrow products, passes over memory) counts as the multiply-adds
-that take as long, with the weights below, which `benchmarks/planner.py` holds against measured times.
+`docs/derivations.md` derives the terms, and `FactoredJacobian.gram(order="auto")` uses them. A cost is a number of
+multiply-adds of a large matrix product. Slower work (narrow products, passes over memory) counts as the multiply-adds
+that take the same time, with the weights below. `benchmarks/planner.py` compares the choice with measured times.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hpr_kernels.checks import BudgetTooSmallError
+from hpr_kernels.checks import BudgetTooSmallError, Order
 
 # Bytes that a contraction may allocate beside its result.
 MEMORY_BUDGET = 256 << 20
 
-# A call, however small the product.
+# The fixed cost of one call, in multiply-adds.
 CALL = 8e5
-# A product over N that is narrower than the machine likes costs as if N were this much larger.
+# A product over N costs as much as one over N + NARROW at full speed.
 NARROW = 16.0
-# Writing an element of Σ_s' ⟨z_s, z_s'⟩ g_s' and reading it again, for `propagate`.
+# `propagate` writes and reads an element of Σ_s' ⟨z_s, z_s'⟩ g_s' at this cost.
 PROPAGATED = 24.0
-# Writing and reading an element of J, for `dense`.
+# `dense` writes and reads an element of J at this cost.
 JACOBIAN = 90.0
 
-# Rows of a block of `hadamard`; bytes of what `propagate` writes before it reads, and of the adjoints that it goes
-# through for one left example; entries of a row of what `dense` writes: full speed in a core's cache.
+# These sizes fit a core's cache: rows of a block of `hadamard`; bytes that `propagate` writes before it reads them;
+# bytes of adjoints that `propagate` reads for one left example; entries of a row of J that `dense` writes.
 HADAMARD_ROWS = 192
 PROPAGATE_BLOCK = 2 << 20
 PROPAGATE_TILE = 10 << 20
@@ -35,8 +35,11 @@ DENSE_ENTRIES = 4096
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What the cost of K [B1 O1, B2 O2] depends on; `reach` as in `FactoredJacobian`, `element` in bytes."""
+class ContractionShape:
+    """What the cost of K [B1 O1, B2 O2] depends on; `reach` as in `FactoredJacobian`, `element` in bytes.
+
+    `threads` blocks are computed at a time.
+    """
 
     B1: int
     B2: int
@@ -67,8 +70,8 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Multiply-adds, those with their weights, and the bytes that the smallest block needs."""
+class OrderCost:
+    """Multiply-adds, the same weighted by time, and the bytes that the smallest block needs."""
 
     multiply_adds: float
     weighted: float
@@ -76,27 +79,27 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The chosen order, the size of its blocks, the bytes that they need, each order's cost, and the reason.
+class ContractionPlan:
+    """The chosen order, the size of its blocks, the bytes that they need, the cost of each order, and the reason.
 
     `block` counts examples for "hadamard", rows on the right for "propagate" and units for "dense".
     """
 
-    order: str
+    order: Order
     block: int
     workspace: int
-    costs: dict[str, Cost]
+    costs: dict[Order, OrderCost]
     reason: str
 
 
-def make_plan(shape: Shape, order: str, memory_budget: int) -> Plan:
-    """Take `order`, or with "auto" the cheapest that fits, and blocks as large as are fast and fit.
+def make_plan(shape: ContractionShape, order: Order, memory_budget: int) -> ContractionPlan:
+    """Plan by `order`, or with "auto" by the cheapest order that fits; blocks have their fastest size, or less to fit.
 
     Raises:
-        BudgetTooSmallError: not even the smallest block fits.
+        BudgetTooSmallError: the smallest block does not fit.
     """
-    table = {name: Cost(*_WORK[name](shape), workspace(shape, name, 1)) for name in _WORK}
-    asked = list(table) if order == "auto" else [order]
+    table = {name: OrderCost(*_WORK[name](shape), workspace(shape, name, 1)) for name in _WORK}
+    asked: list[Order] = list(table) if order == "auto" else [order]
     fitting = [name for name in asked if table[name].least_bytes <= memory_budget]
     if not fitting:
         raise BudgetTooSmallError(least_workspace(shape, order), memory_budget)
@@ -110,48 +113,48 @@ def make_plan(shape: Shape, order: str, memory_budget: int) -> Plan:
         reason = f"asked for; {reason}"
     elif len(fitting) < len(table):
         reason += f"; beyond the memory budget: {', '.join(sorted(set(table) - set(fitting)))}"
-    return Plan(chosen, block, workspace(shape, chosen, block), table, reason)
+    return ContractionPlan(chosen, block, workspace(shape, chosen, block), table, reason)
 
 
-def least_workspace(shape: Shape, order: str) -> int:
-    """Bytes that the smallest blocks need, of `order` or with "auto" of the order that needs the least."""
+def least_workspace(shape: ContractionShape, order: Order) -> int:
+    """Bytes that the smallest block of `order` needs, or with "auto" that of the order that needs the least."""
     return min(workspace(shape, name, 1) for name in (_WORK if order == "auto" else [order]))
 
 
-def workspace(shape: Shape, order: str, block: int) -> int:
-    """Bytes that an order allocates beside its result with blocks of this size."""
+def workspace(shape: ContractionShape, order: Order, block: int) -> int:
+    """Bytes that `order` allocates beside its result with blocks of this size."""
     s = shape
     M1, M2 = s.B1 * s.O1, 0 if s.symmetric else s.B2 * s.O2
     if order == "hadamard":
         rows1, rows2 = block * s.O1, block * s.O2
-        # The adjoints in their order; the block of K, the product to be added to it, and both sides' ⟨z, z'⟩.
+        # Per thread: copies of the adjoints of both sides; a block of K and two products of its size; ⟨z, z'⟩.
         each = s.N * (rows1 * s.S1 + rows2 * s.S2) + 3 * rows1 * rows2 + block * block
         return s.threads * each * s.element
     if order == "propagate":
         tile = tile_examples(s.B2, s.O2, s.S2, s.N, s.element, s.B1)
-        # Both sides' adjoints in their order; the block and its factors, and ⟨z, z'⟩ of a tile.
+        # Copies of the adjoints of both sides; per thread a block, its factors, and ⟨z, z'⟩ of a tile.
         adjoints = s.N * (M1 * s.S1 + M2 * s.S2)
         each = block * s.S1 * (s.N + s.S2) + tile * (s.S1 * s.S2 + s.O2 * 2)
         return (adjoints + s.threads * each) * s.element
-    # Some columns of J on either side, and the adjoints that they are made of.
+    # Columns of J of both sides, and copies of the adjoints that they are made from.
     steps = max(s.S1, s.S2)
     return (M1 + M2) * block * (s.F + steps) * s.element
 
 
 def tile_examples(B2: int, O2: int, S2: int, N: int, element: int, B1: int) -> int:
-    """Examples on the right that `propagate` goes through for one on the left, before it takes the next."""
+    """Examples on the right that `propagate` contracts with one left example before it takes the next left example."""
     cached = PROPAGATE_TILE // (O2 * S2 * N * element)
-    # With few examples on the left, enough tiles for every core.
+    # With few examples on the left, tiles must be small enough to give every core some.
     return max(1, min(B2, cached, -(-B2 * B1 // 64)))
 
 
 def first_output(reach: tuple[int, ...], s: int) -> int:
-    """The first output that reaches step s: those that do are a suffix."""
+    """The first output that reaches step s; all later outputs reach it too."""
     return bisect_left(reach, s)
 
 
 def halves(reach: tuple[int, ...], S: int) -> list[tuple[int, int, int]]:
-    """Runs of steps (start, stop, first output that reaches start): fewer outputs reach the later half."""
+    """Up to two runs of steps, each (start, stop, first output that reaches start): later steps have fewer outputs."""
     middle = S // 2
     later = first_output(reach, middle)
     if not later:
@@ -164,11 +167,8 @@ def reached(reach: tuple[int, ...]) -> int:
     return sum(last + 1 for last in reach)
 
 
-def _hadamard(s: Shape) -> tuple[float, float]:
+def _hadamard(s: ContractionShape) -> tuple[float, float]:
     entries = s.pairs * reached(s.reach1) * reached(s.reach2)
-    if s.symmetric:
-        # Of an example with itself only s ≥ s', but whole blocks are computed: half is the limit of many examples.
-        entries = max(entries, s.B1 * reached(s.reach1) * reached(s.reach2) / 2)
     inputs = s.pairs * s.S1 * s.S2
     block = _FULL_BLOCK["hadamard"](s)
     calls = 3 * math.ceil(s.pairs / block**2) * s.S1 * s.S2
@@ -178,7 +178,7 @@ def _hadamard(s: Shape) -> tuple[float, float]:
     )
 
 
-def _propagate(s: Shape) -> tuple[float, float]:
+def _propagate(s: ContractionShape) -> tuple[float, float]:
     elements = s.pairs * s.O2 * s.S1 * s.N
     outputs = sum((stop - start) * (s.O1 - o) for start, stop, o in halves(s.reach1, s.S1)) / s.S1
     inputs = s.pairs * s.S1 * s.S2
@@ -191,7 +191,7 @@ def _propagate(s: Shape) -> tuple[float, float]:
     )
 
 
-def _dense(s: Shape) -> tuple[float, float]:
+def _dense(s: ContractionShape) -> tuple[float, float]:
     entries = s.pairs * s.O1 * s.O2
     written = float(s.N * s.F) * (s.B1 * s.O1 + (0 if s.symmetric else s.B2 * s.O2))
     steps = max(s.S1, s.S2)
@@ -202,12 +202,12 @@ def _dense(s: Shape) -> tuple[float, float]:
     )
 
 
-_WORK: dict[str, Callable[[Shape], tuple[float, float]]] = {
+_WORK: dict[Order, Callable[[ContractionShape], tuple[float, float]]] = {
     "hadamard": _hadamard,
     "propagate": _propagate,
     "dense": _dense,
 }
-_FULL_BLOCK: dict[str, Callable[[Shape], int]] = {
+_FULL_BLOCK: dict[Order, Callable[[ContractionShape], int]] = {
     "hadamard": lambda s: max(1, min(max(s.B1, s.B2), HADAMARD_ROWS // max(s.O1, s.O2))),
     "propagate": lambda s: max(
         1, min(s.B2 * s.O2, PROPAGATE_BLOCK // (s.S1 * s.N * s.element) // 8 * 8)

@@ -1,4 +1,4 @@
-"""The Gram of Jacobians as its definition reads: the Jacobian is written out, then multiplied by its transpose."""
+"""The Gram matrix of Jacobians by its definition: the Jacobian is written out and multiplied by its transpose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of a Jacobian as the device code reads them, the tiles of K between them, and the arguments that say so."""
+"""Rows of a Jacobian as the device code reads them, and the arguments of a launch that describe them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hpr_kernels.checks import Precision
+from hpr_kernels.gram.factors import Factors
 
-class GramTile(NamedTuple):
-    """Rows and columns of K that a program holds, terms of ⟨g, g'⟩ that it loads at a time, and how it is launched."""
+
+class LaunchConfig(NamedTuple):
+    """Rows and columns of K per program, terms of ⟨g, g'⟩ per load, and options of the launch."""
 
     rows: int
     N: int
@@ -18,20 +21,19 @@ class GramTile(NamedTuple):
     num_stages: int
 
 
-# By precision; the compiler's report for three cards chose them (tests/kernels/test_gram_triton.py reads it).
-TILES = {
-    "tf32x3": GramTile(rows=64, N=16, num_warps=8, num_stages=3),
-    "tf32": GramTile(rows=64, N=32, num_warps=8, num_stages=3),
-    "ieee": GramTile(rows=32, N=64, num_warps=4, num_stages=2),
+# Chosen from the compiler's report for three cards, which tests/kernels/test_gram_triton.py checks.
+CONFIGS: dict[Precision, LaunchConfig] = {
+    "tf32x3": LaunchConfig(rows=64, N=16, num_warps=8, num_stages=3),
+    "tf32": LaunchConfig(rows=64, N=32, num_warps=8, num_stages=3),
+    "ieee": LaunchConfig(rows=32, N=64, num_warps=4, num_stages=2),
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
-    """Vectors of rows (o, b) as the kernels read them: g [R, S, O, B', N'], of which B examples count.
+    """The g of `Factors` as the kernels read it: vectors of rows (o, b) in g [R P, S, O, B', N'].
 
-    B' and N' are B and N padded to fours with zeros. Network r of g is output r % P of network r // P, where outputs
-    are taken one by one; `reach` has a tuple for each of the P.
+    B' and N' are B and N padded with zeros to multiples of four. `reach` is that of the factors.
     """
 
     g: Tensor
@@ -40,13 +42,18 @@ class Rows:
     copied: int = 0  # bytes
 
     @classmethod
-    def of(cls, g: Tensor, reach: tuple[tuple[int, ...], ...]) -> Rows:
-        """Of adjoints [R, B, O, S, N]: a view where they already lie so, as the recurrence leaves them."""
-        rows = in_fours(g.permute(0, 3, 2, 1, 4))
-        return cls(rows, g.shape[1], reach, copied(rows, g))
+    def of(cls, factors: Factors) -> Rows:
+        """A view where g already lies so in memory, as the recurrence leaves it; else a copy."""
+        g = in_fours(factors.g.permute(0, 3, 2, 1, 4))
+        return cls(g, factors.g.shape[1], factors.reach, copied_bytes(g, factors.g))
+
+    @classmethod
+    def of_one_step(cls, vectors: Tensor, B: int) -> Rows:
+        """Vectors [R, B', N'] as rows of a single step and output."""
+        return cls(vectors[:, None, None], B, ((0,),))
 
     def networks(self, some: slice) -> Rows:
-        """The same, of some networks of the pack."""
+        """The rows of some entries of g's first axis."""
         return replace(self, g=self.g[some])
 
     def last_steps(self, tile: int) -> Tensor:
@@ -57,8 +64,13 @@ class Rows:
         return torch.tensor(last, dtype=torch.int32, device=self.g.device)
 
 
+def inputs_in_fours(z: Tensor) -> Tensor:
+    """z [R, B, S, F] in the layout of `Rows.g`, [R, S, 1, B', F'], where the examples of a step lie together."""
+    return in_fours(z.transpose(1, 2)[:, :, None])
+
+
 def in_fours(g: Tensor) -> Tensor:
-    """`g` [R, S, O, B, N] with B and N padded to fours; itself where nothing is to be padded and rows are aligned."""
+    """`g` [R, S, O, B, N] with B and N padded to multiples of four; `g` itself if it needs neither padding nor copy."""
     _, S, O, B, N = g.shape
     row = g.stride(3)
     strides = (S * O * B * row, O * B * row, B * row, row, 1)
@@ -72,30 +84,30 @@ def in_fours(g: Tensor) -> Tensor:
 
 
 def padded_to(g: Tensor, row: int) -> Tensor:
-    """A copy of `g` [R, S, O, B, N] with B and N padded to fours, whose rows are `row` numbers apart."""
+    """A copy of `g` [R, S, O, B, N] with B and N padded to multiples of four, and rows at a distance of `row`."""
     R, S, O, B, N = g.shape
     copy = g.new_zeros(R, S, O, B + -B % 4, row)
     copy[..., :B, :N] = g
     return copy[..., : N + -N % 4]
 
 
-def copied(tensor: Tensor, source: Tensor) -> int:
-    """Bytes of `tensor` where it is no view of `source`."""
+def copied_bytes(tensor: Tensor, source: Tensor) -> int:
+    """Bytes of `tensor` if it is not a view of `source`, else 0."""
     same = tensor.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()
     return 0 if same else tensor.nbytes
 
 
 def shared_arguments(
-    left: Rows, right: Rows, precision: str, symmetric: bool
+    left: Rows, right: Rows, precision: Precision, symmetric: bool
 ) -> tuple[dict[str, Any], int]:
-    """The arguments that both kernels have, and how many tiles there are of a network."""
-    tile = TILES[precision]
-    last1, last2 = left.last_steps(tile.rows), right.last_steps(tile.rows)
+    """The arguments that both kernels have, and the number of tiles per network."""
+    config = CONFIGS[precision]
+    last1, last2 = left.last_steps(config.rows), right.last_steps(config.rows)
     table = tile_table(last1[-1], last2[-1], symmetric)
     arguments: dict[str, Any] = {
         "g": left.g, "h": right.g, "tiles": table, "reach1": last1, "reach2": last2,
         "count": table.shape[1], "SYMMETRIC": symmetric, "quads": left.g.shape[-1] // 4,
-        "TILE": tile.rows, "TILE_N": tile.N, "PRECISION": precision,
+        "TILE": config.rows, "TILE_N": config.N, "PRECISION": precision,
     }  # fmt: skip
     for side, rows in (("1", left), ("2", right)):
         _, _, O, B, _ = rows.g.shape
@@ -107,7 +119,10 @@ def shared_arguments(
 
 
 def tile_table(last1: Tensor, last2: Tensor, symmetric: bool) -> Tensor:
-    """Row and column of each tile of K, [2, count] int32, the lower triangle where K is symmetric; long ones first."""
+    """Row and column of each tile of K, [2, count] int32, in descending order of work.
+
+    If K is symmetric, only the lower triangle.
+    """
     size = (len(last1), len(last2))
     if symmetric:
         tiles = torch.tril_indices(*size, device=last1.device)

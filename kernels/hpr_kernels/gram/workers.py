@@ -1,8 +1,8 @@
-"""Independent tasks on the processor's cores: one thread a task, so that a task's products never wait for each other.
+"""Independent tasks on the processor's cores, with one thread per task.
 
-Torch spreads one product over all cores. The products of a contraction are small, and what one writes the next reads:
-spread, they would wait for the slowest core each time and fetch each other's caches. A task that has a core to
-itself is 1.5 times as fast, keeps its speed on a busy machine, and rounds the same on any number of cores.
+Torch spreads one product over all cores. The products of a contraction are small, and each reads the result of the one
+before, so every spread product would wait for the slowest core and read from the caches of others. A task on a core of
+its own is 1.5 times as fast, keeps its speed on a busy machine, and rounds the same on any number of cores.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ CPU = torch.device("cpu")
 
 
 def each(task: Callable[[Item], None], items: Iterable[Item], device: torch.device = CPU) -> None:
-    """Call `task` on every item, as many at a time as torch has threads; an exception of a task is raised here.
+    """Call `task` on every item, `threads(device)` at a time; an exception of a task is raised here.
 
-    On another device than the CPU, which has its own ways to do several things at once, one after another.
+    On any device but the CPU the items follow one another, because such a device runs work in parallel by itself.
     """
     count = threads(device)
     if count == 1:
         for item in items:
             task(item)
         return
-    # A forked process inherits the pool's record, but none of its threads.
+    # A forked process inherits the pool object without its threads, so the process is part of the key.
     for _ in _pool(count, os.getpid()).map(task, items):
         pass
 
 
 def threads(device: torch.device) -> int:
-    """How many tasks run at a time: as many as torch has threads, but no more than there are cores for this process.
+    """How many tasks run at a time: the number of torch's threads, at most the number of cores for this process.
 
-    In a container with a quota of two cores torch has a thread for each core of the machine.
+    In a container with a quota of two cores torch has as many threads as the whole machine has cores.
     """
     return min(torch.get_num_threads(), _cores()) if device.type == "cpu" else 1
 
@@ -57,7 +57,7 @@ def _pool(count: int, process: int) -> ThreadPoolExecutor:
 
     def start() -> None:
         torch.set_num_threads(1)
-        # A new thread takes torch's default at its first question or operation, which must not be a later one.
+        # A thread takes over torch's default number at its first query or operation. This query comes before any task.
         torch.get_num_threads()
         torch.set_grad_enabled(False)
         started.wait()
@@ -65,7 +65,7 @@ def _pool(count: int, process: int) -> ThreadPoolExecutor:
     pool = ThreadPoolExecutor(count, "hpr_kernels", start)
     for _ in range(count):
         pool.submit(lambda: None)
-    # Torch keeps the number of threads a thread, and the last one set as the default of new threads: set it back.
+    # `set_num_threads` sets the number of the calling thread and the default of new threads; this restores both.
     started.wait()
     torch.set_num_threads(before)
     return pool

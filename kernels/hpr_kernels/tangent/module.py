@@ -15,6 +15,7 @@ from hpr_kernels.memory import give_back
 from hpr_kernels.tangent import probe
 
 
+# Over 60 lines because of its docstring.
 @outside_autocast
 def ntk(
     module: nn.Module,
@@ -28,18 +29,18 @@ def ntk(
 
     K_ij = Σ_p ⟨∂y_i/∂p, ∂y_j/∂p⟩ over the parameters p (Jacot et al. 2018).
 
-    Everything is computed on a copy of the module, outside of autocast: the module stays as it was, whatever its
-    forward pass writes, and so do torch's, Python's and NumPy's generators of random numbers.
+    A copy of the module computes everything, outside of autocast. The module itself stays unchanged, whatever its
+    forward pass writes, and so do the random number generators of torch, Python and NumPy.
 
     Args:
         module: maps [B, …] to [B, …], fp32 or fp64, each example on its own. Modules that mix examples, draw random
-            numbers or change their buffers (batch normalisation and dropout in training mode) are refused. Tied
+            numbers or change their buffers (as batch normalisation and dropout do in training mode) are refused. Tied
             weights count once.
         x1: [B1, …], each example a row of the batch, of any dtype that the module takes.
         x2: second inputs [B2, …] of the same dtype and device; None for K(x1, x1).
         parameters: names as in `module.named_parameters()`; None for all that require a gradient.
-        memory_budget: bytes of the Jacobians that are formed at once, of some examples on either side, with what the
-            allocator keeps meanwhile. The copy of the module and its intermediate results come on top.
+        memory_budget: bytes of the Jacobians held at once, of some examples on either side, with the freed memory that
+            the allocator keeps. The copy of the module and its intermediate results need further memory.
 
     Returns:
         K [M1, M2], M = B · (outputs of an example, flattened), rows example-major.
@@ -59,7 +60,7 @@ def ntk(
         _check_batch("x2", x2, x1)
     for name, parameter in module.named_parameters():
         checks.finite(f"parameter {name}", parameter.detach())
-    # In inference mode a copy's tensors would be of no use to autograd.
+    # Autograd could not use tensors that were made in inference mode.
     with probe.random_numbers_kept(), torch.inference_mode(False):
         x1, x2 = probe.plain(x1), None if x2 is None else probe.plain(x2)
         with torch.no_grad():
@@ -69,7 +70,7 @@ def ntk(
                 probe.run(twin, "x2", x2[:1])
         try:
             with warnings.catch_warnings():
-                # Of operations that vmap carries out one example at a time: slower, and as exact.
+                # Vmap warns of operations that it runs one example at a time, which are slower but exact.
                 warnings.filterwarnings("ignore", message="There is a performance drop")
                 K = _kernel(twin, names, x1, x2, memory_budget)
         except torch.OutOfMemoryError:
@@ -114,8 +115,8 @@ def _check_batch(name: str, x: Tensor, like: Tensor | None) -> None:
 def _kernel(
     module: nn.Module, names: list[str], x1: Tensor, x2: Tensor | None, memory_budget: int
 ) -> Tensor:
-    # Every place that holds a parameter, places of tied weights each: torch's own tying leaves a module that is used
-    # under two names with the traced tensors in it.
+    # Every place that holds a parameter; tied weights have several. Torch's own handling of ties is not used, because
+    # it leaves the traced tensors in a module that is registered under two names.
     slots = {
         f"{prefix}.{name}" if prefix else name: parameter
         for prefix, part in module.named_modules()
@@ -140,8 +141,8 @@ def _kernel(
         return differentiated(chosen, x)
 
     outputs = probe.check_gradient(module, example, chosen, x1[0])
-    # jacrev holds a row's gradients and their copy, on the left and on the right. Freed blocks that fit none of the
-    # next ones were measured to take as much again.
+    # Both sides hold the gradients of a row and a copy, which jacrev makes. In measurements, freed blocks of sizes that
+    # do not recur took as much again.
     row = 8 * sum(value.nbytes for value in chosen.values())
     size = memory_budget // (outputs * row)
     if size < 1:

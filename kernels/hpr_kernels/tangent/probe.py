@@ -1,4 +1,4 @@
-"""What a module must be for its kernel to mean anything: a function of each example alone, tried on a copy of it."""
+"""Checks, on a copy of a module, that its outputs are a function of each example alone."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hpr_kernels import checks
 
 
 def twin(module: nn.Module) -> nn.Module:
-    """A copy on which a forward pass leaves its traces: counters, running means, cached states, normalised weights.
+    """A copy, so that a forward pass changes no state of the module: counters, running means, caches, weights.
 
     Raises:
         ValueError: it can't be copied.
     """
-    # What a forward pass has left as an attribute may be part of a graph, and torch copies no such tensor.
+    # An attribute that a forward pass wrote may belong to a graph. Torch refuses to copy such a tensor.
     memo = {
         id(value): value.detach().clone()
         for part in module.modules()
@@ -49,7 +49,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def plain(x: Tensor) -> Tensor:
-    """The same numbers without a graph, and not made in inference mode, whose tensors autograd doesn't keep."""
+    """The same numbers without a graph; a copy if x was made in inference mode, which autograd does not accept."""
     return x.clone() if x.is_inference() else x.detach()
 
 
@@ -57,7 +57,7 @@ def run(module: nn.Module, name: str, x: Tensor) -> Tensor:
     """The outputs [B, …] of a batch, checked; `name` is that of x.
 
     Raises:
-        ValueError, TypeError: the module fails on x, or gives what is no batch of outputs.
+        ValueError, TypeError: the module fails on x, or its result is not a batch of outputs.
     """
     given = f"{name} of shape {list(x.shape)} and {x.dtype}"
     try:
@@ -84,7 +84,7 @@ def run(module: nn.Module, name: str, x: Tensor) -> Tensor:
 
 
 def check(module: nn.Module, x: Tensor) -> None:
-    """Refuse a module whose outputs are no function of its example alone; x [B, …].
+    """Refuse a module whose outputs are not a function of each example alone; x [B, …].
 
     Raises:
         ValueError, TypeError: it draws random numbers, changes its buffers, gives other outputs when it is called
@@ -109,7 +109,7 @@ def check(module: nn.Module, x: Tensor) -> None:
                 f"module: expected one that keeps its state, got another buffer {name!r} after a call; "
                 "call module.eval()"
             )
-    # Near zero among large outputs the rounding of a product shows, which differs with the batch.
+    # Products round differently in another batch, which shows in outputs near zero among large ones.
     size = max(1.0, float(few.abs().max()))
     again = run(module, "x1", x[:2])
     if not torch.allclose(few, again, 1e-4, 1e-6 * size):
@@ -129,20 +129,20 @@ def check_gradient(
     chosen: dict[str, Tensor],
     x: Tensor,
 ) -> int:
-    """Compare a gradient of `example` with autograd's own of the module; returns the outputs of an example.
+    """Compare a gradient of `example` with that of the module by autograd; return the number of outputs per example.
 
-    A parameter that the module reads elsewhere than where it is registered has a gradient by autograd, and none by
-    `torch.func`, which puts another tensor in its place.
+    If the module reads a parameter elsewhere than where it is registered, autograd finds a gradient and `torch.func`
+    does not, because it substitutes a tensor only in the registered place.
 
     Raises:
-        ValueError: such a parameter is there; it is named.
+        ValueError: naming such a parameter.
     """
     held = {name: value for name, value in module.named_parameters() if name in chosen}
     with torch.enable_grad():
         for parameter in held.values():
             parameter.requires_grad_()
         y = module(x[None]).flatten()
-        # A direction that singles out no output, and needs no random numbers.
+        # A direction that weights all outputs and needs no random numbers.
         along = torch.arange(1, len(y) + 1, dtype=y.dtype, device=y.device).cos()
         known: Sequence[Tensor | None] = [None] * len(held)
         if y.requires_grad:
@@ -151,7 +151,7 @@ def check_gradient(
     size = sum(float(value.norm()) ** 2 for value in known if value is not None) ** 0.5
     for name, value in zip(held, known, strict=True):
         error = found[name] if value is None else found[name] - value
-        # A NaN here is the kernel's, and named there.
+        # A NaN passes here; the check of the kernel names it.
         if float(error.norm()) > 1e-3 * size:
             raise ValueError(
                 f"module: expected {name!r} to be read where it is registered, got another gradient by torch.func"
@@ -161,7 +161,7 @@ def check_gradient(
 
 @contextmanager
 def _watched(module: nn.Module, drawing: list[str]) -> Iterator[None]:
-    """Note the innermost submodules that draw random numbers."""
+    """Append to `drawing` the innermost submodules that draw random numbers."""
     states: list[list[Any]] = []
 
     def enter(part: nn.Module, inputs: Any) -> None:
@@ -191,7 +191,7 @@ def _watched(module: nn.Module, drawing: list[str]) -> Iterator[None]:
 
 @contextmanager
 def random_numbers_kept() -> Iterator[None]:
-    """Leave every generator that a module may draw from as it was: torch's, Python's and NumPy's."""
+    """Restore the generators that a module may draw from on exit: those of torch, Python and NumPy."""
     state = random_state()
     try:
         yield
@@ -205,9 +205,9 @@ def random_numbers_kept() -> Iterator[None]:
 
 
 def random_state() -> tuple[Tensor, Any, Any, list[Tensor]]:
-    """The states of the global generators: torch's, Python's, NumPy's where it is loaded, and each card's."""
+    """The states of the global generators: of torch, Python, NumPy if it is loaded, and each card."""
     numpy = sys.modules.get("numpy")
-    # A card is asked only where something has woken it up.
+    # A card is asked only if something has initialised CUDA.
     cards = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return (
         torch.get_rng_state(),
@@ -230,6 +230,6 @@ def same(one: Any, other: Any) -> bool:
 
 
 def told(error: Exception) -> str:
-    """An error of another library in one line."""
+    """An error of another library in one line of at most 200 characters after its type."""
     line = " ".join(str(error).split())
     return f"{type(error).__name__}: {line if len(line) <= 200 else line[:197] + '...'}"

@@ -1,8 +1,8 @@
-"""How much of a tangent kernel is made at a time: networks of a pack, examples, and some outputs of too large a one.
+"""The sizes of a tangent kernel's tiles: networks of a pack, examples, and outputs of an example.
 
-A tile's adjoints take T N numbers an output of an example, so that the outputs of one example alone may be more than
-the budget holds: at T = 200, N = 300 and 10 outputs a step they take 458 MiB. The adjoints of different outputs do not
-depend on each other, so any of them can be made without the rest.
+The adjoints of one output of one example are T N numbers. Those of all its outputs may exceed the budget: at T = 200,
+N = 300 and 10 outputs per step they take 458 MiB. The adjoints of different outputs do not depend on each other, so a
+tile may have any outputs.
 """
 
 from __future__ import annotations
@@ -14,40 +14,40 @@ from typing import NamedTuple
 from torch import Tensor
 
 from hpr_kernels import checks
-from hpr_kernels.backend import uses_triton
-from hpr_kernels.gram.plan import Shape, least_workspace
-from hpr_kernels.gram.workers import threads
+from hpr_kernels.checks import Order, Reduction
+from hpr_kernels.gram import dispatch
 from hpr_kernels.layout import padded
-from hpr_kernels.tangent.network import ROWS, Network, Outputs
+from hpr_kernels.tangent.block import ROWS
+from hpr_kernels.tangent.network import NetworkPack, OutputRange
 
 
-class Part(NamedTuple):
-    """Which rows of a kernel a tile makes: some examples, some outputs of each."""
+class TileRows(NamedTuple):
+    """Rows of a kernel: some examples, and some outputs of each."""
 
     examples: slice
-    outputs: Outputs
+    outputs: OutputRange
 
 
 class Tiling(NamedTuple):
-    """What a tile is made of at most, and the bytes that the contraction of two tiles may allocate."""
+    """The largest size of a tile, and the bytes that the contraction of two tiles may allocate."""
 
     networks: int
     examples: int
     outputs: int
     workspace: int
 
-    def tiles(self, network: Network, x: Tensor) -> list[Part]:
+    def tiles(self, pack: NetworkPack, x: Tensor) -> list[TileRows]:
         """The tiles of x [R or 1, T, B, N_in], examples before outputs."""
         return [
-            Part(slice(start, start + self.examples), outputs)
+            TileRows(slice(start, start + self.examples), outputs)
             for start in range(0, x.shape[2], self.examples)
-            for outputs in network.split(x.shape[1], self.outputs)
+            for outputs in pack.split(x.shape[1], self.outputs)
         ]
 
 
 @contextmanager
 def budgeted(workspace: int, memory_budget: int) -> Iterator[None]:
-    """Say in terms of the caller's budget what a contraction says of the workspace that it was given."""
+    """Turn a contraction's error about its workspace into one about the caller's budget."""
     try:
         yield
     except checks.BudgetTooSmallError as error:
@@ -56,64 +56,62 @@ def budgeted(workspace: int, memory_budget: int) -> Iterator[None]:
 
 
 def kernel_tiling(
-    network: Network, x: Tensor, B: int, reduce: str, order: str, memory_budget: int
+    pack: NetworkPack, x: Tensor, B: int, reduce: Reduction, order: Order, memory_budget: int
 ) -> Tiling:
-    """Tiles of a kernel whose longer inputs are `x`, B examples on the larger side: one tile, if all of it fits."""
-    R, O, element = len(network.recurrent), outputs_of(network, x), x.element_size()
+    """Tiles of a kernel whose longer inputs are `x`, with B examples on the larger side; one tile if all of it fits."""
+    R, O, element = len(pack.recurrent), pack.count(x.shape[1]), x.element_size()
     workspace = memory_budget // 2
-    whole = network.examples(x, memory_budget) // B >= R
-    if whole and least(network, x, B, O, reduce, order) <= workspace:
+    whole = pack.examples(x, memory_budget) // B >= R
+    if whole and least(pack, x, B, O, reduce, order) <= workspace:
         return Tiling(R, B, O, workspace)
-    # A block is copied into the result: of the budget a quarter is for it, and a quarter for the adjoints.
-    size = network.examples(x, memory_budget // 2)
+    # A block is copied into the result. It may take a quarter of the budget, and so may the adjoints.
+    size = pack.examples(x, memory_budget // 2)
     together = max(1, min(R, size // B))
     size = min(size, int((memory_budget / 4 / element / together) ** 0.5) // O)
-    while size and least(network, x, size, O, reduce, order) > workspace:
+    while size and least(pack, x, size, O, reduce, order) > workspace:
         size //= 2
     if size:
         return Tiling(together, size, O, workspace)
-    # A block, and what is added to it at a time with its mean.
-    return one_example(network, x, reduce, order, memory_budget, sides=2, entry=element)
+    # Of a block's size are the block itself, and the part of it that is added at a time with its mean.
+    return one_example(pack, x, reduce, order, memory_budget, sides=2, entry=element)
 
 
-def alignment_tiling(network: Network, x: Tensor, order: str, memory_budget: int) -> Tiling:
-    """Tiles of the kernels of two networks side by side, which are both held in fp32 and in fp64."""
-    R, B, O, element = (
-        len(network.recurrent), x.shape[2], outputs_of(network, x), x.element_size(),
-    )  # fmt: skip
+def alignment_tiling(pack: NetworkPack, x: Tensor, order: Order, memory_budget: int) -> Tiling:
+    """Tiles of the kernels of two packs side by side; a tile of each is held in its own dtype and in fp64."""
+    R, B, O, element = len(pack.recurrent), x.shape[2], pack.count(x.shape[1]), x.element_size()
     share = memory_budget // 4
     for networks in dict.fromkeys((R, 1)):
-        # Three fp64-sized copies of a block of b² O² entries in half of a share.
+        # Three fp64 copies of a block of b² O² entries may take half of a share.
         block = int((share / 2 / (6 * networks * element)) ** 0.5 / O)
-        size = min(B, network.examples(x, share) // networks, block)
-        while size and least(network, x, size, O, "full", order) > share // 2:
+        size = min(B, pack.examples(x, share) // networks, block)
+        while size and least(pack, x, size, O, "full", order) > share // 2:
             size //= 2
         if size:
             return Tiling(networks, size, O, share // 2)
-    return one_example(network, x, "full", order, memory_budget, sides=4, entry=2 * element + 5 * 8)
+    return one_example(pack, x, "full", order, memory_budget, sides=4, entry=2 * element + 5 * 8)
 
 
 def one_example(
-    network: Network,
+    pack: NetworkPack,
     x: Tensor,
-    reduce: str,
-    order: str,
+    reduce: Reduction,
+    order: Order,
     memory_budget: int,
     *,
     sides: int,
     entry: int,
 ) -> Tiling:
-    """As many outputs of one example as fit, with `sides` tiles held at once and `entry` bytes an entry of a block.
+    """As many outputs of one example as fit, if `sides` tiles are held at once with `entry` bytes per entry of K.
 
     Raises:
-        BudgetTooSmallError: not even one output fits.
+        BudgetTooSmallError: one output does not fit.
     """
-    for outputs in fewer(outputs_of(network, x), network.N_out):
-        held = sides * tile_bytes(network, x, outputs) + passing_bytes(network, x, outputs)
+    for outputs in fewer(pack.count(x.shape[1]), pack.N_out):
+        held = sides * tile_bytes(pack, x, outputs) + passing_bytes(pack, x, outputs)
         held += block_entries(outputs, reduce) * entry
         held += 2 * min(ROWS, outputs) * outputs * x.element_size()
-        needed = least(network, x, 1, outputs, reduce, order)
-        # The contraction is at its best with half of the budget.
+        needed = least(pack, x, 1, outputs, reduce, order)
+        # With half of the budget a contraction has its full speed.
         if max(held, needed) <= memory_budget // 2:
             return Tiling(1, 1, outputs, memory_budget - held)
     if held + needed > memory_budget:
@@ -122,7 +120,7 @@ def one_example(
 
 
 def fewer(outputs: int, N_out: int) -> Iterator[int]:
-    """All outputs of an example, then those of ever fewer whole steps, then ever fewer of one step, down to one."""
+    """Numbers of outputs to try, descending: all, those of fewer whole steps, then fewer of one step, down to one."""
     steps = outputs // N_out
     while steps:
         yield steps * N_out
@@ -132,53 +130,35 @@ def fewer(outputs: int, N_out: int) -> Iterator[int]:
         yield N_out
 
 
-def outputs_of(network: Network, x: Tensor) -> int:
-    """Outputs of an example."""
-    return len(checks.steps(network.outputs, x.shape[1])) * network.N_out
-
-
-def tile_bytes(network: Network, x: Tensor, outputs: int) -> int:
-    """What a tile of one example of one network keeps: adjoints, diagonal, trace and rates."""
+def tile_bytes(pack: NetworkPack, x: Tensor, outputs: int) -> int:
+    """Bytes that a tile of one example of one network keeps: adjoints, diagonal, trace and rates."""
     _, T, _, N_in = x.shape
-    N = network.recurrent.shape[-1]
-    adjoints = outputs * N * (T + 1) if factored(network) else 0
+    N = pack.recurrent.shape[-1]
+    adjoints = outputs * N * (T + 1) if pack.factored else 0
     return x.element_size() * (adjoints + (T + 1) * padded(N + N_in) + T * N)
 
 
-def passing_bytes(network: Network, x: Tensor, outputs: int) -> int:
-    """What the making of such a tile needs for a while: the joined weights, a copy of the adjoints for the diagonal."""
-    N = network.recurrent.shape[-1]
+def passing_bytes(pack: NetworkPack, x: Tensor, outputs: int) -> int:
+    """Bytes that making such a tile frees again: the joined weights, and a copy of the adjoints for the diagonal."""
+    N = pack.recurrent.shape[-1]
     weights = 2 * N * padded(N + x.shape[-1])
-    copied = factored(network) and not network.self_connections
+    copied = pack.factored and not pack.self_connections
     copy = outputs * N * x.shape[1] if copied else 0
     return x.element_size() * (weights + copy)
 
 
-def block_entries(outputs: int, reduce: str) -> int:
+def block_entries(outputs: int, reduce: Reduction) -> int:
     """Entries of K between two tiles of one example each."""
     return {"full": outputs * outputs, "diagonal": outputs, "trace": 1}[reduce]
 
 
-def factored(network: Network) -> bool:
-    """Whether the kernel has terms that adjoints make: all but the readout's."""
-    return set(network.groups) != {"readout"}
-
-
-def least(network: Network, x: Tensor, examples: int, outputs: int, reduce: str, order: str) -> int:
+def least(
+    pack: NetworkPack, x: Tensor, examples: int, outputs: int, reduce: Reduction, order: Order
+) -> int:
     """Bytes that the contraction of two tiles of one network needs at the least."""
-    if not factored(network):
+    if not pack.factored:
         return 0
     _, T, _, N_in = x.shape
-    N = network.recurrent.shape[-1]
-    F = N * ("recurrent" in network.groups) + N_in * ("input" in network.groups)
-    element = x.element_size()
-    if uses_triton(x) and order != "propagate":
-        # Copies for the kernels, which pad examples to fours, and the buffers of one step.
-        rows = 4 * (-(-examples // 4))
-        return 2 * element * rows * T * (2 * outputs * (N + 4) + 4 * (F + 4)) + 4 * rows * rows * T
-    reach = (T - 1,) * (outputs if reduce == "full" else 1)
-    shape = Shape(
-        examples, examples, reach, reach, T, T, N * outputs if reduce == "trace" else N, F, element,
-        symmetric=False, threads=threads(x.device),
-    )  # fmt: skip
-    return least_workspace(shape, order)
+    N = pack.recurrent.shape[-1]
+    F = N * ("recurrent" in pack.groups) + N_in * ("input" in pack.groups)
+    return dispatch.least_bytes(examples, outputs, T, N, F, x, reduce, order)

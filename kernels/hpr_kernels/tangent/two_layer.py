@@ -12,8 +12,6 @@ from hpr_kernels.backend import DEFAULT_PRECISION
 from hpr_kernels.gram import MEMORY_BUDGET
 from hpr_kernels.tangent.kernel import leaky_rnn_ntk
 
-TWO_LAYER_GROUPS = ("hidden", "readout")
-
 
 @outside_autocast
 def two_layer_ntk(
@@ -22,12 +20,12 @@ def two_layer_ntk(
     *,
     hidden: Tensor,
     readout: Tensor,
-    parameters: Sequence[str] = TWO_LAYER_GROUPS,
-    reduce: str = "full",
-    order: str = "auto",
+    parameters: Sequence[checks.TwoLayerGroup] | None = None,
+    reduce: checks.Reduction = "full",
+    order: checks.Order = "auto",
     memory_budget: int = MEMORY_BUDGET,
-    activation: str = "relu",
-    precision: str = DEFAULT_PRECISION,
+    activation: checks.Activation = "relu",
+    precision: checks.Precision = DEFAULT_PRECISION,
 ) -> Tensor:
     """Exact NTK of y = W_2 f(W_1 x): the recurrent case at T = 1, rho = 0 (Liu et al. 2024, Section 2.3).
 
@@ -39,7 +37,7 @@ def two_layer_ntk(
         x2: second inputs; None for K(x1, x1).
         hidden: W_1 [N, d] or [R, N, d].
         readout: W_2 [N_out, N] or [R, N_out, N].
-        parameters: the groups to differentiate by.
+        parameters: the groups to differentiate by, some of ("hidden", "readout"); None for both.
         reduce, order, memory_budget, precision: as in `leaky_rnn_ntk`.
         activation: f, "relu" (f'(0) = 0) or "linear".
 
@@ -47,11 +45,11 @@ def two_layer_ntk(
         K [M1, M2] or [R, M1, M2], M = B · N_out rows ordered (b, k).
 
     Raises:
-        ValueError, TypeError: naming the argument that does not fit, that holds NaN or infinity, or a budget that not
-            even one output of one example fits.
+        ValueError, TypeError: naming the argument that does not fit, that holds NaN or infinity, or a budget that is
+            too small for one output of one example.
     """
-    rename = {"hidden": "input", "readout": "readout"}
-    chosen = checks.groups(parameters, TWO_LAYER_GROUPS)
+    rename: dict[str, checks.Group] = {"hidden": "input", "readout": "readout"}
+    chosen = checks.groups(parameters, checks.TWO_LAYER_GROUPS)
     checks.tensor("x1", x1, (2, 3))
     checks.tensor("hidden", hidden, (x1.dim(),), like=x1)
     *pack, N, d = hidden.shape
@@ -64,7 +62,7 @@ def two_layer_ntk(
     return leaky_rnn_ntk(
         x1.unsqueeze(-3),
         None if x2 is None else x2.unsqueeze(-3),
-        # The recurrent weights multiply a_0 = 0: nothing is seen of them.
+        # The recurrent weights multiply a_0 = 0, so their values do not matter.
         recurrent=hidden.new_zeros(*pack, N, N),
         input=hidden,
         readout=readout,

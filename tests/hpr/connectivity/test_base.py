@@ -1,4 +1,4 @@
-"""What all structures have in common: the null's draw and norm, a plain form, and errors by name."""
+"""All structures share the null's draw and norm, have a plain form, and name what is wrong in errors."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_kind_is_tried_here() -> None:
 
 
 def test_a_seed_has_one_gaussian_for_all_that_can_share_it() -> None:
-    """Where one gain is everywhere, cell types are the null itself; so is a motif of no covariance."""
+    """With one gain everywhere, cell types are the null itself; a chain motif without covariance is the null too."""
     null = Dense().draw(50, 7)
     for structure in (
         CellTypes(hyperexcitable=0.8),
@@ -72,7 +72,7 @@ def test_a_seed_has_one_gaussian_for_all_that_can_share_it() -> None:
 
 
 def test_a_draw_is_the_first_of_the_seeds_streams() -> None:
-    """So that input and readout weights, from the other two, are the same in all structures of a seed."""
+    """Input and readout weights come from the other two streams, so all structures of a seed share them."""
     first = np.random.SeedSequence(3).spawn(3)[0]
     expected = Dense().weights(20, np.random.Generator(np.random.Philox(first)))
     np.testing.assert_array_equal(Dense().draw(20, 3), expected)

@@ -1,4 +1,4 @@
-"""Fetching from CAVE, with a service made here: what is asked for, chosen and written."""
+"""These tests fetch from a stand-in of CAVE's service, and check what is asked for, chosen and written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hpr.connectivity.connectome import read_folder
 from hpr.system.extras import install
 
 BASE = 864691135571361300
-# Depths in nm; the midpoint of the layers' means, 200 and 400 µm, is 300 µm.
+# Depths are in nm. The layers' means are 200 and 400 µm, so their midpoint is 300 µm.
 TYPES = {
     "pt_root_id": np.array([BASE + n for n in (1, 2, 3, 4, 5, 6, 6)]),
     "cell_type": np.array(["23P", "23P", "4P", "4P", "BC", "MC", "MC"]),
@@ -38,7 +38,7 @@ SYNAPSES = {
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every question that the service was asked."""
+    """Return the list that every question to the service is appended to."""
     questions: list[Any] = []
 
     def query_table(table: str, **options: Any) -> Any:
@@ -66,7 +66,7 @@ def test_the_proofread_cells_nearest_the_midpoint_are_written(
 ) -> None:
     fetch(tmp_path / "column", N=3, version=1300)
     connectome = read_folder(tmp_path / "column")
-    # 3 has no proofread axon; 6 is two nuclei in one segment; 1 is the farthest.
+    # Cell 3 has no proofread axon, 6 is two nuclei in one segment, and 1 is the farthest.
     assert connectome.cells == tuple(str(BASE + n) for n in (2, 5, 4))
     np.testing.assert_array_equal(connectome.weights, [[0, 0, 0], [700, 0, 0], [0, -900, 0]])
     assert asked[0] == ("minnie65_public", 1300)

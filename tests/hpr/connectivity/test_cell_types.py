@@ -1,4 +1,4 @@
-"""Cell types against the variances of their blocks and Aljadeff et al.'s spectral radius."""
+"""Cell types have the variances of their blocks, and the spectral radius of Aljadeff et al."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_block_variances(connections: Connections) -> None:
 
 @pytest.mark.parametrize("connections", GAINS)
 def test_spectral_radius(connections: Connections) -> None:
-    """g √λ_max(α_d g_cd²), at the null's Frobenius norm; 6 % for N = 400 instead of infinity."""
+    """The radius is g √λ_max(α_d g_cd²) at the null's norm, within 6 % as N is 400 and not infinite."""
     fraction = 0.25
     structure = CellTypes(fraction=fraction, connections=connections)
     shares = np.array([fraction, 1 - fraction])
@@ -42,7 +42,7 @@ def test_spectral_radius(connections: Connections) -> None:
     radius = np.sqrt(np.linalg.eigvals(squares * shares).real.max() / (shares @ squares @ shares))
     found = [spectral_radius(structure.draw(400, seed)) for seed in range(4)]
     assert np.mean(found) == pytest.approx(1.5 * radius, rel=0.06)
-    # The two readings, and the null's radius of 1.5, lie further apart than that.
+    # The expected radius differs from the null's 1.5 by more than the tolerance.
     assert radius > 1.1
 
 

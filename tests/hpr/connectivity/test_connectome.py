@@ -1,4 +1,4 @@
-"""Reading synapse tables: the form, what is refused, and what is kept."""
+"""These tests check how synapse tables are read, which are refused, and what is kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from hpr.connectivity import EM
 from hpr.connectivity.connectome import keep, open_connectome, read_connectome, read_folder
 
-# 64-bit identifiers as CAVE has them, which a float would round.
+# CAVE has 64-bit identifiers like these, which a float would round.
 A, B, C = "864691135571361317", "864691135571361318", "864691135571361319"
 CELLS = f"""id,pt_root_id,classification_system,cell_type
 1,{A},aibs_coarse_excitatory,23P
@@ -39,7 +39,7 @@ def folder(tmp_path: Path, empty_cache: None) -> Path:
 def test_sizes_are_summed_by_pair_and_signed_by_the_presynaptic_cell(folder: Path) -> None:
     connectome = read_folder(folder)
     assert connectome.cells == (A, B, C)
-    # Row = postsynaptic. Synapses with cells that are not listed are left out.
+    # Rows are postsynaptic. Synapses with cells that are not listed are left out.
     np.testing.assert_array_equal(connectome.weights, [[0, 0, 0], [120.5, 0, 0], [0, -300, 0]])
 
 
@@ -158,7 +158,7 @@ def test_a_garbled_table_is_refused_by_name_in_one_line(folder: Path, content: b
 
 
 def lost(identifier: str) -> str:
-    """As a double's whole number."""
+    """Return the identifier as a double rounds it, written as a whole number."""
     return str(int(float(identifier)))
 
 
@@ -216,7 +216,7 @@ ROUNDED: dict[str, Callable[[str], str]] = {
 
 
 def dense(folder: Path, rows: int = 2000) -> list[str]:
-    """Write a table like a piece of cortex, whose identifiers are crowded, of which 40 of 300 are listed."""
+    """Write tables like those of a piece of cortex: 300 identifiers are close together, and 40 of them are listed."""
     rng = np.random.default_rng(0)
     crowd = 864691135571361000 + rng.choice(40_000, 300, replace=False)
     cells = [*map(str, crowd[:40])]
@@ -238,7 +238,7 @@ def test_digits_lost_without_a_trace_in_the_text_are_found(
     dense(tmp_path)
     path, rng = tmp_path / "synapses.csv", np.random.default_rng(1)
     whole = read_folder(tmp_path)
-    # 300 neurons, 40 of them listed: by chance, 1.8 % of the synapses.
+    # As 40 of the 300 neurons are listed, 1.8 % of the synapses join two listed ones by chance.
     assert (whole.rows, whole.absent) == (2000, 0)
     head, *rows = path.read_text().splitlines()
     for n in np.flatnonzero(rng.random(len(rows)) < share):

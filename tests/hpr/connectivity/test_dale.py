@@ -1,4 +1,4 @@
-"""Dale's law: signs, no self-connections, balance, uniform magnitudes."""
+"""Under Dale's law, columns have one sign, no unit drives itself, E and I balance, and magnitudes are uniform."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def test_signs(share: float, N: int) -> None:
 
 
 def test_excitation_and_inhibition_balance() -> None:
-    """A unit's summed input is zero in the mean, within five standard errors of 300 units' sums."""
+    """The mean over 300 units of their summed input weights is zero, within five standard errors."""
     N = 300
     W = Dale().draw(N, 0)
     sums = W.sum(axis=1)
     assert abs(sums.mean()) < 5 * sums.std(ddof=1) / np.sqrt(N)
     excitation, inhibition = W[:, :240].sum(), -W[:, 240:].sum()
     assert excitation == pytest.approx(inhibition, rel=0.02)
-    # Without the division by the ratio of E to I it would be four times inhibition.
+    # Without the division by the ratio of E to I, excitation would be four times inhibition.
     assert excitation > 100
 
 
 def test_magnitudes_are_uniform() -> None:
-    """Kolmogorov and Smirnov's test on each kind of column; the excitatory are a quarter of the inhibitory."""
+    """A Kolmogorov-Smirnov test accepts each kind of column; excitatory weights are a quarter of inhibitory ones."""
     from scipy import stats
 
     N = 200

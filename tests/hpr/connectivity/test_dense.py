@@ -1,4 +1,4 @@
-"""Independent weights against their moments."""
+"""Independent weights have the moments of their distribution."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DRAWS = {"gaussian": Dense(), "uniform": Dense(distribution="uniform")}
 
 @pytest.mark.parametrize("distribution", DRAWS)
 def test_moments(distribution: str) -> None:
-    """Sample moments of 90,000 weights, within five standard errors of the theory's."""
+    """The sample moments of 90,000 weights are within five standard errors of the theory's."""
     N, g = 300, 1.5
     W = DRAWS[distribution].weights(N, np.random.default_rng(0))
     variance = g**2 / N if distribution == "gaussian" else g**2 / N / 3

@@ -1,4 +1,4 @@
-"""The embedded connectome, and what shuffling keeps."""
+"""These tests check the embedded connectome and what shuffling keeps of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_the_embedded_connectome_is_the_published_one() -> None:
     assert len(worm.cells) == EM().N == 297
     assert np.count_nonzero(worm.weights) == 3638
     unit = {cell: n for n, cell in enumerate(worm.cells)}
-    # Rows of the published table: presynaptic ADAL on ADLL (2), itself (6); the GABAergic DD01.
+    # In the published table ADAL has 2 synapses on ADLL and 6 on itself, and DD01 is GABAergic.
     assert worm.weights[unit["ADLL"], unit["ADAL"]] == 2
     assert worm.weights[unit["ADAL"], unit["ADAL"]] == 6
     assert worm.weights[:, unit["DD01"]].max() <= 0 > worm.weights[:, unit["DD01"]].min()

@@ -1,4 +1,4 @@
-"""Low rank, hard and soft, against the singular values that define it."""
+"""Matrices of hard and soft low rank have the singular values that define them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_svd(distribution: str, rank: int) -> None:
     values = np.linalg.svd(W, compute_uv=False)
     assert np.all(values[rank:] < 1e-12 * values[0])
     np.testing.assert_allclose(np.linalg.norm(W), np.linalg.norm(dense), rtol=1e-12)
-    # The kept directions are the dense matrix's own, by one common factor.
+    # The kept singular values are the dense matrix's own, times one common factor.
     ratio = values[:rank] / np.linalg.svd(dense, compute_uv=False)[:rank]
     np.testing.assert_allclose(ratio, ratio[0], rtol=1e-9)
 
@@ -45,7 +45,7 @@ def test_eigenvalue_rescaling(rank: int) -> None:
 
 @pytest.mark.parametrize("k", [0.0, 0.5, 4.0])
 def test_soft_rank(k: float) -> None:
-    """s_i / s_1 = (1 - i/N)^k, along the dense matrix's own directions."""
+    """The singular values are s_i / s_1 = (1 - i/N)^k, along the dense matrix's own directions."""
     N = 33
     W = SoftRank(k=k).weights(N, rng())
     values = np.linalg.svd(W, compute_uv=False)

@@ -1,4 +1,4 @@
-"""Effective rank by eigenvalues and by singular values."""
+"""These tests check the effective rank by eigenvalues and by singular values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_effective_rank() -> None:
 
 
 def test_eigenvalues_and_singular_values_are_told_apart() -> None:
-    """A shear: both eigenvalues are 1, the singular values are not."""
+    """Both eigenvalues of a shear are 1, but its singular values are not."""
     W = np.array([[1.0, 10.0], [0.0, 1.0]])
     assert effective_rank(W) == pytest.approx(1)
     assert effective_rank(W, singular=True) < 0.6

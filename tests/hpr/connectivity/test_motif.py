@@ -1,4 +1,4 @@
-"""Chain motifs: covariances by Monte Carlo with their standard errors, and the spectrum of Dahmen et al."""
+"""Chain motifs have their covariances, within Monte Carlo's standard errors, and the spectrum of Dahmen et al."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CASES = {
 
 
 def motifs(J: np.ndarray) -> dict[str, float]:
-    """Means over all triples (or pairs) of unlike units of one draw [N, N], in its own units."""
+    """Return means over all triples (or pairs) of different units of one draw [N, N], not divided by g²/N."""
     N = len(J)
     diagonal = np.diag(J)
     J = J - np.diag(diagonal)
@@ -29,14 +29,14 @@ def motifs(J: np.ndarray) -> dict[str, float]:
         "con": ((J.sum(1) ** 2).sum() - squares) / triples,
         "div": ((J.sum(0) ** 2).sum() - squares) / triples,
         "rec": (J * J.T).sum() / (N * (N - 1)),
-        # All pairs of unlike weights at once: those that share no unit must add nothing.
+        # All pairs of different weights are summed: pairs that share no unit must add nothing.
         "all pairs": (J.sum() ** 2 - squares - (J * J.T).sum()) / (N * (N - 1)),
     }
 
 
 @pytest.mark.parametrize("structure", CASES.values(), ids=CASES)
 def test_covariances(structure: ChainMotif) -> None:
-    """Each within five standard errors over 2,000 draws, errors small enough to tell it from zero."""
+    """Each moment is within five standard errors over 2,000 draws; the errors are small enough to tell it from zero."""
     N, draws = 20, 2000
     rng = np.random.default_rng(1)
     unit = structure.g**2 / N
@@ -63,7 +63,7 @@ def test_covariances(structure: ChainMotif) -> None:
 
 @pytest.mark.parametrize("structure", list(CASES.values())[:2], ids=list(CASES)[:2])
 def test_spectrum(structure: ChainMotif) -> None:
-    """Two outliers ±λ, by the mean of -λ_1 λ_2 = λ² within five standard errors; the bulk's extent within 5 %."""
+    """Outliers are ±λ: the mean of -λ_1 λ_2 is λ² within five standard errors; the bulk's extent is within 5 %."""
     N, draws = 300, 12
     rng = np.random.default_rng(2)
     products, extents = [], []

@@ -1,4 +1,4 @@
-"""Structures of the user's own: kept and read back once registered, refused by name otherwise, before training."""
+"""A user's own structures are kept and read back once registered; others are refused by name before training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Ring(Connectivity):
-    """A ring of units, each driven by its neighbours on one side."""
+    """Each unit of this ring is driven by its neighbours on one side."""
 
     kind: ClassVar[str] = "ring"
     width: int = 2
@@ -69,7 +69,7 @@ def test_a_registered_structure_trains_and_is_kept_and_read_back(tmp_path: Path)
     record = store.load(outcome.runs[1])
     assert record is not None
     assert RunSpec.from_dict(record["spec"]) == outcome.runs[1]
-    # Equals have one form here as well.
+    # Equal structures have one form, and so one key, here as well.
     assert spec_of(Ring(profile=[1, 0.5])).key == spec_of(Ring()).key  # type: ignore[arg-type]
 
 
@@ -102,7 +102,7 @@ assert not outcome.failures, outcome.failures
 
 
 def test_from_outside_of_the_package(tmp_path: Path) -> None:
-    """A script of its own, twice: the second time the record is found."""
+    """A script outside the package runs twice: the second time it finds the record."""
     script = tmp_path / "own.py"
     script.write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -115,7 +115,7 @@ def test_from_outside_of_the_package(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "0 already" in said[0]
     assert "1 already" in said[1]
-    # Here nobody knows the kind: the record is whole, and says what is missing.
+    # This process does not know the kind: the record is whole, and the error says what is missing.
     [file] = (tmp_path / "out" / "runs").iterdir()
     with pytest.raises(
         UnknownKind, match=r"expected one of .* got 'diagonal'; hpr\.connectivity\.reg"
@@ -129,7 +129,7 @@ def test_an_unregistered_structure_is_refused_before_anything_is_trained() -> No
     ):
         spec_of(Ring())
 
-    # Nor does one pass that inherits a registered kind.
+    # A class that only inherits a registered kind is refused too.
     @dataclass(frozen=True)
     class Heir(LowRank):
         pass
@@ -289,7 +289,7 @@ def test_a_changed_class_is_another_run_and_the_old_one_is_served_again(tmp_path
     said: list[str] = []
     keys = []
     for scale in (1.0, 2.0, 1.0):
-        # The class of one name is defined anew, as in an edited module.
+        # The class is defined anew under the same name, as in an edited module.
         spec = drawing(lambda self, N, rng, scale=scale: scale * np.eye(N))
         outcome = run_local([spec], store, lambda _: task, train_pack, CPU, said.append)
         assert outcome.failures == {}
@@ -321,7 +321,7 @@ def test_a_draw_is_a_copy_of_what_a_structure_keeps() -> None:
 
 
 def test_fields_that_do_not_give_the_structure_back_are_refused() -> None:
-    """One that changes its own field each time that it is made."""
+    """This structure changes its own field each time it is made."""
 
     def again(self: Any) -> None:
         Connectivity.__post_init__(self)
@@ -343,7 +343,7 @@ def test_a_label_is_a_str() -> None:
 
 
 def test_own_dense_weights_are_not_those_of_two_layers() -> None:
-    """A two-layer network draws its first layer by itself: what a class of one's own draws would not be seen."""
+    """A two-layer network draws its first layer by itself, so it would never use what a user's class draws."""
 
     @dataclass(frozen=True)
     class Sparse(Dense):

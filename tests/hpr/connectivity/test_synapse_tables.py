@@ -1,4 +1,4 @@
-"""Tables in the dress that each program gives them, and what is refused with its line."""
+"""Tables are read in the forms that programs write; bad tables are refused with the line named."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def blanks(text: str) -> str:
     return "\n".join(line.replace(",", " , ") for line in text.splitlines()) + "\n"
 
 
-# A text and an encoding for each, as Excel, LibreOffice, R and pandas write them.
+# Each entry has a change of the text and an encoding, as Excel, LibreOffice, R and pandas write tables.
 DRESSES: dict[str, tuple[Callable[[str], str], str]] = {
     "as CAVE": (str, "utf-8"),
     "byte order mark": (str, "utf-8-sig"),
@@ -144,14 +144,14 @@ def test_thousands_and_decimals_are_not_confused(tmp_path: Path) -> None:
 
 
 def test_points_between_thousands_are_not_taken_for_decimals(tmp_path: Path) -> None:
-    """A German spreadsheet's 1.234 is one thousand, unless a decimal comma or another decimal has told."""
+    """In a German spreadsheet 1.234 may mean 1,234, so it is refused even where no decimal comma was seen."""
     with pytest.raises(
         ValueError, match=r"expected a size without points between thousands, got '1\.234'"
     ):
         read(tmp_path, semicolons(SYNAPSES.replace("20.5", "20")).replace(";300", ";1.234"))
 
 
-# What a small gzipped file can hold: rows without end, a line without end, a million columns.
+# A small gzipped file can hold rows without end, a line without end or a million columns.
 HUGE: dict[str, tuple[bytes, str]] = {
     "rows": (SYNAPSES.encode() + f"9,{A},0,1\n".encode() * 150_000, "at most 1,000,000 bytes"),
     "a line": (SYNAPSES.encode() + b"9" * 20_000_000, "line 7: expected at most 65,536 characters"),

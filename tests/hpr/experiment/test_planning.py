@@ -1,4 +1,4 @@
-"""The command line before anything runs: what it lists and plans, on which data, and what it costs."""
+"""These tests check the command line before anything runs: what it lists and plans, on which data, at what cost."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_other_pictures_of_mnists_form_are_never_called_mnist(tmp_path: Path) ->
             (tmp_path / f"{stem}-{name}-ubyte").write_bytes(head + bytes(math.prod(shape)))
     chosen, line, content = choose_smnist(tmp_path, "paper", download=True)
     assert chosen == "sMNIST"
-    # SHA-256 of the zeros that all pictures and labels are.
+    # All pictures and labels are zeros, so this is the SHA-256 of zeros.
     assert content == hashlib.sha256(bytes(50 * 785)).hexdigest()[:16]
     assert line == (
         f"sMNIST: replaced by other pictures than MNIST's own (SHA-256 {content}) in {tmp_path}"
@@ -105,7 +105,7 @@ def test_a_synapse_table_stands_where_the_paper_has_electron_microscopy(
     assert main([*argv, "--em-dir", str(tmp_path)], train=unreachable) == 0
     said = capsys.readouterr().out
     assert f"EM: the 3 cells in {tmp_path}; 3 of 4 synapses are between them\n" in said
-    # A dry run writes nothing, into the cache neither.
+    # A dry run writes nothing, not even into the cache.
     assert not (tmp_path / "cache").exists()
     assert "18 x 2AF, N = 3, " in said
     assert main(argv, train=unreachable) == 0
@@ -136,7 +136,7 @@ def test_a_dry_run_says_what_is_left_and_writes_nothing(
     said = capsys.readouterr().out
     assert "0 runs already in" in said
     assert "30 to train in 4 packs: at most " in said
-    # A line a shape.
+    # The plan has one line per shape.
     shapes = [line for line in said.splitlines() if line.endswith((" pack", " packs"))]
     assert [line.partition(":")[0] for line in shapes] == [
         *(f"8 x {task}, N = 300, 3 iterations" for task in ("2AF", "DMS", "CXT")),
@@ -166,7 +166,7 @@ def test_a_dry_run_sums_the_packs_of_a_shape_and_names_what_has_no_runs(
 def test_a_dry_run_names_what_it_cannot_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A folder in a record's place: that run is neither stored nor to be trained."""
+    """A folder is in a record's place, so the run counts neither as stored nor as one to train."""
     spec = discover()["17"].runs(Settings(seeds=1))[0]
     (tmp_path / "runs" / f"{spec.key}.json").mkdir(parents=True)
     assert main(["--figure", "17", "--seeds", "1", "--dry-run", "--out", str(tmp_path)]) == 0
@@ -182,7 +182,7 @@ def test_a_dry_run_counts_what_figures_share(
 ) -> None:
     argv = ["--figure", "2", "17", "--device", "cpu", "--seeds", "3", "--dry-run"]
     assert main([*argv, "--out", str(tmp_path)], train=unreachable) == 0
-    # Figure 17's null is Figure 2's.
+    # Figures 2 and 17 share the runs of the null.
     assert "33 runs in the figures, 30 of them distinct" in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""What a record says of the source tree that made it, and that asking leaves the tree alone."""
+"""A record names the source tree that made it, and asking for the commit leaves the tree unchanged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_asking_for_the_commit_leaves_the_repository_alone(tmp_path: Path) -> None:
-    """In a checkout of the package as it is: its index keeps its bytes, though a file was touched since."""
+    """The index of a checkout of this package keeps its bytes, although a file was touched since."""
     checkout, other = tmp_path / "checkout", tmp_path / "other"
     source = Path(provenance.__file__).parents[1]
     shutil.copytree(source, checkout / "hpr", ignore=shutil.ignore_patterns("__pycache__"))
@@ -34,14 +34,14 @@ def test_asking_for_the_commit_leaves_the_repository_alone(tmp_path: Path) -> No
         git(folder, "add", ".")
         git(folder, "commit", "--quiet", "--message", "first")
     index = checkout / ".git" / "index"
-    # The index's times are no longer those of the file, as after a checkout or a build.
+    # The file's time now differs from the one in the index, as after a checkout or a build.
     os.utime(checkout / "a file", (1, 1))
     kept = index.read_bytes()
     program = "from hpr.experiment.provenance import git_commit; print(git_commit())"
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(checkout), *sys.path]),
-        # Of another repository, as in a hook.
+        # These variables name another repository, as in a git hook.
         "GIT_DIR": str(other / ".git"),
         "GIT_WORK_TREE": str(other),
         "PYTHONDONTWRITEBYTECODE": "1",

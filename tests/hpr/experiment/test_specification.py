@@ -1,4 +1,4 @@
-"""Specifications, keys, packs, costs."""
+"""These tests check specifications, keys, packs and costs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_key_is_stable_over_releases() -> None:
 
 
 def test_younger_fields_are_written_where_they_say_something() -> None:
-    """So that runs from before they existed keep their keys."""
+    """Runs from before these fields existed keep their keys."""
     assert not set(YOUNGER) & set(SPEC.to_dict())
     changed = {
         "activation": "linear",
@@ -83,7 +83,7 @@ def test_a_gain_that_is_not_named_is_the_papers_outside_a_run() -> None:
 
 
 def test_checking_a_specification_opens_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not that of a connectome either, whose size is checked when a run is bound."""
+    """Not even a connectome's file is opened: its size is checked when a run is bound."""
 
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError(f"opened {arguments}")
@@ -141,7 +141,7 @@ def test_packs_hold_equal_shapes_and_each_run_once() -> None:
 
 
 def test_cost_is_that_of_the_products() -> None:
-    """One run of two steps: what a hand count of its products gives, a multiply-add being two."""
+    """The cost of a run of two steps equals a hand count of its products, with a multiply-add counted as two."""
     spec = RunSpec("2AF", Dense(), 0, N=7, batch=5, iterations=3)
     recurrent, edges = 5 * 7 * 7, 2 * 5 * 7 * (2 + 4)
     task = SimpleNamespace(T=2, N_in=2, N_out=4, loss_steps="all")
@@ -151,7 +151,7 @@ def test_cost_is_that_of_the_products() -> None:
 
 
 def test_cost_of_two_layers_and_of_trajectories() -> None:
-    """Three products of each layer an iteration, no N x N weights; a kernel more for each point."""
+    """Two layers cost three products per layer and iteration and no N x N weights; each point adds a kernel."""
     spec = RunSpec("Digits", Dense(), 0, N=7, batch=5, iterations=3, model="two_layer")
     task = SimpleNamespace(T=1, N_in=2, N_out=4, loss_steps="last")
     assert cost([spec], task).training_flops == 3 * 2 * 3 * 5 * 7 * (2 + 4)
@@ -221,7 +221,7 @@ def test_a_key_is_computed_once_and_is_no_part_of_the_run(monkeypatch: pytest.Mo
     key = spec.key
     monkeypatch.setattr(RunSpec, "to_dict", lambda self: {"another": "form"})
     assert spec.key == key
-    # What is pickled, copied or changed is a run without a key: it computes its own.
+    # A pickled, copied or changed run does not take the stored key along, so it computes its own.
     others = [pickle.loads(pickle.dumps(spec)), copy.copy(spec), replace(spec)]
     assert all((other == spec, hash(other)) == (True, hash(spec)) for other in others)
     assert all(other.key != key for other in others)

@@ -1,4 +1,4 @@
-"""The store: whole files or none, nothing trusted unread, nothing run twice."""
+"""The store writes whole files or none, trusts no file before checking it, and runs nothing twice."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_looking_up_a_run_does_not_list_the_folder(
 
 
 def test_a_changed_number_is_not_trusted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The file is whole, strict JSON of the right run; one measure was edited."""
+    """The file is whole, strict JSON of the right run, but one measure was edited."""
     store = Store(tmp_path)
     path = store.save(record_of(SPEC))
     path.write_text(path.read_text().replace("0.25", "0.75"))
@@ -138,7 +138,7 @@ UNREADABLE = {
 def test_what_is_not_to_be_read_is_refused_in_one_line_and_stays(
     tmp_path: Path, make: Callable[[Path], None], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is no run to be trained, for a plan either: another version may know what it says."""
+    """The run is not trained, nor planned to be: another version of hpr may be able to read the record."""
     store = Store(tmp_path)
     path = store.path(SPEC)
     path.parent.mkdir()
@@ -157,7 +157,7 @@ def test_what_is_not_to_be_read_is_refused_in_one_line_and_stays(
 
 @pytest.mark.skipif(not hasattr(os, "setuid"), reason="this system has no users to become")
 def test_a_record_that_may_not_be_read_is_named_in_one_line() -> None:
-    """By a child without root's rights, in a folder that every user can reach."""
+    """A child process without root's rights reads the record, in a folder that every user can reach."""
     with tempfile.TemporaryDirectory() as out:
         Path(out).chmod(0o755)
         path = Store(out).save(record_of(SPEC))
@@ -178,7 +178,7 @@ def test_a_record_that_may_not_be_read_is_named_in_one_line() -> None:
 
 
 def sealed_text(value: str) -> bytes:
-    """A record with a measure of that text, and a checksum in the right form."""
+    """Return a record with that text as a measure, and a checksum in the right form."""
     whole = sealed(record_of(SPEC, measures={"final_loss": 12345.5}))
     return whole.replace("12345.5", value).encode()
 
@@ -301,7 +301,7 @@ def test_a_killed_process_leaves_whole_files_only(tmp_path: Path, attempt: int) 
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"going\n"
-        # Another point of the work in each attempt.
+        # Each attempt kills the process at another point of its work.
         time.sleep(0.013 * attempt)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL

@@ -1,4 +1,4 @@
-"""Networks that diverge: each is recorded as such, and none of its neighbours in the pack is touched."""
+"""A network that diverges is recorded as such, and no neighbour in its pack is affected."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def identity(record: dict[str, Any]) -> str:
 
 
 class Exploding(Task):
-    """2AF, but for one seed the inputs are as large as fp32 has them from an iteration on: what they make overflows."""
+    """This is 2AF, but one seed's inputs are the largest fp32 number from an iteration on, so its network overflows."""
 
     size = float(np.finfo(np.float32).max)
 
@@ -73,13 +73,13 @@ def test_divergence_is_recorded_and_hurts_no_neighbour(iteration: int) -> None:
 
 
 class Overflowing(Exploding):
-    """2AF, but for one seed the inputs are so large at an iteration that its loss is finite, and its step is not."""
+    """In this 2AF, one seed's inputs are so large from an iteration on that its step overflows, but not its loss."""
 
     size = 1e12
 
 
 def test_weights_that_overflow_at_the_end_hurt_no_neighbour() -> None:
-    """The last iteration's loss is finite, what it leaves is not measurable."""
+    """The last iteration's loss is finite, but the weights after it cannot be measured."""
     runs = [replace(SMALL, seed=s, iterations=20) for s in range(3)]
     task = Overflowing(1, 19)
     records = train_pack(runs, task, device=CPU)
@@ -96,7 +96,7 @@ def test_weights_that_overflow_at_the_end_hurt_no_neighbour() -> None:
     [
         RuntimeError("CUDA out of memory"),
         ValueError("a bug"),
-        # In the words of what is divergence: the class says what an error is.
+        # The error's words are those of a divergence, but only its class counts.
         ValueError("x: expected finite numbers, got 1 NaN or infinite"),
     ],
     ids=str,
@@ -105,12 +105,12 @@ def test_weights_that_overflow_at_the_end_hurt_no_neighbour() -> None:
 def test_what_raises_while_measuring_is_no_divergence_and_leaves_no_record(
     error: Exception, points: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Networks whose numbers are finite have not diverged: a later call must try them again."""
+    """Networks whose numbers are finite have not diverged, so a later call must try them again."""
     calls = []
 
     def fail(*arguments: Any) -> torch.Tensor:
         calls.append(arguments)
-        # The first kernel is that of the start.
+        # The first call computes the kernel at the start.
         if len(calls) > 1:
             raise error
         return tangent_kernel(*arguments)
@@ -124,7 +124,7 @@ def test_what_raises_while_measuring_is_no_divergence_and_leaves_no_record(
 
 
 def overflowing(**scales: float) -> tuple[Evaluation, Pack]:
-    """A network and the same with some of its weights scaled, all of them finite."""
+    """Return a network's evaluation, and the network with some weights scaled, all of them finite."""
     task = make_task("2AF")
     before = initial_pack([SMALL], task, CPU)
     after = before.select([0])

@@ -1,4 +1,4 @@
-"""Training by the fused kernels: six launches an iteration and nothing else, the CPU's results, a faithful graph.
+"""The fused kernels train by six launches per iteration and nothing else, like the CPU, and their graph is faithful.
 
 A test with the argument `device` runs under Triton's interpreter (HPR_KERNELS_BACKEND=interpret), and on a card.
 """
@@ -64,7 +64,7 @@ def state(step: Any) -> tuple[Tensor, ...]:
 
 
 class Operations(TorchDispatchMode):
-    """Torch's operations meanwhile, but for views: each would be a launch, an allocation or a wait."""
+    """This records torch's operations except views: each would be a launch, an allocation or a wait."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Operations(TorchDispatchMode):
 def test_an_iteration_is_six_launches_and_nothing_else(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What two iterations ask for, written down instead of done."""
+    """The kernels of two iterations are recorded instead of launched."""
     from hpr.training import fused_step
 
     seen: list[str] = []
@@ -113,7 +113,7 @@ def test_an_iteration_is_six_launches_and_nothing_else(
 
 
 def batch(specs: list[RunSpec], task: Task, i: int) -> tuple[Tensor, Tensor]:
-    """Inputs and targets of iteration `i`, of every run."""
+    """Return the inputs and targets of iteration `i` for every run."""
     drawn = [task.draw(spec.seed, i, 1, spec.batch) for spec in specs]
     x, targets = (
         torch.from_numpy(np.stack([getattr(d, part)[0] for d in drawn]))
@@ -123,7 +123,7 @@ def batch(specs: list[RunSpec], task: Task, i: int) -> tuple[Tensor, Tensor]:
 
 
 def trained(step: Any, specs: list[RunSpec]) -> list[Tensor]:
-    """The curves, weights and velocities after five iterations."""
+    """Return the curves, weights and velocities after five iterations."""
     losses, accuracies = step.window(specs, 0, 5)
     curves = (losses,) if accuracies is None else (losses, accuracies)
     return [value.cpu() for value in (*curves, *state(step))]
@@ -132,7 +132,7 @@ def trained(step: Any, specs: list[RunSpec]) -> list[Tensor]:
 def trained_by_torch(
     pack: Pack, specs: list[RunSpec], task: Task, dtype: torch.dtype
 ) -> list[Tensor]:
-    """The same on the CPU; inputs too are of `dtype`, which `Step.window` does not offer."""
+    """Return what `trained` does, by `Step` on the CPU with inputs of `dtype`, which `Step.window` does not offer."""
     given = Pack(pack.weights.to(dtype), pack.readout.to(dtype), pack.N_in, pack.signs)
     step = Step(given.select(range(len(specs))), specs[0], task)
     drawn = (batch(specs, task, i) for i in range(5))
@@ -144,8 +144,8 @@ def trained_by_torch(
 def assert_as_good_as_torch(
     got: list[Tensor], specs: list[RunSpec], task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each result is within twice the error of torch's fp32 on the CPU against its fp64."""
-    # Otherwise the interpreter would serve the fp32 numbers on the CPU as well.
+    """Check that no result differs from torch's fp64 by more than twice what torch's fp32 does, both on the CPU."""
+    # Without this setting the interpreter would also compute torch's fp32 numbers.
     monkeypatch.setenv("HPR_KERNELS_BACKEND", "torch")
     pack = initial_pack(specs, task, torch.device("cpu"))
     single, exact = (
@@ -167,7 +167,7 @@ def test_equals_the_cpu(name: str, device: str, monkeypatch: pytest.MonkeyPatch)
 
 @each_task
 def test_torch_serves_the_fused_step(name: str) -> None:
-    """Dispatch finds a backend for every launch: by torch on the CPU the two steps train alike, in fp64."""
+    """Dispatch finds torch for every launch on the CPU, and both steps train alike in fp64."""
     from hpr.training.fused_step import FusedStep
 
     task = make_task(name)
@@ -196,7 +196,7 @@ def test_torch_serves_the_fused_step(name: str) -> None:
 def test_the_other_step_trains_as_on_the_cpu(
     name: str, change: dict[str, Any], device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Runs that the fused step does not train: `Step` calls the kernels for its parts, on rows that they pad."""
+    """The fused step does not train these runs: `Step` calls the kernels for its parts, on padded rows."""
     task = make_task(name)
     specs = runs(task, iterations=5, **change)
     step = new_trainer(initial_pack(specs, task, torch.device(device)), specs[0], task)
@@ -207,7 +207,7 @@ def test_the_other_step_trains_as_on_the_cpu(
 
 @on_each_device
 def test_one_batch_at_a_time_is_the_same(device: str) -> None:
-    """`step(x, targets)` and `step.window` train alike, and so do those that go on when others leave."""
+    """`step(x, targets)` and `step.window` train alike, and networks train on alike when others leave the pack."""
     task = make_task("2AF")
     specs = runs(task, 4)
     whole, single = (fused(specs, task, device) for _ in range(2))
@@ -226,11 +226,11 @@ def test_one_batch_at_a_time_is_the_same(device: str) -> None:
         assert torch.equal(some, all_[going])
 
 
-# NumPy, which the interpreter computes with, warns where infinities meet.
+# The interpreter computes with NumPy, which warns of invalid operations on infinities.
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @on_each_device
 def test_divergence_is_recorded_and_hurts_no_neighbour(device: str) -> None:
-    """One network's readout overflows at once."""
+    """The readout of one network overflows at once."""
     task = make_task("2AF")
     specs = runs(task)
     clean, step = (fused(specs, task, device) for _ in range(2))
@@ -264,7 +264,7 @@ json.dump({"records": records, "launched": sorted(launched)}, sys.stdout)
 
 
 def figure_1() -> list[dict[str, Any]]:
-    """One task of Figure 1 at N = 33: 2 ranks, 2 seeds, 5 iterations, all its measures."""
+    """Return the records of one task of Figure 1 at N = 33: 2 ranks, 2 seeds, 5 iterations, all measures."""
     task = make_task("2AF")
     base = replace(SMALL, iterations=5)
     specs = [
@@ -276,7 +276,7 @@ def figure_1() -> list[dict[str, Any]]:
 
 
 def test_figure_1_through_every_kernel() -> None:
-    """The same figures by torch and by the interpreter, to the rounding of fp32 over five iterations."""
+    """Torch and the interpreter give the same records, up to the rounding of fp32 over five iterations."""
     environment = {
         **os.environ,
         "HPR_KERNELS_BACKEND": "interpret",
@@ -326,7 +326,7 @@ def test_feed_holds_what_the_task_draws() -> None:
 
 
 def test_feed_keeps_to_its_memory() -> None:
-    """sMNIST's shape: 10 seeds of 200 images a step exceed the limit within ten steps."""
+    """The shape is sMNIST's: 10 seeds of 200 images per step exceed the limit within ten steps."""
     from hpr.training.trials import Feed
 
     rows = SimpleNamespace(T=28, N_in=28)
@@ -346,7 +346,7 @@ def test_packs_fill_the_card_within_its_memory(monkeypatch: pytest.MonkeyPatch) 
         card = SimpleNamespace(multi_processor_count=132, total_memory=memory)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, card=card: card)
         sizes.append(pack_size(paper, task_of, cuda))
-    # Two tiles of 16 trials a network, four programs a multiprocessor.
+    # Each network has two tiles of 16 trials, and each multiprocessor gets four programs.
     assert sizes[0] == 264
     assert 1 < sizes[1] < sizes[0]
     assert sizes[2] == 1
@@ -355,7 +355,7 @@ def test_packs_fill_the_card_within_its_memory(monkeypatch: pytest.MonkeyPatch) 
 @gpu
 @each_task
 def test_a_graph_replays_what_was_run(name: str) -> None:
-    """Chunks by replay, and the same iterations launched one by one: bit for bit, and the same each time."""
+    """Replayed chunks equal the same iterations launched one by one, bit for bit, and are the same each time."""
     task = make_task(name)
     specs = runs(task, iterations=3 * WINDOW, batch=32)
     replayed, again, eager = (fused(specs, task, "cuda") for _ in range(3))

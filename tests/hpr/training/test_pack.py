@@ -1,4 +1,4 @@
-"""Initial weights of students and two-layer networks; kernels of every kind of pack against torch.func."""
+"""Students and two-layer networks start from the right weights; kernels of every kind of pack equal torch.func's."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_first_layer_has_its_rank_and_its_nulls_norm(distribution: Any) -> None:
     assert W.std() == pytest.approx(spread, rel=0.05)
     assert np.linalg.matrix_rank(V, tol=1e-5) == 2
     assert np.linalg.norm(V) == pytest.approx(np.linalg.norm(W), rel=1e-5)
-    # The same temporary matrix: what is left is its part along the leading triplets.
+    # Both come from the same matrix: V keeps its part along the leading singular triplets.
     left, _, right = np.linalg.svd(W, full_matrices=False)
     assert abs(left[:, 0] @ V @ right[0]) == pytest.approx(np.linalg.norm(V, 2), rel=1e-4)
 
@@ -119,7 +119,7 @@ def test_kernel_under_dales_law_is_that_of_the_raw_weights() -> None:
         return rates[0, :, 0] @ readout.mT
 
     jacobian = torch.func.jacrev(outputs, argnums=(0, 1, 2))
-    # Raw weights of either sign, and a diagonal that is no part of the network.
+    # Raw weights have either sign, and their diagonal is no part of the network.
     raw = pack.recurrent[0] * torch.where(torch.rand(11, 11) < 0.5, -1.0, 1.0) + torch.eye(11)
     rows = torch.func.vmap(jacobian, in_dims=(None, None, None, 1))(
         raw, pack.input[0], pack.readout[0], x

@@ -1,4 +1,4 @@
-"""One SGD iteration, step by step in fp64 against torch.nn, autograd and torch.optim."""
+"""SGD iterations equal those of torch.nn, autograd and torch.optim step by step, in fp64."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_two_layers_equal_torch_nn_sequential(name: str, activation: Any) -> Non
 def by_autograd(
     pack: Pack, r: int, spec: RunSpec, task: Task, signs: Tensor | None = None
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Loss and effective weights after each iteration; with signs, of raw weights W with W_eff = |W| ∘ sign."""
+    """Yield the loss and effective weights of each iteration; with signs, W is trained and W_eff = |W| ∘ sign."""
     raw = {name: getattr(pack, name)[r].clone().requires_grad_() for name in NAMES}
     optimiser = torch.optim.SGD(raw.values(), lr=spec.learning_rate, momentum=spec.momentum)
 
@@ -110,7 +110,7 @@ def by_autograd(
 @pytest.mark.parametrize("activation", ["relu", "linear"])
 @pytest.mark.parametrize("name", ["pattern generation", "2AF"])
 def test_recurrent_networks_equal_autograd(name: str, activation: Any) -> None:
-    """A regression of all steps, and classes; both activations."""
+    """The cases are a regression of all steps and a classification, with both activations."""
     task = make_task(name, dt=100)
     spec = RunSpec(
         name, LowRank(rank=3, gain=0.5), seed=1, task_version=task.version, N=33, batch=2, activation=activation,
@@ -127,7 +127,7 @@ def test_recurrent_networks_equal_autograd(name: str, activation: Any) -> None:
 
 
 def test_dales_law_equals_autograd_of_raw_weights() -> None:
-    """A constrained network and a free one in a pack; the steps are so large that weights bounce off zero."""
+    """A pack holds a constrained and a free network; the steps are so large that weights bounce off zero."""
     task = make_task("2AF")
     base = RunSpec(
         "2AF", Dale(dale_throughout=True), seed=1, N=33, batch=5, learning_rate=0.5,

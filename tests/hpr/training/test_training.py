@@ -1,4 +1,4 @@
-"""Training a pack: against torch.optim, bit for bit in any pack, with failures and early stops kept apart."""
+"""Training equals torch.optim and is bit for bit the same in any pack; failures and early stops are kept apart."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def identity(record: dict[str, Any]) -> str:
 
 
 def by_torch(spec: RunSpec, task: Task) -> tuple[list[torch.Tensor], list[float]]:
-    """The same training through autograd, the reference recurrence and torch.optim.SGD, in fp64."""
+    """Train through autograd, the reference recurrence and torch.optim.SGD in fp64; return weights and losses."""
     pack = initial_pack([spec], task, CPU)
     leaves = [
         value.double().clone().requires_grad_()
@@ -89,7 +89,7 @@ def test_equals_autograd_and_torch_optim(task_name: str, variant: str) -> None:
 def kernel_by_torch(
     weights: list[torch.Tensor], x: torch.Tensor, spec: RunSpec, last: bool
 ) -> torch.Tensor:
-    """K of the asked parameters by jacrev through the reference, rows (b, t, k)."""
+    """Return K of the run's `ntk_parameters` by jacrev through the reference, with rows (b, t, k)."""
 
     def outputs(recurrent: torch.Tensor, input: torch.Tensor, readout: torch.Tensor, x: Any) -> Any:
         rates = reference.leaky_rnn(x[None, :, None], recurrent[None], input[None], spec.rho)
@@ -105,7 +105,7 @@ def kernel_by_torch(
 @pytest.mark.parametrize("variant", ["paper", "released"])
 @pytest.mark.parametrize("task_name", ["2AF", "sDigits"])
 def test_measures_are_those_of_the_evaluation_trials(task_name: str, variant: str) -> None:
-    """Every measure of a record, computed again from its definition on weights trained by torch."""
+    """Every measure of a record is computed again from its definition, on weights trained by torch."""
     task = make_task(task_name)
     spec = replace(
         SMALL,
@@ -178,7 +178,7 @@ def test_a_record_is_the_same_alone_in_a_pack_and_in_another_order(iterations: i
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_same_at_full_width(threads: int) -> None:
-    """N = 300 is where the matrix library chooses among more code paths."""
+    """At N = 300 the matrix library chooses among more code paths."""
     task = make_task("2AF")
     runs = specs(5, iterations=5, N=300)
     torch.set_num_threads(threads)
@@ -191,7 +191,7 @@ def test_the_same_at_full_width(threads: int) -> None:
 
 
 def test_early_stop_is_each_networks_own() -> None:
-    """A pack of a slow and a fast learner: the fast one stops, the slow one trains on as if alone."""
+    """In a pack of a slow and a fast learner, the fast one stops and the slow one trains on as if alone."""
     task = make_task("sDigits")
     base = replace(
         SMALL, task="sDigits", task_version="1", batch=100, iterations=600, stop_accuracy=0.5
@@ -212,7 +212,7 @@ def test_record_is_strict_json_with_its_provenance() -> None:
     json.dumps(record, allow_nan=False)
     assert record["key"] == SMALL.key
     assert RunSpec.from_dict(record["spec"]) == SMALL
-    # A build for CUDA names its CUDA in one of the two only.
+    # A build for CUDA names its CUDA version in only one of the two strings.
     assert torch.__version__.startswith(record["provenance"]["versions"]["torch"])
     assert record["provenance"]["cores"] == available_cores()
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE)
@@ -230,7 +230,7 @@ def test_another_task_is_refused() -> None:
 
 
 def test_a_tie_is_a_miss() -> None:
-    """Dead units give equal outputs: whatever the first class is, nothing has been learned."""
+    """Dead units give equal outputs, so nothing has been learned, whatever the first class is."""
     task = make_task("2AF")
     dead = initial_pack([SMALL], task, CPU).select([0, 0])
     dead.input.fill_(-10)
@@ -253,7 +253,7 @@ def test_initial_weights_are_shared_in_pairs() -> None:
     u, _, _ = torch.linalg.svd(second.recurrent[0].double())
     cosine = u[:, 0] @ first.recurrent[0].double()
     assert float(cosine.norm()) == pytest.approx(float(first.recurrent.double().norm()), rel=1e-5)
-    # Uniform within ±1/√fan_in: the largest of 99 draws falls below nine tenths once in 30,000 times.
+    # Weights are uniform within ±1/√fan_in: the largest of 99 is below 0.9 of it once in 30,000 times.
     assert 0.9 * 3**-0.5 < float(first.input.abs().max()) <= 3**-0.5
     assert 0.9 * 33**-0.5 < float(first.readout.abs().max()) <= 33**-0.5
 

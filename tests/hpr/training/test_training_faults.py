@@ -1,4 +1,4 @@
-"""Data at fault: an error of the task, by its name, and never a network that diverged."""
+"""Invalid data are an error that names the task, and never a network that diverged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = RunSpec("2AF", LowRank(rank=2), seed=0, N=33, iterations=30, trials=64, 
 
 
 class Faulty(Task):
-    """2AF, but for one seed an iteration's inputs or targets are no data."""
+    """This is 2AF, but one seed's inputs or targets are invalid at one iteration."""
 
     def __init__(self, seed: int, iteration: int, part: str, value: float) -> None:
         self.inner = make_task("2AF")
@@ -51,7 +51,7 @@ FAULTS = {
 def test_a_fault_of_the_data_is_no_divergence(
     part: str, value: float, message: str, iteration: int, tmp_path: Path
 ) -> None:
-    """It fails by the name of the task, and nothing is kept that a mended task would be served."""
+    """The error names the task, and no record is kept, so a mended task is trained anew."""
     spec = replace(SMALL, seed=1, iterations=WINDOW + 100)
     task = Faulty(1, iteration, part, value)
     outcome = run_local(

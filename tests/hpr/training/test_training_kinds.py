@@ -1,4 +1,4 @@
-"""Trajectories, teachers and regressions as runs: records that depend on their specification alone."""
+"""Runs with trajectories, teachers and regressions give records that depend on their specification alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hpr.training.loop import train_pack
 from hpr.training.pack import tangent_kernel
 
 CPU = torch.device("cpu")
-# Widths that vectors divide: with others some matrix libraries round by a matrix's place in the pack.
+# Vectors divide these widths: with others some matrix libraries round by a matrix's place in the pack.
 DIGITS = RunSpec(
     "sDigits", LowRank(rank=5), seed=0, task_version="1", N=32, batch=32, iterations=130, trials=40,
     kernel_trials=8, checkpoints=5,
@@ -95,7 +95,7 @@ def test_measuring_does_not_change_training() -> None:
 
 
 def test_a_run_that_stops_early_ends_its_trajectory_there() -> None:
-    # A network that knows a tenth of the digits, as all do, stops at the end of the first window.
+    # Every network gets a tenth of the digits right, so this one stops at the end of the first window.
     record = train(replace(DIGITS, stop_accuracy=0.05, iterations=300))
     assert (record["status"], record["iterations"]) == ("stopped", 100)
     assert record["trajectory"]["iteration"][-1] == 100
@@ -104,7 +104,7 @@ def test_a_run_that_stops_early_ends_its_trajectory_there() -> None:
 
 
 def test_a_diverging_run_keeps_the_points_that_it_had() -> None:
-    # Overflow does not warn in torch; a huge step is enough.
+    # Torch does not warn of overflow, so a huge step is enough.
     record = train(replace(STUDENT, learning_rate=1e6))
     assert record["status"] == "diverged"
     assert record["measures"] == {}
@@ -141,7 +141,7 @@ def test_a_student_is_the_same_whether_its_teacher_is_given_or_trained(tmp_path:
 
 
 def test_kept_weights_are_the_trained_ones() -> None:
-    """The change of the weights, and the kernel, from the record alone; a student begins with them."""
+    """The record's weights alone give the measured change and a kernel, and a student begins with them."""
 
     from hpr.training.weights import decoded
 
@@ -178,19 +178,19 @@ def test_a_regression_has_no_accuracy() -> None:
 
 
 def test_a_pattern_is_compared_over_its_time_steps() -> None:
-    """All trials being one, alignment over trials would be 1 whatever was learned."""
+    """All trials are the same, so alignment over trials would be 1 whatever was learned."""
     alignment = train(PATTERN)["measures"]["representation_alignment"]
     assert 0 < alignment < 1 - 1e-6
 
 
 def test_two_layer_linear_networks_reach_the_kernel_of_equation_8() -> None:
-    """Gradient descent from small weights on whitened inputs: K_f is X^T (ββ^T / |β|² + 1) X, up to scale."""
+    """Gradient descent from small weights on whitened inputs gives K_f = X^T (ββ^T / |β|² + 1) X, up to scale."""
     spec = replace(
         STUDENT, task="student-teacher(d=4,whitened)", connectivity=Dense(gain=0.001), N=64,
         readout_deviation=0.001, learning_rate=0.01, iterations=900, checkpoints=0,
     )  # fmt: skip
     measures = train(spec)["measures"]
-    # Eigenvalues 2, 1, 1, 1 on whitened inputs.
+    # K_f has the eigenvalues 2, 1, 1, 1 on whitened inputs.
     assert measures["kernel_effective_rank_final"] == pytest.approx(2.5, rel=0.01)
     assert measures["task_kernel_alignment_final"] == pytest.approx(2 / 5, rel=0.01)
     W = initial_pack([spec], make_task(spec.task), CPU)
@@ -202,7 +202,7 @@ def test_two_layer_linear_networks_reach_the_kernel_of_equation_8() -> None:
 
 
 def test_the_local_executor_trains_a_teacher_once_for_all_its_students(tmp_path: Any) -> None:
-    """Within one call, and when a later one finds the teacher in the store."""
+    """This holds within one call, and when a later call finds the teacher in the store."""
     seen: list[tuple[int, bool]] = []
 
     def trainer(specs: Any, task: Any, **how: Any) -> Any:
