@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from hpr.command_line import Parser, UsageError, integer_between, path, positive
-from hpr.connectivity.connectome import CELEGANS, keep, read_folder
+from hpr.connectivity.connectome import keep, read_folder
 from hpr.experiment.execution import Failure, Outcome, Train, run_local
 from hpr.experiment.plan import plan, tasks
 from hpr.experiment.provenance import version_lines
@@ -23,7 +23,8 @@ from hpr.experiment.specification import VARIANTS, RunSpec, distinct
 from hpr.experiment.store import Store
 from hpr.figures import Figure, Settings, discover
 from hpr.figures.claims import FEWEST
-from hpr.figures.figure import SMNIST, Profile
+from hpr.figures.settings import SMNIST, Profile
+from hpr.figures.stand_ins import MNIST_TASKS, STAND_INS
 from hpr.system.devices import Device, choose_device, training_rate
 from hpr.system.extras import install
 
@@ -137,11 +138,11 @@ def choose_smnist(
     from hpr.tasks import MnistUnavailable, find_mnist
     from hpr.tasks.mnist import other_pictures, pictures_content
 
-    replaced = "sMNIST: replaced by the stand-in sDigits (8 x 8 digits)"
+    digits = STAND_INS["sMNIST"]
     if stand_in and mnist_dir is not None:
         raise UsageError(f"--stand-in: expected without --mnist-dir, got --mnist-dir {mnist_dir}")
     if stand_in:
-        return "sDigits", f"{replaced}, as asked for", None
+        return "sDigits", f"{digits.announcement}, as asked for", None
     try:
         folder = find_mnist(mnist_dir)
         content = None if mnist_dir is None else pictures_content(mnist_dir)
@@ -152,8 +153,7 @@ def choose_smnist(
     if folder is not None:
         return "sMNIST", f"sMNIST: the files in {folder}", None
     if profile != "paper":
-        how = "for the real one give --mnist-dir DIR, or use --profile paper, which downloads it"
-        return "sDigits", f"{replaced}; {how}", None
+        return "sDigits", f"{digits.announcement}; {digits.remedy}", None
     if not download:
         return "sMNIST", "sMNIST: to be downloaded", None
     try:
@@ -172,10 +172,8 @@ def choose_connectome(em_dir: Path | None, *, write: bool = True) -> tuple[str, 
         UsageError: the given tables are missing or broken, or can't be kept in the cache.
     """
     if em_dir is None:
-        return CELEGANS, (
-            "EM: replaced by the stand-in C. elegans; for cortex give --em-dir DIR, which "
-            "python -m hpr.connectivity.cave DIR fills"
-        )
+        worm = STAND_INS["EM"]
+        return worm.name, f"{worm.announcement}; {worm.remedy}"
     try:
         connectome = read_folder(em_dir)
         name = keep(connectome, write=write)
@@ -188,11 +186,7 @@ def _main(arguments: argparse.Namespace, train: Train | None) -> int:
     if arguments.version:
         print("\n".join(version_lines()))
         return 0
-    try:
-        figures = discover()
-    except ValueError as error:
-        # Another package's figure has the name of one that is known.
-        raise UsageError(str(error)) from None
+    figures = discover()
     chosen = _chosen(arguments, figures)
     try:
         device = choose_device(arguments.device)
@@ -214,7 +208,7 @@ def _main(arguments: argparse.Namespace, train: Train | None) -> int:
         connectome, note = choose_connectome(arguments.em_dir, write=acts)
         settings = replace(settings, connectome=connectome)
         notes.append(note)
-    if any(spec.task in ("sMNIST", "MNIST") for figure in chosen for spec in figure.runs(settings)):
+    if any(spec.task in MNIST_TASKS for figure in chosen for spec in figure.runs(settings)):
         smnist, note, content = choose_smnist(
             arguments.mnist_dir, profile, download=acts, stand_in=arguments.stand_in
         )

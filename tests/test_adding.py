@@ -254,7 +254,10 @@ def test_a_figure_whose_name_is_taken_is_one_line(installed: Path, tmp_path: Pat
     done = child(["-m", "hpr.reproduce", "--list"], tmp_path, (site,))
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert line == "hpr.reproduce: error: figure 16: expected one definition, got a second"
+    assert line == (
+        "hpr.reproduce: error: figure 16: expected one definition, got a second in "
+        "entry point gain = gain_figure:FIGURES of hpr.figures"
+    )
 
 
 OWN = """

@@ -1,4 +1,4 @@
-"""Claims as data, fixed beforehand, and how each is tested over the seeds."""
+"""Claims as data, fixed before anything is measured, and the test of each claim over the seeds."""
 
 from __future__ import annotations
 
@@ -53,20 +53,20 @@ RULE = (
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says of a measure in a panel, in its words in `says`.
+    """What the paper says of a measure in a panel; `says` has the paper's statement in words.
 
-    It rises, falls or is comparable along the panel's levels; or it is higher or lower at the
-    second of two `levels` than at the first; or the difference that the second of three makes to
-    the first vanishes at the third. A statement that `holds` is judged by its own figure.
+    The measure rises, falls or is comparable along the panel's levels; or it is higher or lower at
+    the second of two `levels` than at the first; or its difference between the second and the first
+    of three levels vanishes at the third. A statement that `holds` is judged by its own figure.
     """
 
     panel: str
     measure: str
     kind: Kind
     says: str
-    # The levels compared, by name; empty: all of the panel's.
+    # The names of the levels that are compared; empty: all levels of the panel.
     levels: tuple[str, ...] = ()
-    # Of a difference that vanishes: whether the second level was higher or lower than the first.
+    # For a difference that vanishes: whether the second level was higher or lower than the first.
     was: Direction | None = None
 
     def __post_init__(self) -> None:
@@ -115,6 +115,7 @@ class Finding:
         return asdict(self)
 
 
+# Longer than 60 lines: the docstring is the statement of the method.
 def judge(
     claim: Claim, values: Values, levels: Sequence[str], missing: Sequence[str] = ()
 ) -> Finding:
@@ -142,7 +143,7 @@ def judge(
 
     *Comparable*. The effect is the largest of the L means over the smallest. The claim **agrees**
     when the whole interval of that ratio lies at or below 1.10, **disagrees** when all of it lies
-    above, and is **inconclusive** otherwise. There is no p.
+    above, and is **inconclusive** otherwise. It has no p value.
 
     Intervals are percentile bootstraps that resample seeds, each with all its levels, by a fixed
     generator. A seed counts only where every level has a finite value; the others are left out and
@@ -260,7 +261,7 @@ def _wilcoxon(values: Values, test: str = "Wilcoxon signed-rank") -> Statistic:
         return np.median(chosen[..., -1] - chosen[..., 0], axis=-1)
 
     difference = values[:, -1] - values[:, 0]
-    # Where no pair differs the test is not defined, and nothing speaks against equality.
+    # The test is not defined where no pair differs. Nothing speaks against equality then, so p is 1.
     p = float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
     effect = float(median(values))
     interval = _interval(values, median)

@@ -13,10 +13,10 @@ from hpr.experiment.specification import RunSpec
 
 def spectrum(spec: RunSpec, *, singular: bool = False) -> NDArray[np.float64]:
     """|λ_i| of W_h^(0), descending [N]; or its singular values."""
-    return _spectrum(spec.connectivity, spec.N, spec.seed, singular)
+    return _cached(spec.connectivity, spec.N, spec.seed, singular)
 
 
-# Figures of several tasks show the spectra of the same matrices.
+# Cached, as figures of several tasks show the spectra of the same matrices.
 @functools.cache
-def _spectrum(structure: Connectivity, N: int, seed: int, singular: bool) -> NDArray[np.float64]:
+def _cached(structure: Connectivity, N: int, seed: int, singular: bool) -> NDArray[np.float64]:
     return magnitudes(structure.draw(N, seed), singular=singular)

@@ -11,7 +11,7 @@ from typing import get_args
 
 from hpr.experiment.specification import VARIANTS
 from hpr.figures import Settings, discover
-from hpr.figures.figure import SMNIST, Profile
+from hpr.figures.settings import SMNIST, Profile
 
 # The file has, for each setting and figure, the number of runs and the SHA-256 of their sorted keys.
 KEPT = Path(__file__).with_name("keys.json")

@@ -16,8 +16,8 @@ import torch
 
 from hpr.experiment import plan as planning
 from hpr.experiment.specification import RunSpec
-from hpr.figures.figure import MEASURES
-from hpr.figures.rank_sweep import RankSweep
+from hpr.figures.definitions.rank_sweep import RankSweep
+from hpr.figures.panel import MEASURES
 from hpr.reproduce import main
 
 pytestmark = pytest.mark.usefixtures("empty_cache")

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpr.figures.figure import Settings
+from hpr.figures.definitions.theory_figure import Theory, check_finding, size
+from hpr.figures.settings import Settings
 from hpr.figures.summary import write_figure
-from hpr.figures.theory import Theory, finding, size
 from hpr.theory import (
     Check,
     CheckCase,
@@ -294,7 +294,7 @@ def test_standard_errors_are_two_sided_and_corrected() -> None:
 def test_a_diverged_training_is_written_without_a_number(losses: recurrent_checks.Losses) -> None:
     gone = {rank: torch.full_like(loss, math.nan) for rank, loss in losses.trained.items()}
     check = recurrent_checks.check_proposition_2(replace(losses, trained=gone))[1]
-    assert [group.mean for group in finding(check).groups] == [None, None]
+    assert [group.mean for group in check_finding(check).groups] == [None, None]
 
 
 @pytest.mark.parametrize("value", [1, 2.0])
@@ -311,7 +311,7 @@ def test_one_seed_is_enough_to_ask_for(seeds: int | None, networks: int) -> None
 def test_the_figure_states_its_claims_first_and_writes_every_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpr.figures.theory.QUICK", Size(20_000, 50, 2, 2))
+    monkeypatch.setattr("hpr.figures.definitions.theory_figure.QUICK", Size(20_000, 50, 2, 2))
     figure, settings = Theory(), Settings()
     claims = figure.claims(settings)
     assert [found.claim for found in figure.judge(settings, {})] == claims

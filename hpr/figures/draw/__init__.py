@@ -1,6 +1,6 @@
-"""The pictures, and the one place where matplotlib is imported.
+"""The pictures. Only this package imports matplotlib.
 
-A picture depends on the records alone: neither the user's settings of matplotlib nor the date reach it.
+A picture depends on the records alone, not on the user's settings of matplotlib nor on the date.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ STYLE: dict[str, Any] = {
     "axes.linewidth": 0.6,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
-    # Letters stay text in the PDF.
+    # Type 42 keeps letters as text in the PDF.
     "pdf.fonttype": 42,
 }
 
 
 def _homeless() -> bool:
-    """Whether a folder that matplotlib keeps files in can't be made or written, where it would warn or fail."""
+    """Whether a folder in which matplotlib keeps files can't be made or written: matplotlib would warn or fail."""
     named = os.environ.get("MPLCONFIGDIR")
     try:
         if named:
@@ -65,16 +65,16 @@ if "matplotlib" not in sys.modules and _homeless():
 try:
     import matplotlib
 except ValueError as error:
-    # A garbled matplotlibrc, or MPLBACKEND.
+    # The cause is a garbled matplotlibrc or MPLBACKEND.
     raise ImportError(f"matplotlib can't be imported with this user's settings: {error}") from None
 
 
 def save(plot: Callable[[], Figure], path: Path) -> None:
     """Draw a picture and write it to `path` with the endings .png (200 dpi) and .pdf.
 
-    Both are done with matplotlib's parameters as they come with it and `STYLE`, whatever the user's are.
+    Both use matplotlib's default parameters with `STYLE`, not the user's parameters.
     """
-    # A backend is for windows, and is chosen once in a process: it is left alone.
+    # The backend concerns windows alone, and a process chooses it once, so it is not reset.
     defaults = {
         name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"
     }

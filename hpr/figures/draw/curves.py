@@ -1,24 +1,22 @@
-"""Drawing trajectories: a measure against iterations, a colour a level."""
+"""Pictures of trajectories: a measure against iterations, one colour per level."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib.axes
 import numpy as np
 from matplotlib.figure import Figure
 
+from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
 from hpr.figures.draw import WIDTH
 from hpr.figures.draw.plotting import describe, write_small_print
-from hpr.figures.figure import Panel, Record, Settings
+from hpr.figures.panel import Curve, Panel
+from hpr.figures.settings import Settings
 
-if TYPE_CHECKING:
-    from hpr.figures.trajectories import Curve
-
-# From low rank to high: Okabe and Ito's vermilion, orange, blue; distinct in grey, too.
-COLOURS = ("#D55E00", "#E69F00", "#0072B2")
+# From low rank to high: Okabe and Ito's vermilion, orange and blue, which differ in grey, too.
+RANK_COLOURS = ("#D55E00", "#E69F00", "#0072B2")
 
 
 def curve_grid(
@@ -27,13 +25,13 @@ def curve_grid(
     settings: Settings,
     records: Mapping[str, Record],
 ) -> Figure:
-    """Draw each curve, two in a row: thin lines are runs that end in dots, bold lines are means."""
+    """Draw each curve, two per row: thin lines that end in dots are runs, bold lines are means."""
     rows = len(curves) // 2
     figure = Figure(figsize=(WIDTH, 0.4 + 2.0 * rows), layout="constrained")
     grid = figure.subplots(rows, 2, squeeze=False)
     for axes, curve in zip(grid.flat, curves, strict=True):
         panel = panels[curve.sweep]
-        for colour, rank, level in zip(COLOURS, panel.levels, panel.runs, strict=True):
+        for colour, rank, level in zip(RANK_COLOURS, panel.levels, panel.runs, strict=True):
             _level(axes, level, records, curve.measure, colour, f"rank {rank}")
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(left=0)
@@ -56,7 +54,10 @@ def _level(
     colour: str,
     label: str,
 ) -> None:
-    """Draw one level's runs; the mean goes as far as all of them do. Runs without an end are told in the legend."""
+    """Draw one level's runs and their mean, which ends with the shortest run.
+
+    The legend says how many runs have a trajectory, where some have none.
+    """
     courses = []
     for run in runs:
         record = records.get(run.key)

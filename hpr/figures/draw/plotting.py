@@ -1,4 +1,4 @@
-"""Drawing that figures share: sweeps, missing runs, and the small print."""
+"""What several pictures share: sweeps, missing runs, and the small print."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import numpy as np
 from matplotlib.figure import Figure, FigureBase
 from numpy.typing import NDArray
 
+from hpr.experiment.record import Record
 from hpr.figures.draw import WIDTH
-from hpr.figures.figure import MEASURES, Panel, Record, Settings
+from hpr.figures.panel import MEASURES, Panel
+from hpr.figures.settings import Settings
 
-# Okabe and Ito's blue: distinct from the black means for every kind of colour vision, and in grey.
+# Okabe and Ito's blue differs from the black means for every kind of colour vision, and in grey.
 DOTS = "#0072B2"
 
 
@@ -24,13 +26,13 @@ def sweep_dots(
     levels: Sequence[str],
     gaps: Sequence[Sequence[str]],
 ) -> None:
-    """Draw a sweep: a dot a run, bars and a thin line for the means, missing runs in words.
+    """Draw a sweep: one dot per run, bars and a thin line for the means, missing runs in words.
 
     Args:
         axes: where to draw.
-        values: [S, L]; a NaN is a run without a value. A seed keeps its place beside the tick.
+        values: [S, L]; NaN: the run has no value. Each seed has the same place beside every tick.
         levels: the L tick labels, in order.
-        gaps: of each level, why its missing runs are missing.
+        gaps: for each level, why its missing runs are missing.
     """
     S, L = values.shape
     positions = np.arange(L) + offsets(S)[:, None]
@@ -52,13 +54,13 @@ def sweep_dots(
 
 
 def offsets(S: int) -> NDArray[np.float64]:
-    """Places of S dots beside a tick, within ±0.25; a seed's is the same everywhere."""
-    # Multiples of the golden ratio, modulo 1, spread evenly whatever S is.
+    """Places of S dots beside a tick, within ±0.25. The place depends on the seed alone."""
+    # Multiples of the golden ratio, modulo 1, are spread evenly for every S.
     return np.asarray(0.5 * ((np.arange(S) * 0.6180339887 + 0.5) % 1.0 - 0.5), dtype=np.float64)
 
 
 def write_gaps(axes: matplotlib.axes.Axes, gaps: Sequence[Sequence[str]], S: int) -> None:
-    """Say below the dots how many of S runs are missing at each level, and why."""
+    """Write below the dots how many of S runs are missing at each level, and why."""
     kinds = max(len(set(reasons)) for reasons in gaps)
     low, high = axes.get_ylim()
     room = 0.18 * kinds
@@ -85,7 +87,7 @@ def sweep_grid(
     records: Mapping[str, Record],
     small_print: str,
 ) -> Figure:
-    """Draw sweeps: a column a panel, a row a measure, `small_print` below."""
+    """Draw sweeps: one column per panel, one row per measure, `small_print` below."""
     height = 0.55 + 1.45 * len(measures)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     grid = figure.subplots(len(measures), len(panels), squeeze=False, sharex="col")
@@ -104,7 +106,7 @@ def sweep_grid(
 
 
 def write_small_print(figure: FigureBase, text: str) -> None:
-    """Write what a picture was made of below it, in lines of its width."""
+    """Write the small print below a picture, in lines as wide as the picture."""
     figure.supxlabel(textwrap.fill(text, 160), fontsize=5.5, color="0.35")
 
 
@@ -124,7 +126,7 @@ def describe(settings: Settings, panels: Sequence[Panel]) -> str:
 
 
 def _by_panel(panels: Sequence[Panel], name: str) -> str:
-    """A number of the panels' runs, and where they are unlike, of which panels."""
+    """A field of the panels' runs; where panels differ in it, each number with its panels."""
     found: dict[int, list[str]] = {}
     for panel in panels:
         found.setdefault(getattr(panel.runs[0][0], name), []).append(panel.name)

@@ -1,4 +1,4 @@
-"""Drawing of structures beside their nulls: spectra and box plots, with a dot a run."""
+"""Pictures of structures beside their nulls: spectra, and box plots with one dot per run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hpr.connectivity import spectrum_rank
+from hpr.experiment.record import Record
 from hpr.figures.draw import WIDTH
 from hpr.figures.draw.plotting import offsets, write_gaps, write_small_print
-from hpr.figures.figure import MEASURES, Panel, Record
+from hpr.figures.panel import MEASURES, Panel
 from hpr.figures.spectrum import spectrum
 
-# Grey for the null, then Okabe and Ito's blue and vermilion; the dashes tell them apart in grey.
-COLOURS = ("0.35", "#0072B2", "#D55E00")
+# Grey for the null, then Okabe and Ito's blue and vermilion. Dashes distinguish the lines in grey.
+LEVEL_COLOURS = ("0.35", "#0072B2", "#D55E00")
 DASHES = ("-", "--", ":")
-# Measures without an upper end; where the largest value is more than `WIDE` times the smallest, their
-# axis is logarithmic, as a linear one would hide the small ones.
+# Measures without an upper bound. Their axis is logarithmic where the largest value is more than `WIDE` times the
+# smallest, because a linear axis would hide the small values.
 UNBOUNDED = ("weight_change_norm",)
 WIDE = 30.0
 
@@ -30,7 +31,7 @@ def structure_grid(
     records: Mapping[str, Record],
     small_print: str,
 ) -> Figure:
-    """Draw a row a panel: the eigenvalue spectra, then each measure."""
+    """Draw one row per panel: the eigenvalue spectra, then each measure."""
     height = 0.5 + 1.75 * len(panels)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     grid = figure.subplots(
@@ -52,7 +53,7 @@ def structure_grid(
 
 
 def spectra_grid(panels: Sequence[Panel], small_print: str) -> Figure:
-    """Draw a column a panel: the singular spectra above the effective ranks."""
+    """Draw one column per panel: the singular spectra above the effective ranks."""
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     grid = figure.subplots(2, len(panels), squeeze=False)
     for (above, below), panel in zip(grid.T, panels, strict=True):
@@ -75,10 +76,10 @@ def ranks(panel: Panel, *, singular: bool) -> NDArray[np.float64]:
 
 
 def draw_spectra(axes: matplotlib.axes.Axes, panel: Panel, *, singular: bool) -> None:
-    """Draw magnitudes over the largest against index over N: thin lines the draws, thick the mean."""
+    """Draw magnitude / largest against index / N: thin lines are draws, thick lines are means."""
     means = ranks(panel, singular=singular).mean(axis=0)
     for level, runs, colour, dash, rank in zip(
-        panel.levels, panel.runs, COLOURS, DASHES, means, strict=False
+        panel.levels, panel.runs, LEVEL_COLOURS, DASHES, means, strict=False
     ):
         curves = np.array([spectrum(spec, singular=singular) for spec in runs])
         curves /= curves[:, :1]
@@ -111,7 +112,17 @@ def draw_boxes(
     *,
     unbounded: bool = False,
 ) -> None:
-    """Draw a box a level (quartiles; whiskers to 1.5 times their distance) under a dot a run of `values` [S, L]."""
+    """Draw one box per level under one dot per run.
+
+    Boxes are quartiles; whiskers end within 1.5 times the distance of the quartiles.
+
+    Args:
+        axes: where to draw.
+        values: [S, L]; NaN: the run has no value.
+        levels: the L tick labels.
+        gaps: for each level, why its missing runs are missing.
+        unbounded: whether the axis may be logarithmic.
+    """
     S, L = values.shape
     present = [column[np.isfinite(column)] for column in values.T]
     axes.boxplot(
@@ -124,7 +135,7 @@ def draw_boxes(
         whiskerprops={"linewidth": 0.7},
         capprops={"linewidth": 0.7},
     )
-    for place, (column, colour) in enumerate(zip(values.T, COLOURS, strict=False)):
+    for place, (column, colour) in enumerate(zip(values.T, LEVEL_COLOURS, strict=False)):
         axes.scatter(
             place + offsets(S), column, s=9, color=colour, alpha=0.65, linewidths=0, zorder=3
         )

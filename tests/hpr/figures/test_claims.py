@@ -58,7 +58,7 @@ def test_spearman_is_the_mean_over_seeds_and_its_p_is_that_of_exact_permutation(
     spearman = judge(claim, values, LEVELS[:3]).statistics[0]
     each = [stats.spearmanr(range(3), row).statistic for row in values]
     assert spearman.effect == pytest.approx(np.mean(each))
-    # Every order of the levels within every seed, all equally likely where there is no trend.
+    # Where there is no trend, every order of the levels within every seed is equally likely.
     orders = [stats.spearmanr(range(3), o).statistic for o in itertools.permutations(range(3))]
     null = np.array([sum(choice) for choice in itertools.product(orders, repeat=3)]) / 3
     above = np.mean(null >= np.mean(each) - 1e-12)
@@ -76,7 +76,7 @@ def test_the_paired_test_sees_through_differences_between_seeds() -> None:
 
 
 def test_one_test_against_the_paper_and_none_for_it_disagrees() -> None:
-    # The ends differ either way alike, while the order within seeds is mostly downwards.
+    # The ends differ as often upwards as downwards, while the order within seeds is mostly downwards.
     down, bowl = [4.0, 3.9, 3.8, 3.0], [3.0, 2.0, 1.0, 4.0]
     values = np.array([down, bowl] * 12)
     values[:, 3] += 0.01 * np.arange(24) * np.tile([-1, 1], 12)
@@ -120,7 +120,7 @@ def test_a_seed_without_all_its_values_is_left_out_and_named() -> None:
     assert finding.seeds == 8
     [note] = finding.notes
     assert note == ("2 of 10 seeds left out (rank 1 seed 8: diverged; rank 100 seed 9: not run)")
-    # The summary of a level counts every value that is there.
+    # A level's summary counts all values of the level.
     assert [group.n for group in finding.groups] == [9, 10, 9, 10]
     assert finding.groups[1].mean == pytest.approx(values[:, 1].mean())
     assert finding.groups[0].mean == pytest.approx(np.nanmean(values[:, 0]))
@@ -185,7 +185,7 @@ THREE = ("null", "EM", "shuffled")
 def paired(
     kind: str, *offsets: float, noise: float = 0.05, seeds: int = 10, was: str | None = None
 ) -> Finding:
-    """A null of unlike seeds, and levels that differ from it by offsets and noise."""
+    """A null whose seeds differ, and levels that differ from the null by offsets and noise."""
     rng = np.random.default_rng(8)
     null = rng.normal(2, 1, size=(seeds, 1))
     shifts = np.array([0.0, *offsets]) + noise * rng.normal(size=(seeds, 1 + len(offsets)))
@@ -207,7 +207,7 @@ def paired(
 def test_a_pair_is_judged_by_its_direction_seed_by_seed(
     kind: str, offset: float, verdict: str
 ) -> None:
-    """The seeds differ by twice the offset: an unpaired test would see nothing."""
+    """The seeds differ by twice the offset, so an unpaired test would find nothing."""
     finding = paired(kind, offset)
     assert finding.verdict == verdict
     [wilcoxon] = finding.statistics
@@ -220,11 +220,11 @@ def test_a_pair_is_judged_by_its_direction_seed_by_seed(
     [
         (-0.8, 0.0, "agrees"),
         (0.8, 0.0, "agrees"),
-        # As much as before, more than half of it, or as much the other way.
+        # As much is left as before, or more than half of it, or as much with the other sign.
         (-0.8, -0.8, "disagrees"),
         (-0.8, -0.6, "disagrees"),
         (-0.8, 0.7, "disagrees"),
-        # Half, give or take; and a quarter, which is small but still there.
+        # About half is left; or a quarter, which is small but still differs from the null.
         (-0.8, -0.4, "inconclusive"),
         (-0.8, -0.2, "inconclusive"),
     ],
@@ -265,7 +265,7 @@ def test_a_direction_is_of_what_vanishes_alone(kind: str, was: str | None) -> No
 
 
 def test_no_evidence_is_not_evidence_of_nothing() -> None:
-    """Noise hides whether anything is left: not different from the null, yet not shown to be near it."""
+    """Noise hides whether anything is left: the level neither differs from the null nor is shown to be near it."""
     finding = paired("vanishes", -2.5, 0.0, noise=0.7, was="lower")
     assert finding.statistics[0].p < 0.05
     assert finding.statistics[1].p > 0.05

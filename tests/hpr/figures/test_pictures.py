@@ -1,4 +1,4 @@
-"""Pictures are functions of the records alone: whoever's settings of matplotlib are there, the bytes are the same."""
+"""Pictures are functions of the records alone: their bytes do not depend on the user's settings of matplotlib."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from pathlib import Path
 
 import pytest
 
-# A figure of each module that draws: alignment, trajectories, spectra, structures, sweeps, the theory.
+# One figure for each kind of picture: alignment, trajectories, spectra, structures, sweeps, the theory.
 FAMILIES = ("3", "14", "16", "17", "18", "theory")
-# What the theory's figure draws takes long to compute: the first child keeps it for the others.
+# The theory's results take long to compute, so the first child keeps them for the others.
 PROGRAM = f"""
 import pickle, sys
 from pathlib import Path
 import numpy as np
-import hpr.figures.theory
+import hpr.figures.definitions.theory_figure
 from hpr.figures import Settings, discover
-from hpr.figures.figure import MEASURES
+from hpr.figures.panel import MEASURES
 from hpr.theory import Size
 
-hpr.figures.theory.QUICK = Size(20_000, 20, 2, 2)
+hpr.figures.definitions.theory_figure.QUICK = Size(20_000, 20, 2, 2)
 settings = Settings(seeds=2)
 HOSTILE
 
 
 def record(spec):
-    # Some have no value, which is written into the picture.
+    # The picture says which runs have no value.
     if spec.seed and int(spec.key[0], 16) < 2:
         return {{"status": "diverged", "measures": {{}}}}
     value = lambda name: float(np.random.default_rng([int(spec.key, 16), len(name)]).uniform(0.5, 1))
@@ -47,7 +47,7 @@ import hpr.theory.results
 
 kept, compute = Path(sys.argv[2]), hpr.theory.results.run_checks
 if not kept.exists():
-    kept.write_bytes(pickle.dumps(compute(hpr.figures.theory.QUICK)))
+    kept.write_bytes(pickle.dumps(compute(hpr.figures.definitions.theory_figure.QUICK)))
 hpr.theory.results.run_checks = lambda size: pickle.loads(kept.read_bytes())
 figures = discover()
 for name in {FAMILIES!r}:
@@ -87,7 +87,7 @@ matplotlib.rcParams.update({"text.usetex": True, "savefig.transparent": True, "s
 
 
 def pictures(out: Path, theory: Path, settings: str = "", **environment: str) -> dict[str, str]:
-    """Each picture's hash, drawn in a child whose matplotlib has these settings; `theory`: its results."""
+    """The hash of each picture, drawn in a child with these settings of matplotlib; `theory`: file of its results."""
     out.mkdir()
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     kept |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HOME": str(out.parent)}

@@ -1,11 +1,9 @@
-"""Figure 1: the runs the paper names, and files that are a function of the records alone."""
+"""Figure 1: its runs are the paper's, and its files are a function of the records alone."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import hpr.figures
 from hpr.connectivity import LowRank
 from hpr.experiment.specification import RunSpec
 from hpr.figures import Figure, Settings, discover
@@ -30,7 +27,7 @@ def figure() -> Figure:
 
 
 def record(spec: RunSpec, **changes: Any) -> dict[str, Any]:
-    """A run that does as the paper says, by a little noise."""
+    """A run that agrees with the paper up to a little noise."""
     assert isinstance(spec.connectivity, LowRank)
     richness = 1 - math.log(spec.connectivity.rank) / math.log(300)
     noise = 0.01 * np.random.default_rng([spec.seed, spec.connectivity.rank]).normal()
@@ -241,42 +238,3 @@ def test_every_run_is_a_dot_and_every_bar_a_mean() -> None:
     assert places[2, 0, 0] + 1 == pytest.approx(places[2, 1, 0])
     assert [segment[0][1] for segment in bars.get_segments()] == [3.0, 3.0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["low", "high"]
-
-
-EXTRA = """
-from hpr.figures.claims import Claim, Finding
-from hpr.figures.figure import Figure
-
-class Runless(Figure):
-    name, title = "runless", "No runs"
-    def claims(self, settings):
-        return [Claim("Eq. 7", "error", "comparable", "they are equal")]
-    def judge(self, settings, records):
-        return [Finding(claim, "agrees", 0, (), (), ()) for claim in self.claims(settings)]
-    def plot(self, settings, records):
-        from matplotlib.figure import Figure as Canvas
-        return Canvas()
-
-FIGURES = (Runless(),)
-"""
-
-
-@pytest.fixture
-def one_more_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "extra.py").write_text(EXTRA)
-    paths = [*hpr.figures.__path__, str(tmp_path / "modules")]
-    monkeypatch.setattr(hpr.figures, "__path__", paths)
-    yield
-    del sys.modules["hpr.figures.extra"]
-
-
-@pytest.mark.usefixtures("one_more_file")
-def test_a_figure_is_added_by_one_file_and_may_have_no_runs(tmp_path: Path) -> None:
-    figures = discover()
-    assert "1" in figures
-    runless = figures["runless"]
-    assert runless.runs(QUICK) == []
-    content = write_figure(runless, QUICK, {}, {}, tmp_path)
-    assert content["verdicts"] == {"agrees": 1}
-    assert "**agrees**" in (tmp_path / "figure_runless.md").read_text()

@@ -1,4 +1,4 @@
-"""Figures of biological structures: each beside a null of its own size, runs shared, claims tested in pairs."""
+"""Figures of biological structures: nulls of the same size, runs that figures share, claims tested in pairs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hpr.connectivity.connectome import keep, read_folder
 from hpr.experiment.specification import RunSpec
 from hpr.figures import Figure, Settings, discover
 from hpr.figures.draw.spectra import draw_boxes, ranks
-from hpr.figures.figure import Panel
+from hpr.figures.panel import Panel
 from hpr.figures.summary import write_figure
 
 PAPER = Settings(profile="paper", smnist="sMNIST")
 QUICK = Settings()
-# Spectra are drawn from real matrices: two seeds are enough where only the form counts.
+# Spectra are computed from real matrices. Two seeds are enough where only the form of the files is tested.
 FEW = Settings(seeds=2, iterations=7)
 
 
@@ -52,7 +52,7 @@ def record(spec: RunSpec, richer: float) -> dict[str, Any]:
 
 
 def richer(spec: RunSpec) -> float:
-    """As the paper has it: all but nulls and shuffled connectomes, by a little that differs between seeds."""
+    """How much richer learning is: 0 for nulls and shuffled connectomes, else about 1, differing between seeds."""
     plain = isinstance(spec.connectivity, LowRank) or getattr(spec.connectivity, "shuffled", False)
     return 0.0 if plain else 1.0 + spec.seed / 50
 
@@ -73,7 +73,7 @@ def test_the_paper_profile_is_the_papers(figures: dict[str, Figure], name: str, 
     ]
     runs = figures[name].runs(PAPER)
     assert {(spec.task, spec.iterations) for spec in runs} == {(task, 10_000)}
-    # The null at N = 300 is one, for cell types and Dale.
+    # Cell types and Dale's law share their null at N = 300.
     assert len(runs) == 10 * 9
     structures = {spec.connectivity for spec in runs if not isinstance(spec.connectivity, LowRank)}
     assert structures == {
@@ -145,7 +145,7 @@ def test_records_of_no_difference_agree_with_nothing_but_equal_losses(
 def test_what_is_poorer_from_the_connectome_has_not_vanished_when_shuffled(
     figures: dict[str, Figure],
 ) -> None:
-    """Every effect of EM is the reverse of the paper's, and shuffling undoes it."""
+    """Every effect of EM is the reverse of the paper's, and shuffling removes it."""
     figure = figures["19"]
     written = {spec.key: record(spec, -richer(spec)) for spec in figure.runs(QUICK)}
     for finding in figure.judge(QUICK, written):
@@ -199,7 +199,7 @@ def test_the_same_records_give_the_same_files_and_a_stand_in_is_labelled(
     assert ("C. elegans" in text) == (name != "17")
     assert ("EM stand-in" in text) == (name != "17")
     assert ("one connectome" in text) == (name != "17")
-    # No identifier, and nothing in sMNIST's place where no run sees pictures.
+    # The text has no identifiers, and names no task for sMNIST where no run sees pictures.
     assert "effective_rank" not in text
     assert "sMNIST's place" not in text
 

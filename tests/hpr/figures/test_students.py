@@ -1,4 +1,4 @@
-"""Figures 3, 4 and 18: their runs, and that claims judge what they say."""
+"""Figures 3, 4 and 18: their runs, and the data on which their claims are judged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.text import Text
 
 from hpr.experiment.specification import RunSpec
 from hpr.figures import Figure, Settings, discover
-from hpr.figures.student_teacher import TEACHER_SEED
+from hpr.figures.definitions.aligned_weights import TEACHER_SEED
 from hpr.figures.summary import write_figure
 
 QUICK = Settings()
@@ -63,7 +63,7 @@ def test_figure_3_pairs_its_settings(settings: Settings) -> None:
     }
     if settings.profile == "paper":
         assert {spec.N for spec in linear} == {1000}
-    # One pack of paired runs a task: nothing but weights and seeds differ.
+    # All runs of a panel fit into one pack: they differ in weights and seeds alone.
     for panel in figure.panels(settings):
         assert len({spec.shape for level in panel.runs for spec in level}) == 1
 
@@ -86,7 +86,7 @@ def test_figure_3_agrees_with_records_as_the_paper_has_them() -> None:
 def test_each_claim_of_figure_3_judges_its_own_levels(
     changed: Callable[[RunSpec], bool], expected: set[str]
 ) -> None:
-    """Where one kind of weights is the worst of all, the claims on it disagree, no others."""
+    """Where one kind of weights is worse than all others, the claims about it disagree and no others do."""
     figure = FIGURES["3"]
 
     def alignment(spec: RunSpec) -> float:
@@ -120,7 +120,7 @@ def test_the_small_print_of_figure_3_speaks_for_all_its_panels() -> None:
 
 
 def test_random_weights_of_low_rank_are_beside_aligned_ones_of_their_rank() -> None:
-    """The teacher's matrix has full rank, its dominant half has not; directions are few either way."""
+    """Features: the dominant half of the teacher has rank 150. Directions: there are 10, one per output."""
     figure = FIGURES["3"]
     panels = {panel.name: panel for panel in figure.panels(PAPER)}
     found = {}

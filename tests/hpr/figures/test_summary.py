@@ -1,11 +1,11 @@
-"""How a group of runs is written: two digits of its deviation, whatever its size."""
+"""A group of runs is written with two digits of its standard deviation, whatever the size of the mean."""
 
 from __future__ import annotations
 
 import pytest
 
 from hpr.figures.claims import Group
-from hpr.figures.summary import _group
+from hpr.figures.pages import written
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,4 @@ from hpr.figures.summary import _group
     ],
 )
 def test_a_group_is_written(mean: float | None, deviation: float | None, said: str) -> None:
-    assert _group(Group("null", 0 if mean is None else 10, mean, deviation)) == said
+    assert written(Group("null", 0 if mean is None else 10, mean, deviation)) == said

@@ -1,4 +1,4 @@
-"""Figures 7 to 13: what each changes of Figure 1, and which runs they share."""
+"""Figures 7 to 13: what each of them changes in Figure 1, and which runs they share."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_figure_changes_one_thing_of_figure_1(figures: dict[str, Figure], name: str) -> None:
-    """Every field of its runs but the one that it sweeps, and the weights, is one of Figure 1's."""
+    """Its runs have the fields of Figure 1's, except for the weights and the field that the figure sweeps."""
     usual = {spec.shape for spec in figures["1"].runs(PAPER)}
     default = RunSpec("2AF", Dense(), 0)
     for field, values in CHANGES[name].items():
@@ -84,7 +84,7 @@ def test_the_weights_are_those_named(figures: dict[str, Figure]) -> None:
 
 
 def test_runs_that_figures_share_are_trained_once(figures: dict[str, Figure]) -> None:
-    """The panels at Figure 1's own setting are Figure 1's; in `quick`, the small ones are each other's."""
+    """Panels at Figure 1's setting are its runs; in `quick`, Figures 9, 10 and 11 share their small networks."""
     first = set(figures["1"].runs(PAPER))
     for name in ("9", "10", "11"):
         assert len(first & set(figures[name].runs(PAPER))) == 40
@@ -110,7 +110,7 @@ def test_fixing_the_eigenvalue_fixes_it(figures: dict[str, Figure]) -> None:
 
 
 def records(figure: Figure, weak: float) -> dict[str, dict[str, Any]]:
-    """Trends as the paper has them; at g = 0.5 `weak` times as large as at the other gains."""
+    """Trends as in the paper; at g = 0.5 they are `weak` times as large as at the other gains."""
     written = {}
     for panel in figure.panels(QUICK):
         size = weak if panel.name == "g = 0.5" else 1.0

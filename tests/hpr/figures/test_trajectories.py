@@ -1,4 +1,4 @@
-"""Figures 14 and 15: what is read from a trajectory, and that claims judge it."""
+"""Figures 14 and 15: the numbers taken from a trajectory, and the claims that are judged on them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from hpr.experiment.specification import RunSpec
 from hpr.figures import Figure, Settings, discover
-from hpr.figures.trajectories import rank_left, settling, task_rank
+from hpr.figures.definitions.trajectories import rank_left, settling, task_rank
 
 QUICK = Settings()
 FIGURES = discover()
@@ -17,7 +17,7 @@ TIMES = [0, 1, 2, 4, 8, 16, 32]
 
 
 def record(spec: RunSpec, *, reverse: bool = False) -> dict[str, Any]:
-    """A run that does as the paper says, or the opposite."""
+    """A run that agrees with the paper, or one that does the opposite."""
     rank = spec.connectivity.rank  # type: ignore[attr-defined]
     order = np.log(rank) / np.log(300)
     noise = 1e-3 * np.random.default_rng([spec.seed, rank]).normal()
@@ -84,7 +84,7 @@ def test_claims_judge_the_trajectories(name: str, reverse: bool, verdict: str) -
 def test_settling_is_where_the_course_stays_within_five_percent(
     course: list[float], expected: float
 ) -> None:
-    """Between points along the logarithm of iterations 0, 1, 2, 4, 8."""
+    """The value is interpolated along the logarithm of iterations 0, 1, 2, 4, 8."""
     made = {"trajectory": {"iteration": [0, 1, 2, 4, 8], "task_kernel_alignment": course}}
     [spec, *_] = FIGURES["14"].runs(QUICK)
     assert settling(spec, made) == pytest.approx(expected)
@@ -106,6 +106,6 @@ def test_lost_runs_are_told_in_the_legend() -> None:
     picture = figure.plot(QUICK, made)
     legends = [[t.get_text() for t in axes.get_legend().get_texts()] for axes in picture.axes]
     assert [legend[0] for legend in legends] == ["rank 1"] * 2 + ["rank 5 (5 of 6 runs)"] * 2
-    # Each run is a line and a dot, each rank a mean besides.
+    # Each run is a line and a dot, and each rank has one line for the mean.
     assert [len(axes.lines) for axes in picture.axes] == [39, 39, 37, 37]
     assert figure.judge(QUICK, made)[2].seeds == 5

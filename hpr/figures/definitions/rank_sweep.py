@@ -1,4 +1,4 @@
-"""Figures that sweep the rank of the initial recurrent weights, a panel a task or a setting."""
+"""Figures 1 and 7 to 13: sweeps over the rank of the initial recurrent weights, one panel per task or setting."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpr.connectivity import Connectivity, LowRank, SoftRank
-from hpr.experiment.specification import GAIN, VARIANTS, RunSpec
+from hpr.experiment.record import Record
 from hpr.figures.claims import Claim, Kind
-from hpr.figures.figure import Figure, Panel, Record, Settings
+from hpr.figures.figure import Figure
+from hpr.figures.panel import Panel, PanelBuilder
+from hpr.figures.settings import Settings
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
-# Measure, how the paper has it move as the rank rises, and in words.
+# Each measure, how the paper has it move as the rank rises, and the paper's statement in words.
 TRENDS: tuple[tuple[str, Kind, str], ...] = (
     ("weight_change_norm", "falls", "weights of low initial rank change more"),
     ("representation_alignment", "rises", "low initial rank changes the representation more"),
     ("kernel_alignment", "rises", "low initial rank changes the tangent kernel more"),
 )
-STAND_IN_TITLE = "sMNIST stand-in:\n8 x 8 digits (sDigits)"
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One panel: a task, its ranks, and fields of its RunSpec (`run`) and of its weights (`weights`).
+    """One panel: a task, the ranks, and the fields of its RunSpec (`run`) and of its structures (`weights`).
 
-    `quick`: the fields of RunSpec that the `quick` profile changes. Every sweep ends at full rank N, whatever N; of
-    `ranks` it takes those below. `name`: the panel's, by default the task's. `stand_in` takes its place where
-    `Settings.smnist` says so.
+    `quick` has the fields of RunSpec that the profile `quick` changes. Every sweep ends at full rank N; of `ranks` it
+    takes those below N. `name` is the panel's name, by default the task's. `stand_in` has the fields of this class that
+    change where the settings use the task's stand-in; name, task and batch size then follow from
+    `hpr.figures.stand_ins`.
     """
 
     task: str
@@ -41,12 +43,30 @@ class Sweep:
     run: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
-    stand_in: Sweep | None = None
+    stand_in: Mapping[str, Any] = field(default_factory=dict)
+
+    def under(self, settings: Settings) -> Sweep:
+        """The sweep that the settings train: this one, or its task's stand-in."""
+        found = settings.stand_in(self.task)
+        if found is None:
+            return self
+        run = {**self.run, **found.run}
+        return replace(self, **{"task": found.name, "run": run, **self.stand_in})
+
+    def label(self, settings: Settings) -> str:
+        """The panel's name; a stand-in is called one."""
+        found = settings.stand_in(self.task)
+        return found.named(self.name or self.task) if found else self.name or self.task
+
+    def title(self, settings: Settings) -> str:
+        """The panel's title; a stand-in is called one."""
+        found = settings.stand_in(self.task)
+        return found.title(self.name or self.task) if found else self.name or self.task
 
 
 @dataclass(frozen=True)
 class RankSweep(Figure):
-    """Sweeps over rank; `run` and `weights`: fields of RunSpec and SVD that all panels share."""
+    """Sweeps over rank; `run` and `weights` are fields of RunSpec and of structures that all panels share."""
 
     name: str
     title: str
@@ -61,8 +81,17 @@ class RankSweep(Figure):
         return [self.note] if self.note else []
 
     def panels(self, settings: Settings) -> list[Panel]:
-        """One a sweep, ranks ascending."""
-        return [self._panel(sweep, settings) for sweep in self.sweeps]
+        """One panel per sweep, ranks ascending."""
+        found = []
+        for sweep in self.sweeps:
+            used = sweep.under(settings)
+            runs = PanelBuilder(settings, used.task, {**self.run, **used.run}, used.quick)
+            structures = self.levels(used, runs.N, {**self.weights, **used.weights})
+            levels = {name: {"connectivity": each} for name, each in structures.items()}
+            found.append(
+                runs.panel(sweep.label(settings), sweep.title(settings), self.axis, levels)
+            )
+        return found
 
     def claims(self, settings: Settings) -> list[Claim]:
         """The three trends, and comparable losses, in each panel."""
@@ -76,7 +105,7 @@ class RankSweep(Figure):
         ]
 
     def plot(self, settings: Settings, records: Mapping[str, Record]) -> matplotlib.figure.Figure:
-        """Dots, a column a panel and a row a measure."""
+        """One dot per run, one column per panel and one row per measure."""
         from hpr.figures.draw.plotting import describe, sweep_grid
 
         panels = self.panels(settings)
@@ -89,41 +118,10 @@ class RankSweep(Figure):
         ranks = [*(rank for rank in sweep.ranks if rank < N), N]
         return {str(rank): LowRank(rank=rank, **weights) for rank in ranks}
 
-    def _panel(self, sweep: Sweep, settings: Settings) -> Panel:
-        if sweep.stand_in is not None and settings.smnist == "sDigits":
-            sweep = sweep.stand_in
-        fields: dict[str, Any] = {
-            "variant": settings.variant,
-            "task_version": settings.version(sweep.task),
-            "content": settings.content(sweep.task),
-            **VARIANTS[settings.variant],
-            **self.run,
-            **sweep.run,
-            **(sweep.quick if settings.profile == "quick" else {}),
-            **({"iterations": settings.iterations} if settings.iterations else {}),
-        }
-        weights = {"gain": GAIN[settings.variant], **self.weights, **sweep.weights}
-        levels = self.levels(sweep, fields.get("N", RunSpec.N), weights)
-        runs = tuple(
-            tuple(
-                RunSpec(task=sweep.task, connectivity=connectivity, seed=seed, **fields)
-                for seed in settings.replicates
-            )
-            for connectivity in levels.values()
-        )
-        name = sweep.name or sweep.task
-        return Panel(
-            name=name,
-            title=STAND_IN_TITLE if sweep.task == "sDigits" else name,
-            axis=self.axis,
-            levels=tuple(levels),
-            runs=runs,
-        )
-
 
 @dataclass(frozen=True)
 class SoftRankSweep(RankSweep):
-    """Sweeps over the exponent of a soft rank, from the greatest, whose effective rank is the lowest."""
+    """Sweeps over the exponent k of a soft rank. They begin at the largest k, which has the lowest effective rank."""
 
     exponents: tuple[float, ...] = ()
     axis: str = "exponent k of the decay"
@@ -135,13 +133,13 @@ class SoftRankSweep(RankSweep):
 
 @dataclass(frozen=True)
 class GainSweep(RankSweep):
-    """Panels of unlike gain; in those of `weak` the trends need only be weaker than in `reference`."""
+    """Panels of different gains; in the panels `weak`, the claim is that the trends are weaker than in `reference`."""
 
     weak: tuple[str, ...] = ()
     reference: str = ""
 
     def claims(self, settings: Settings) -> list[Claim]:
-        """The trends and losses of all other panels, and that the trends of `weak` are smaller."""
+        """The claims of `RankSweep` on all other panels, and that the trends are smaller in the panels `weak`."""
         usual = [claim for claim in super().claims(settings) if claim.panel not in self.weak]
         return usual + [
             Claim(weak, measure, "lower", f"weaker for g < 1: {says}", (self.reference, weak))
@@ -152,7 +150,10 @@ class GainSweep(RankSweep):
     def table(
         self, claim: Claim, panels: Mapping[str, Panel], records: Mapping[str, Record]
     ) -> tuple[NDArray[np.float64], tuple[str, ...], list[str]]:
-        """For a weaker trend: its size in both panels, last level less first in the paper's direction."""
+        """For a claim of a weaker trend: the trend's size in both panels.
+
+        The size is the difference of last and first level, positive in the paper's direction.
+        """
         if not claim.levels:
             return super().table(claim, panels, records)
         [sign] = [-1 if kind == "falls" else 1 for name, kind, _ in TRENDS if name == claim.measure]
@@ -164,28 +165,23 @@ class GainSweep(RankSweep):
 
 
 RANKS = (1, 30, 100, 300)
-# Of Figure 1 in `quick`, and of those that share its runs or vary them.
+# The length in `quick` of Figure 1, and of figures that share its runs or vary them.
 QUICK_ITERATIONS = 1500
 NEUROGYM = tuple(
     Sweep(task, RANKS, quick={"iterations": QUICK_ITERATIONS}) for task in ("2AF", "DMS", "CXT")
 )
-LAST_STEP = {"batch": 200, "stop_accuracy": 0.97, "trials": 200, "kernel_trials": 200}
+# Fields of runs that classify pictures.
+PICTURED = {"batch": 200, "trials": 200, "kernel_trials": 200}
 SEQUENTIAL_MNIST = Sweep(
     "sMNIST",
     ranks=(5, 30),
     quick={"iterations": 300},
-    run=LAST_STEP,
-    # 1,500 pictures train: batches of 200 would be few and slow. All runs reach 97 % in this length.
-    stand_in=Sweep(
-        "sDigits",
-        ranks=(5, 30),
-        quick={"iterations": 1500},
-        run={**LAST_STEP, "batch": 32},
-        name="sMNIST stand-in",
-    ),
+    run={**PICTURED, "stop_accuracy": 0.97},
+    # All runs of the stand-in reach 97 % in this length.
+    stand_in={"quick": {"iterations": 1500}},
 )
 
-# In `quick`, what varies Figure 1 does so at a third of its size, for a twelfth of its cost.
+# In `quick`, the figures that vary Figure 1 take a third of its network size, which costs a twelfth.
 SMALL = {"N": 100, "iterations": QUICK_ITERATIONS}
 SMALL_NEUROGYM = tuple(replace(sweep, quick=SMALL) for sweep in NEUROGYM)
 CXT = SMALL_NEUROGYM[-1]
@@ -206,7 +202,8 @@ FIGURES = (
         "8",
         "Soft rank: singular values s_1 (1 - i/N)^k",
         SMALL_NEUROGYM,
-        # The paper doesn't name its k: of 300 singular values these have Σs / s_1 of about 18, 60, 150 and 240.
+        # The paper does not name its values of k. With 300 singular values, these have Σs / s_1 of about 18, 60, 150
+        # and 240.
         exponents=(16.0, 4.0, 1.0, 0.25),
     ),
     RankSweep(
@@ -214,7 +211,7 @@ FIGURES = (
         "Figure 1's CXT at other network sizes",
         (
             replace(CXT, name="N = 100", run={"N": 100}),
-            # Figure 1's own runs, in both profiles.
+            # These are Figure 1's own runs in both profiles.
             replace(CXT, name="N = 300", quick=NEUROGYM[-1].quick),
             replace(CXT, name="N = 600", run={"N": 600}, quick={"iterations": 200}),
         ),
@@ -241,7 +238,7 @@ FIGURES = (
         "12",
         "Figure 1 at a time step of 20 ms: 40 steps",
         tuple(
-            # Five times the steps make five times the rows of a kernel: fewer trials in `quick`.
+            # A kernel has five times as many rows, as trials have five times as many steps; `quick` takes fewer trials.
             replace(sweep, quick={"N": 100, "iterations": 1000, "kernel_trials": 8})
             for sweep in NEUROGYM
         ),

@@ -1,4 +1,4 @@
-"""Drawing Figure 3: kernel alignment by condition number and by kind of initial weights."""
+"""The picture of Figure 3: kernel alignment by condition number and by kind of initial weights."""
 
 from __future__ import annotations
 
@@ -9,22 +9,31 @@ import matplotlib.axes
 import numpy as np
 from matplotlib.figure import Figure
 
+from hpr.experiment.record import Record
 from hpr.figures.draw import WIDTH
 from hpr.figures.draw.plotting import describe, offsets, sweep_dots, write_gaps, write_small_print
-from hpr.figures.figure import Panel, Record, Settings
+from hpr.figures.panel import Panel
+from hpr.figures.settings import Settings
 
-KA = "kernel_alignment"
-# Okabe and Ito's colours; the paper has aligned weights in green and partly aligned ones in blue.
-COLOURS = ("0.25", "#E69F00", "#0072B2", "#009E73")
+MEASURE = "kernel_alignment"
+# Okabe and Ito's colours; as in the paper, aligned weights are green and partially aligned ones blue.
+KIND_COLOURS = ("0.25", "#E69F00", "#0072B2", "#009E73")
 
 
-def alignment(
+def alignment_grid(
     settings: Settings,
     linear: Mapping[int, Sequence[Panel]],
     recurrent: Sequence[Panel],
     records: Mapping[str, Record],
 ) -> Figure:
-    """Draw B, a column a number of inputs d and its panels by kappa, above C, a column a reading."""
+    """Draw B, with one column per number of inputs d, above C, with one column per reading.
+
+    Args:
+        settings: the settings of the runs.
+        linear: for each d, the panels of B by kappa.
+        recurrent: the panels of C.
+        records: the records, by key.
+    """
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     above, below = figure.subfigures(2, 1)
     row = above.subplots(1, len(linear), squeeze=False)[0]
@@ -38,10 +47,10 @@ def alignment(
     row = below.subplots(1, len(recurrent), squeeze=False)[0]
     for axes, panel in zip(row, recurrent, strict=True):
         levels = [level.replace(" ", "\n", 1) for level in panel.levels]
-        sweep_dots(axes, panel.values(records, KA), levels, panel.gaps(records, KA))
+        sweep_dots(axes, panel.values(records, MEASURE), levels, panel.gaps(records, MEASURE))
         axes.set_title(f"C  {panel.title}")
     row[0].set_ylabel("kernel alignment")
-    # Panels of one d, and those of C, differ in no number that the small print gives.
+    # The numbers in the small print are the same for all panels of one d, and for all of C.
     alike = [replace(panels[0], name=f"B d = {d}") for d, panels in linear.items()]
     alike.append(replace(recurrent[0], name="C"))
     small_print = f"{describe(settings, alike)}; bars and lines are means"
@@ -52,11 +61,11 @@ def alignment(
 def _series(
     axes: matplotlib.axes.Axes, panels: Sequence[Panel], records: Mapping[str, Record]
 ) -> None:
-    """Draw panels by kappa: a dot a run, a colour a kind of weights, lines through the means."""
-    values = np.stack([panel.values(records, KA) for panel in panels])  # [K, S, kinds]
+    """Draw panels by kappa: one dot per run, one colour per kind of weights, lines through the means."""
+    values = np.stack([panel.values(records, MEASURE) for panel in panels])  # [K, S, kinds]
     K, S, kinds = values.shape
-    for k, (kind, colour) in enumerate(zip(panels[0].levels, COLOURS, strict=True)):
-        # Kinds stand side by side, a seed at its place within its kind.
+    for k, (kind, colour) in enumerate(zip(panels[0].levels, KIND_COLOURS, strict=True)):
+        # Kinds are side by side; within a kind, each seed has its own place.
         middle = np.arange(K) + 0.14 * (k - (kinds - 1) / 2)
         places = middle[:, None] + 0.2 * offsets(S)
         axes.scatter(places, values[..., k], s=7, color=colour, alpha=0.6, linewidths=0, zorder=2)
@@ -65,5 +74,5 @@ def _series(
         axes.plot(middle, means, color=colour, linewidth=1.2, label=kind)
     axes.set_xticks(np.arange(K), [panel.title.rpartition(" ")[2] for panel in panels])
     axes.margins(y=0.08)
-    gaps = [[why for level in panel.gaps(records, KA) for why in level] for panel in panels]
+    gaps = [[why for level in panel.gaps(records, MEASURE) for why in level] for panel in panels]
     write_gaps(axes, gaps, S * kinds)

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from hpr.experiment.record import Record
 from hpr.figures.claims import Claim, Finding, Group
-from hpr.figures.figure import Figure, Record, Settings
+from hpr.figures.figure import Figure
+from hpr.figures.settings import Settings
 from hpr.theory import CHECK_RULE, PAPER, QUICK, Check, Size
 from hpr.theory.statements import STATEMENTS, Statement
 
@@ -17,15 +19,16 @@ if TYPE_CHECKING:
 
 
 def size(settings: Settings) -> Size:
-    """How much the profile computes; `seeds` sets the RNNs a rank, of which the checks need two."""
+    """How much the profile computes; `seeds` sets the number of RNNs per rank, of which the checks need two."""
     chosen = {"quick": QUICK, "paper": PAPER}[settings.profile]
     return replace(chosen, networks=max(2, settings.seeds)) if settings.seeds else chosen
 
 
-def finding(check: Check) -> Finding:
-    """A check in the form of the other figures' findings; every case is in the notes."""
+def check_finding(check: Check) -> Finding:
+    """A check in the form of the other figures' findings; the notes have a line per case."""
     groups = tuple(
-        Group(case.label, case.n, _finite(case.measured), _finite(case.sd)) for case in check.cases
+        Group(case.label, case.n, _finite_or_none(case.measured), _finite_or_none(case.sd))
+        for case in check.cases
     )
     relations = {"equal": "expected", "at most": "at most", "at least": "at least"}
     lines = [
@@ -43,7 +46,7 @@ def _claim(statement: Statement) -> Claim:
     return Claim(statement.equation, statement.quantity, "holds", statement.says)
 
 
-def _finite(value: float | None) -> float | None:
+def _finite_or_none(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
@@ -55,18 +58,18 @@ class Theory(Figure):
     rule = CHECK_RULE
 
     def claims(self, settings: Settings) -> list[Claim]:
-        """One for each statement."""
+        """One claim per statement."""
         return [_claim(statement) for statement in STATEMENTS.values()]
 
     def judge(self, settings: Settings, records: Mapping[str, Record]) -> list[Finding]:
-        """Compute and compare; no run is needed."""
+        """Compute the checks; no run is needed."""
         from hpr.theory.results import run_checks
 
-        return [finding(check) for check in run_checks(size(settings)).checks]
+        return [check_finding(check) for check in run_checks(size(settings)).checks]
 
     def plot(self, settings: Settings, records: Mapping[str, Record]) -> matplotlib.figure.Figure:
         """Six panels, in the paper's order."""
-        from hpr.figures.draw.theory import checks
+        from hpr.figures.draw.theory_panels import checks
         from hpr.theory.results import run_checks
 
         n = size(settings)

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
 from hpr.figures.claims import Claim, Kind
-from hpr.figures.figure import Panel, Record, Settings, reason
-from hpr.figures.rank_sweep import Sweep
-from hpr.figures.student_teacher import SEQUENTIAL, TwoLayer, linear_sweep
+from hpr.figures.definitions.rank_sweep import Sweep
+from hpr.figures.definitions.two_layer_sweep import SEQUENTIAL, TwoLayerSweep, linear_sweep
+from hpr.figures.panel import Curve, Panel, reason
+from hpr.figures.settings import Settings
 from hpr.tasks.student_teacher import student_teacher
 
 if TYPE_CHECKING:
@@ -26,25 +28,13 @@ SETTLING = "iterations until the task kernel alignment settles"
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One plot: a measure of the trajectories of a sweep, and what the paper says of it."""
-
-    letter: str
-    sweep: int
-    measure: str
-    label: str
-    # Measure, how the paper has it move, and in words.
-    claims: tuple[tuple[str, Kind, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Trajectories(TwoLayer):
-    """Measures of the kernel against iterations, a colour a rank."""
+class Trajectories(TwoLayerSweep):
+    """Measures of the kernel against iterations, one colour per rank."""
 
     curves: tuple[Curve, ...] = ()
 
     def claims(self, settings: Settings) -> list[Claim]:
-        """What is said of each curve: along the ranks, or of each rank's end and start."""
+        """The claims of each curve: along the ranks, or about the start and end of training at each rank."""
         panels = self.panels(settings)
         found = []
         for curve in self.curves:
@@ -60,20 +50,20 @@ class Trajectories(TwoLayer):
     def table(
         self, claim: Claim, panels: Mapping[str, Panel], records: Mapping[str, Record]
     ) -> tuple[NDArray[np.float64], tuple[str, ...], list[str]]:
-        """A value a run and rank; for a claim on start and end, both of one rank."""
+        """One value per run and rank; for a claim about start and end, two values per run of one rank."""
         panel = panels[claim.panel]
         if claim.measure == SETTLING:
             missing = panel.missing(records, "task_kernel_alignment_final")
-            return _values(panel, records, settling), panel.levels, missing
+            return _of_runs(panel, records, settling), panel.levels, missing
         if claim.levels:
             panel = panel.only((claim.levels[0].removeprefix("start, rank "),))
-            both = [_values(panel, records, rank_left(end)) for end in ("initial", "final")]
+            both = [_of_runs(panel, records, rank_left(end)) for end in ("initial", "final")]
             missing = panel.missing(records, "kernel_effective_rank_final")
             return np.concatenate(both, axis=1), claim.levels, missing
         return super().table(claim, panels, records)
 
     def plot(self, settings: Settings, records: Mapping[str, Record]) -> matplotlib.figure.Figure:
-        """A plot a curve; a thin line a run, the means bold."""
+        """One plot per curve: a thin line per run, bold lines for the means."""
         from hpr.figures.draw.curves import curve_grid
 
         return curve_grid(self.curves, self.panels(settings), settings, records)
@@ -82,7 +72,7 @@ class Trajectories(TwoLayer):
 def settling(run: RunSpec, record: Record) -> float:
     """Iterations after which the task kernel alignment stays within 5 % of its last value.
 
-    The moment between two points is where the line through their logarithms of iterations crosses the 5 %.
+    Between two points of the trajectory, the value is interpolated linearly in the logarithm of iterations.
     """
     iterations = np.log(np.maximum(np.array(record["trajectory"]["iteration"], float), 0.5))
     course = np.array(record["trajectory"]["task_kernel_alignment"], float)
@@ -96,10 +86,11 @@ def settling(run: RunSpec, record: Record) -> float:
 
 
 def rank_left(end: str) -> Callable[[RunSpec, Record], float]:
-    """How far the kernel's effective rank is from the task's at an end of training, "initial" or "final".
+    """How far the kernel's effective rank is from the task's, at the "initial" or "final" point of training.
 
-    For two-layer linear networks on whitened inputs the task's is that of Eq. 8, X^T (ββ^T / |β|² + 1) X, which is
-    (d + 1) / 2. For others it is not known, and this is the effective rank itself.
+    For two-layer linear networks on whitened inputs, the task's effective rank is that of Eq. 8,
+    X^T (ββ^T / |β|² + 1) X, which is (d + 1) / 2. For other networks it is not known, and the kernel's effective rank
+    itself is returned.
     """
 
     def left(run: RunSpec, record: Record) -> float:
@@ -114,10 +105,10 @@ def task_rank(run: RunSpec) -> float:
     return (student_teacher(run.task).N_in + 1) / 2
 
 
-def _values(
+def _of_runs(
     panel: Panel, records: Mapping[str, Record], of_run: Callable[[RunSpec, Record], float]
 ) -> NDArray[np.float64]:
-    """A number of every run, [S, L]; NaN of one that has no trajectory to its end."""
+    """`of_run` of every run, [S, L]; NaN for runs whose trajectory does not reach the end."""
     known = "kernel_effective_rank_final"
     table = [
         [np.nan if reason(records, run, known) else of_run(run, records[run.key]) for run in level]
@@ -127,16 +118,15 @@ def _values(
 
 
 def _with_points(sweep: Sweep, checkpoints: int) -> Sweep:
-    """The sweep with trajectories; at all its ranks, the full one included."""
+    """The sweep with trajectories. Full rank is added, which `TwoLayerSweep` does not add by itself."""
     return replace(
         sweep,
         ranks=(*sweep.ranks, RunSpec.N),
         run={**sweep.run, "checkpoints": checkpoints},
-        stand_in=sweep.stand_in and _with_points(sweep.stand_in, checkpoints),
     )
 
 
-# Whitened, as the theory has it.
+# The linear networks' inputs are whitened, as in the theory.
 SWEEPS = (
     linear_sweep("two-layer linear, d = 20", 20, (1, 5, 20), whitened=True, checkpoints=32),
     _with_points(SEQUENTIAL, checkpoints=16),

@@ -1,4 +1,4 @@
-"""Drawing the figure `theory`: six of its checks, in the paper's order."""
+"""The picture of the figure `theory`: six of its checks, in the paper's order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DIMENSIONS = {2: BLUE, 5: RED, 20: GREEN}
 
 
 def checks(results: Results, n: Size, profile: str) -> Figure:
-    """Draw six panels, and below them how much was computed."""
+    """Draw six panels, and write below them how much was computed."""
     panels = (_final_kernel, _constant, _expectation, _maximiser, _alignment, _frozen)
     with rc_context({"legend.fontsize": 6, "legend.frameon": False}):
         figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
@@ -40,11 +40,11 @@ def checks(results: Results, n: Size, profile: str) -> Figure:
 
 
 def _final_kernel(axes: matplotlib.axes.Axes, results: Results) -> None:
-    """Distance of trained kernels from Eq. 8 over σ: mean, and largest, beside the bound."""
+    """Largest distance of trained kernels from Eq. 8 against σ, with the leading term of the bound."""
     for d, rank in two_layer_checks.SWEPT:
         runs = [run for run in results.swept if (run.d, run.rank) == (d, rank)]
         sigma = np.array([run.sigma for run in runs])
-        # The leading term of the bound; the rest of it depends on the task.
+        # The leading term of the bound. Its other terms depend on the task.
         unit = (1 + math.sqrt(d - 1) / 2) * sigma**2
         K = [(run.end.kernel(run.X), equations.final_kernel(run.X, run.beta)) for run in runs]
         filled = DIMENSIONS[d] if rank == d else "white"
@@ -181,7 +181,7 @@ def _frozen(axes: matplotlib.axes.Axes, results: Results) -> None:
         (results.losses.trained, "v-", "0.45", "trained"),
     )
     for (losses, style, colour, label), shift in zip(ways, (0, -0.12, 0, 0.12), strict=True):
-        # Below 1e-32 the rounding of the squares is all there is.
+        # Values below 1e-32 are rounding errors of the squares.
         median = [
             max(float(losses[rank].median()), 1e-32) for rank in recurrent_checks.INITIAL_RANKS
         ]

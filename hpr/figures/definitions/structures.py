@@ -1,26 +1,27 @@
-"""Figures of structures taken from biology, each beside a null of its own size (Figures 2, 5, 6, 16, 17, 19)."""
+"""Figures 2, 5, 6, 16, 17 and 19: structures from biology, each compared with a null of its own size."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hpr.connectivity import EM, CellTypes, ChainMotif, Connectivity, Dale, LowRank, spectrum_rank
-from hpr.connectivity.connectome import CELEGANS
-from hpr.experiment.specification import GAIN, VARIANTS, RunSpec
+from hpr.experiment.record import Record
 from hpr.figures.claims import Claim, Direction, Finding, judge
-from hpr.figures.figure import Figure, Panel, Record, Settings
-from hpr.figures.rank_sweep import QUICK_ITERATIONS
+from hpr.figures.definitions.rank_sweep import QUICK_ITERATIONS
+from hpr.figures.figure import Figure
+from hpr.figures.panel import Panel, PanelBuilder
+from hpr.figures.settings import Settings
 from hpr.figures.spectrum import spectrum
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
 NULL = "null"
-# Measure, where the paper has it beside the null's, and in words.
+# Each measure, how the paper has it differ from the null's, and the paper's statement in words.
 RICHER: tuple[tuple[str, Direction, str], ...] = (
     ("weight_change_norm", "higher", "weights change more than from the null"),
     ("representation_alignment", "lower", "the representation changes more than from the null"),
@@ -41,44 +42,48 @@ ONE_CONNECTOME = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """Structures by the names on an axis, compared with the null of their size N (None: the connectome's)."""
+    """Structures by their names on an axis, compared with a null of N units; N None: as many as the connectome has."""
 
     name: str
     structures: Mapping[str, Connectivity]
     N: int | None = 300
 
     def size(self, settings: Settings) -> int:
-        """How many units."""
+        """How many units the networks have."""
         return EM(connectome=settings.connectome).N if self.N is None else self.N
 
     def levels(self, settings: Settings) -> dict[str, Connectivity]:
-        """The null and the structures, at the variant's gain and from the connectome at hand."""
-        gain = GAIN[settings.variant]
-        # At full rank the SVD is the Gaussian null, and the runs of Figure 1 and this one are the same.
-        levels: dict[str, Connectivity] = {NULL: LowRank(gain=gain, rank=self.size(settings))}
+        """The null and the structures; EM is that of the settings' connectome."""
+        # A low-rank structure of full rank is the Gaussian null, so this run is one of Figure 1's.
+        levels: dict[str, Connectivity] = {NULL: LowRank(rank=self.size(settings))}
         for name, structure in self.structures.items():
             if isinstance(structure, EM):
                 structure = replace(structure, connectome=settings.connectome)
                 name = name if structure.shuffled else structure.label
-            levels[name] = replace(structure, gain=gain)
+            levels[name] = structure
         return levels
 
     def names(self, settings: Settings) -> list[str]:
-        """The structures, by the levels' names."""
+        """The levels' names without the null's."""
         return [name for name in self.levels(settings) if name != NULL]
-
-    def stands_in(self, settings: Settings) -> bool:
-        """Whether C. elegans is where the paper has cortex."""
-        return self.N is None and settings.connectome == CELEGANS
 
     def label(self, settings: Settings) -> str:
         """The comparison's name; a stand-in is called one."""
-        return f"{self.name} stand-in" if self.stands_in(settings) else self.name
+        found = settings.stand_in("EM") if self.N is None else None
+        return found.named(self.name) if found else self.name
 
     def title(self, settings: Settings) -> str:
-        """The name, the stand-in's own, and the size."""
-        species = ":\nC. elegans" if self.stands_in(settings) else ""
-        return f"{self.label(settings)}{species} (N = {self.size(settings)})"
+        """The name, the stand-in where one is used, and the size."""
+        found = settings.stand_in("EM") if self.N is None else None
+        return f"{found.title(self.name) if found else self.name} (N = {self.size(settings)})"
+
+    def panel(self, settings: Settings, task: str, quick_iterations: int) -> Panel:
+        """The panel of the null and the structures, trained on a task."""
+        runs = PanelBuilder(
+            settings, task, {"N": self.size(settings)}, {"iterations": quick_iterations}
+        )
+        levels = {name: {"connectivity": each} for name, each in self.levels(settings).items()}
+        return runs.panel(self.label(settings), self.title(settings), "initial weights", levels)
 
 
 @dataclass(frozen=True)
@@ -93,19 +98,22 @@ class Structures(Figure):
 
     @property
     def shows_connectome(self) -> bool:
-        """Whether one of the structures is electron microscopy's."""
+        """Whether one of the structures comes from electron microscopy."""
         return any(comparison.N is None for comparison in self.comparisons)
 
     def notes(self, settings: Settings) -> list[str]:
-        """What the seeds of electron microscopy are."""
+        """What differs between seeds where a structure comes from electron microscopy."""
         return [ONE_CONNECTOME] if self.shows_connectome else []
 
     def panels(self, settings: Settings) -> list[Panel]:
-        """One a comparison, the null first."""
-        return [self._panel(comparison, settings) for comparison in self.comparisons]
+        """One panel per comparison; the null is its first level."""
+        return [
+            comparison.panel(settings, self.task, self.quick_iterations)
+            for comparison in self.comparisons
+        ]
 
     def claims(self, settings: Settings) -> list[Claim]:
-        """For each structure: lower effective rank, richer learning; and comparable losses."""
+        """For each structure, a lower effective rank and richer learning; and comparable losses."""
         return [
             claim
             for comparison in self.comparisons
@@ -120,7 +128,7 @@ class Structures(Figure):
         ]
 
     def plot(self, settings: Settings, records: Mapping[str, Record]) -> matplotlib.figure.Figure:
-        """A row a comparison: its spectra, then box plots of the three measures."""
+        """One row per comparison: its spectra, then box plots of the three measures."""
         from hpr.figures.draw.plotting import describe
         from hpr.figures.draw.spectra import structure_grid
 
@@ -129,37 +137,13 @@ class Structures(Figure):
         small_print = f"{self.task}; {describe(settings, panels)}; boxes are quartiles, thin lines are single seeds"
         return structure_grid(panels, measures, records, small_print)
 
-    def _panel(self, comparison: Comparison, settings: Settings) -> Panel:
-        levels = comparison.levels(settings)
-        fields: dict[str, Any] = {
-            "variant": settings.variant,
-            "task_version": settings.version(self.task),
-            **VARIANTS[settings.variant],
-            "N": comparison.size(settings),
-            **({"iterations": self.quick_iterations} if settings.profile == "quick" else {}),
-            **({"iterations": settings.iterations} if settings.iterations else {}),
-        }
-        return Panel(
-            name=comparison.label(settings),
-            title=comparison.title(settings),
-            axis="initial weights",
-            levels=tuple(levels),
-            runs=tuple(
-                tuple(
-                    RunSpec(task=self.task, connectivity=structure, seed=seed, **fields)
-                    for seed in settings.replicates
-                )
-                for structure in levels.values()
-            ),
-        )
-
 
 @dataclass(frozen=True)
 class Shuffled(Structures):
-    """A structure, and the same shuffled, of which the paper says that the effects are gone."""
+    """A structure and the same structure shuffled, in which the paper no longer sees the effects."""
 
     def claims(self, settings: Settings) -> list[Claim]:
-        """That each difference of the structure from the null vanishes; and comparable losses."""
+        """Shuffling removes each difference of the structure from the null; and comparable losses."""
         return [
             claim
             for comparison in self.comparisons
@@ -187,11 +171,11 @@ class SingularSpectra(Structures):
     quick_iterations: int = 1
 
     def panels(self, settings: Settings) -> list[Panel]:
-        """None: there are no runs."""
+        """No panel, as nothing is trained."""
         return []
 
     def claims(self, settings: Settings) -> list[Claim]:
-        """For each structure: lower effective rank."""
+        """For each structure, a lower effective rank."""
         _, kind, says = LOWER_RANK
         return [
             Claim(comparison.label(settings), SINGULAR_RANK, kind, says, (NULL, name))
@@ -213,7 +197,7 @@ class SingularSpectra(Structures):
         return findings
 
     def plot(self, settings: Settings, records: Mapping[str, Record]) -> matplotlib.figure.Figure:
-        """A column a comparison: its spectra above its effective ranks."""
+        """One column per comparison: its spectra above its effective ranks."""
         from hpr.figures.draw.spectra import spectra_grid
 
         panels = super().panels(settings)
@@ -239,7 +223,7 @@ EXPERIMENTAL = (
 )
 
 FIGURES = (
-    # Figure 1's full-rank runs are nulls here.
+    # It trains as long as Figure 1 in `quick`, so that Figure 1's full-rank runs are its nulls.
     Structures(
         "2",
         "Structures from biology: spectra, and learning 2AF",
