@@ -1,4 +1,4 @@
-"""Exact neural tangent kernel of any module, through `torch.func`."""
+"""Exact neural tangent kernel of any module."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from hpr_kernels import checks
 from hpr_kernels.autocast import outside_autocast
+from hpr_kernels.checks import Order, Reduction
 from hpr_kernels.gram import MEMORY_BUDGET
-from hpr_kernels.memory import give_back
 from hpr_kernels.tangent import probe
+from hpr_kernels.tangent.layers import splits
+from hpr_kernels.tangent.pieces import Side, kernel
 
 
 # Longer than 60 lines: the docstring is the public reference of all arguments.
@@ -23,11 +25,16 @@ def ntk(
     x2: Tensor | None = None,
     *,
     parameters: Sequence[str] | None = None,
+    reduce: Reduction = "full",
+    order: Order = "auto",
     memory_budget: int = MEMORY_BUDGET,
 ) -> Tensor:
-    """Exact NTK of any module through `torch.func`: per-example Jacobians, contracted parameter by parameter.
+    """Exact NTK of any module, K_ij = Σ_p ⟨∂y_i/∂p, ∂y_j/∂p⟩ over the parameters p (Jacot et al. 2018).
 
-    K_ij = Σ_p ⟨∂y_i/∂p, ∂y_j/∂p⟩ over the parameters p (Jacot et al. 2018).
+    The gradient by the weight of a linear layer, a convolution or an embedding is a sum of outer products of adjoints
+    and inputs over the calls and positions. Only these factors are computed, if all uses of the weight are calls of
+    `torch.nn.functional` that take the parameter itself; biases likewise. The Jacobians by all other parameters are
+    written out, by `torch.func`.
 
     A copy of the module computes everything, outside of autocast. The module itself stays unchanged, whatever its
     forward pass writes, and so do the random number generators of torch, Python and NumPy.
@@ -39,11 +46,16 @@ def ntk(
         x1: [B1, …], each example a row of the batch, of any dtype that the module takes.
         x2: second inputs [B2, …] of the same dtype and device; None for K(x1, x1).
         parameters: names as in `module.named_parameters()`; None for all that require a gradient.
-        memory_budget: bytes of the Jacobians held at once, of some examples on either side, with the freed memory that
-            the allocator keeps. The copy of the module and its intermediate results need further memory.
+        reduce: "full" for all pairs of rows; "diagonal" for pairs of one output of two examples; "trace" for the sum
+            (not the mean) of those over the outputs.
+        order: how the factors are contracted, as in `FactoredJacobian.gram`.
+        memory_budget: bytes beside the result, of gradients and contractions, with the freed memory that the allocator
+            keeps. The kernel is computed in pieces of some examples, and of some outputs of one example where
+            necessary. The copy of the module and its intermediate results need further memory.
 
     Returns:
-        K [M1, M2], M = B · (outputs of an example, flattened), rows example-major.
+        With O outputs of an example, flattened: "full" [B1 O, B2 O], rows example-major; "diagonal" [B1, B2, O];
+        "trace" [B1, B2].
 
     Raises:
         ValueError, TypeError: naming the argument or the submodule that does not fit, or that holds NaN or infinity.
@@ -53,6 +65,8 @@ def ntk(
             f"module: expected a torch.nn.Module, got {type(module).__name__}; "
             "a function becomes one as the forward of a module that holds its parameters"
         )
+    checks.choice("reduce", reduce, checks.REDUCTIONS)
+    checks.choice("order", order, checks.ORDERS)
     memory_budget = checks.budget(memory_budget)
     names = _names(module, parameters)
     _check_batch("x1", x1, None)
@@ -72,7 +86,9 @@ def ntk(
             with warnings.catch_warnings():
                 # Vmap warns of operations that it runs one example at a time, which are slower but exact.
                 warnings.filterwarnings("ignore", message="There is a performance drop")
-                K = _kernel(twin, names, x1, x2, memory_budget)
+                K = _kernel(
+                    twin, names, x1, x2, reduce=reduce, order=order, memory_budget=memory_budget
+                )
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -113,53 +129,30 @@ def _check_batch(name: str, x: Tensor, like: Tensor | None) -> None:
 
 
 def _kernel(
-    module: nn.Module, names: list[str], x1: Tensor, x2: Tensor | None, memory_budget: int
+    module: nn.Module,
+    names: list[str],
+    x1: Tensor,
+    x2: Tensor | None,
+    *,
+    reduce: Reduction,
+    order: Order,
+    memory_budget: int,
 ) -> Tensor:
-    # Every place that holds a parameter; tied weights have several. Torch's own handling of ties is not used, because
-    # it leaves the traced tensors in a module that is registered under two names.
-    slots = {
-        f"{prefix}.{name}" if prefix else name: parameter
-        for prefix, part in module.named_modules()
-        for name, parameter in part.named_parameters(recurse=False)
-    }
     available = dict(module.named_parameters())
-    canonical = {id(parameter): name for name, parameter in available.items()}
-    chosen = {name: available[name].detach() for name in names}
-
-    def example(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-        held = {
-            slot: weights.get(canonical[id(parameter)], parameter.detach())
-            for slot, parameter in slots.items()
-        }
-        y: Tensor = torch.func.functional_call(module, held, (x[None],), tie_weights=False)
-        return y.flatten()
-
-    differentiated = torch.func.vmap(torch.func.jacrev(example), in_dims=(None, 0))
-
-    def rows(x: Tensor) -> dict[str, Tensor]:
-        give_back(x.device)
-        return differentiated(chosen, x)
-
-    outputs = probe.check_gradient(module, example, chosen, x1[0])
-    # Both sides hold the gradients of a row and a copy, which jacrev makes. In measurements, freed blocks of sizes that
-    # do not recur took as much again.
-    row = 8 * sum(value.nbytes for value in chosen.values())
-    size = memory_budget // (outputs * row)
-    if size < 1:
-        raise checks.BudgetTooSmallError(outputs * row, memory_budget)
-    lefts = x1.split(size)
-    rights = lefts if x2 is None else x2.split(size)
-    blocks = []
-    for left in lefts:
-        J = rows(left)
-        blocks.append(torch.cat([_contract(J, rows(right)) for right in rights], dim=1))
-        del J
-    return torch.cat(blocks)
-
-
-def _contract(left: dict[str, Tensor], right: dict[str, Tensor]) -> Tensor:
-    rows, columns = (next(iter(J.values())).shape[:2].numel() for J in (left, right))
-    K = next(iter(left.values())).new_zeros(rows, columns)
-    for name, J in left.items():
-        K.addmm_(J.flatten(2).flatten(0, 1), right[name].flatten(2).flatten(0, 1).mT)
-    return K
+    weights = {name: available[name].detach() for name in names}
+    inputs = [x1] if x2 is None else [x1, x2]
+    sides = [
+        Side(split, x)
+        for split, x in zip(splits(module, weights, [x[:1] for x in inputs]), inputs, strict=True)
+    ]
+    for side in sides:
+        probe.check_gradient(module, side.split.gradient, names, side.x[0])
+    outputs = [side.split.outputs for side in sides]
+    if reduce != "full" and outputs[0] != outputs[-1]:
+        raise ValueError(
+            f"x2: expected {outputs[0]} outputs per example as of x1 for reduce={reduce!r}, got {outputs[1]}"
+        )
+    return kernel(
+        sides[0], None if x2 is None else sides[1], dtype=weights[names[0]].dtype,
+        reduce=reduce, order=order, memory_budget=memory_budget,
+    )  # fmt: skip

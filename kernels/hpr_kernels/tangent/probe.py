@@ -125,19 +125,25 @@ def check(module: nn.Module, x: Tensor) -> None:
 
 def check_gradient(
     module: nn.Module,
-    example: Callable[[dict[str, Tensor], Tensor], Tensor],
-    chosen: dict[str, Tensor],
+    gradient: Callable[[Tensor, Tensor], dict[str, Tensor]],
+    names: Sequence[str],
     x: Tensor,
-) -> int:
-    """Compare a gradient of `example` with that of the module by autograd; return the number of outputs per example.
+) -> None:
+    """Compare `gradient` with that of the module by autograd, at one example x.
 
     If the module reads a parameter elsewhere than where it is registered, autograd finds a gradient and `torch.func`
     does not, because it substitutes a tensor only in the registered place.
 
+    Args:
+        module: a copy that is nobody else's.
+        gradient: takes x and a direction in the space of the outputs, [O]; gives the gradient by each parameter.
+        names: the parameters.
+        x: an example.
+
     Raises:
         ValueError: naming such a parameter.
     """
-    held = {name: value for name, value in module.named_parameters() if name in chosen}
+    held = {name: value for name, value in module.named_parameters() if name in names}
     with torch.enable_grad():
         for parameter in held.values():
             parameter.requires_grad_()
@@ -147,7 +153,7 @@ def check_gradient(
         known: Sequence[Tensor | None] = [None] * len(held)
         if y.requires_grad:
             known = torch.autograd.grad(y, list(held.values()), along, allow_unused=True)
-    (found,) = torch.func.vjp(lambda weights: example(weights, x), chosen)[1](along)
+    found = gradient(x, along)
     size = sum(float(value.norm()) ** 2 for value in known if value is not None) ** 0.5
     for name, value in zip(held, known, strict=True):
         error = found[name] if value is None else found[name] - value
@@ -156,7 +162,6 @@ def check_gradient(
             raise ValueError(
                 f"module: expected {name!r} to be read where it is registered, got another gradient by torch.func"
             )
-    return len(y)
 
 
 @contextmanager
