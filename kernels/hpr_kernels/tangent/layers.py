@@ -20,7 +20,7 @@ from hpr_kernels.tangent.uses import (
 
 
 class ModuleRows(NamedTuple):
-    """ModuleRows of the Jacobian by some examples and some outputs of each.
+    """Rows of the Jacobian by some examples and some outputs of each.
 
     Attributes:
         adjoints: of each use, the gradients [b, o, *shape of the result].

@@ -49,7 +49,7 @@ class Side(NamedTuple):
         return self.split.rows(self.x[piece.examples], directions)
 
 
-def kernel(
+def module_kernel(
     left: Side,
     right: Side | None,
     *,

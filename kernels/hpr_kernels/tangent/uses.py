@@ -134,7 +134,7 @@ class Recorder(TorchFunctionMode):
         weight, bias = self.names.get(id(call.weight)), self.names.get(id(call.bias))
         if call.bias is not None and call.bias.shape != (call.units,):
             bias = None
-        if weight is None and bias is None:
+        if (weight is None and bias is None) or self._inside_transform(call):
             return func(*args, **kwargs)
         constant = {
             id(value): value.detach()
@@ -152,6 +152,17 @@ class Recorder(TorchFunctionMode):
         self.uses.append(use)
         self.inputs.append(call.input)
         return y + tap
+
+    def _inside_transform(self, call: Call) -> bool:
+        """Whether the module called torch.func itself, whose tensors must not leave its transform.
+
+        In a run with given taps, all tensors belong to the transforms of `ntk`.
+        """
+        return self.taps is None and any(
+            torch._C._functorch.is_functorch_wrapped_tensor(value)
+            for value in (call.input, call.bias)
+            if value is not None
+        )
 
     def check_complete(self) -> None:
         """Raise a RuntimeError if a tap was not used."""
