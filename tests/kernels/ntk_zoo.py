@@ -200,8 +200,14 @@ ZOO: dict[str, Case] = {
         lambda: Own(two_kernels, w=weight(3, 2, 2)), (2, 4), ("w",)),
     "one weight in two groupings": Case(
         lambda: Own(two_groupings, w=weight(4, 1, 2)), (2, 4), ("w",)),
-    "transposed convolution": Case(
-        lambda: linear_head(nn.ConvTranspose1d(2, 3, 3), 24), (2, 6), ("0.weight", "0.bias")),
+    "transposed convolution": Case(lambda: linear_head(nn.ConvTranspose1d(2, 3, 3), 24), (2, 6)),
+    "transposed, stride and groups": Case(
+        lambda: linear_head(nn.ConvTranspose1d(4, 6, 3, 2, 1, output_padding=1, groups=2, dilation=2), 72), (4, 5)),
+    "transposed, two axes": Case(
+        lambda: linear_head(nn.ConvTranspose2d(2, 3, (2, 3), (2, 1), (2, 1), bias=False), 24), (2, 3, 4)),
+    "one kernel both ways": Case(
+        lambda: Own(lambda self, x: F.conv_transpose1d(F.conv1d(x, self.w), self.w).sum(-1), w=weight(3, 2, 2)),
+        (2, 4), ("w",)),
     "own recurrence": Case(lambda: Own(rnn, w=weight(5, 5), input=nn.Linear(3, 5), readout=nn.Linear(5, 2)), (4, 3)),
     "own gates": Case(lambda: Own(gated, x=nn.Linear(2, 9), h=nn.Linear(3, 9)), (3, 2)),
     "GRU cell": Case(

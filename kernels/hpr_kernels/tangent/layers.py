@@ -43,6 +43,7 @@ class Layer(NamedTuple):
         groups: groups of a convolution, else 1.
         F: inputs of a unit; of an embedding the size of the vocabulary.
         tokens: whether it is an embedding.
+        transposed: whether it is a transposed convolution.
     """
 
     places: list[int]
@@ -51,6 +52,7 @@ class Layer(NamedTuple):
     groups: int
     F: int
     tokens: bool
+    transposed: bool
 
 
 def _layer(weight: Tensor, places: list[int], uses: Sequence[Use]) -> Layer:
@@ -58,9 +60,9 @@ def _layer(weight: Tensor, places: list[int], uses: Sequence[Use]) -> Layer:
     S, units = sum(use.shape.numel() // use.units for use in found), found[0].units
     settings = found[0].settings
     if isinstance(settings, Convolution):
-        groups = settings.groups
-        return Layer(places, S, units // groups, groups, weight[0].numel(), False)
-    return Layer(places, S, units, 1, len(weight), True)
+        groups, F = settings.groups, weight.numel() // units
+        return Layer(places, S, units // groups, groups, F, False, settings.transposed)
+    return Layer(places, S, units, 1, len(weight), True, False)
 
 
 class Split:
@@ -131,7 +133,13 @@ class Split:
                     found[name].index_add_(0, z[known], g[known])
                 else:
                     parts = zip(g.split(layer.N, dim=1), z.unbind(1), strict=True)
-                    found[name] = torch.cat([a.mT @ b for a, b in parts]).view_as(weight)
+                    blocks = torch.stack([a.mT @ b for a, b in parts])  # [groups, N, F]
+                    if layer.transposed:
+                        # The weight has the channels first.
+                        blocks = blocks.unflatten(2, (len(weight) // layer.groups, -1)).transpose(
+                            1, 2
+                        )
+                    found[name] = blocks.reshape(weight.shape)
             if name in self.biases:
                 found[name] = self.bias(name, rows)[0, 0]
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,7 +11,8 @@ from torch.nn import functional as F
 class Convolution(NamedTuple):
     """The settings of a convolution over n axes, each a tuple of n; a linear layer is a convolution over no axis.
 
-    `padding` has the zeros before and after each axis.
+    `padding` has the zeros before and after each axis. A transposed convolution is one whose input has `spacing` - 1
+    zeros between its entries, and whose kernel is reversed; its weight is [channels, N / groups, *kernel].
     """
 
     kernel: tuple[int, ...] = ()
@@ -19,6 +20,8 @@ class Convolution(NamedTuple):
     padding: tuple[tuple[int, int], ...] = ()
     dilation: tuple[int, ...] = ()
     groups: int = 1
+    spacing: tuple[int, ...] = ()
+    transposed: bool = False
 
 
 class Lookup(NamedTuple):
@@ -45,6 +48,24 @@ def convolution(
     return Convolution(kernel, _each(stride, len(kernel)), padded, spread, groups)
 
 
+def transposed_convolution(
+    kernel: tuple[int, ...],
+    stride: int | tuple[int, ...],
+    padding: int | tuple[int, ...],
+    output_padding: int | tuple[int, ...],
+    groups: int,
+    dilation: int | tuple[int, ...],
+) -> Convolution:
+    """The settings from the arguments of `torch.nn.functional.conv_transpose1d` and its kin."""
+    axes = len(kernel)
+    spread, cut, more = (_each(value, axes) for value in (dilation, padding, output_padding))
+    padded = tuple(
+        (d * (k - 1) - p, d * (k - 1) - p + m)
+        for d, k, p, m in zip(spread, kernel, cut, more, strict=True)
+    )
+    return Convolution(kernel, (1,) * axes, padded, spread, groups, _each(stride, axes), True)
+
+
 def _each(value: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * axes if len(values) == 1 else values
@@ -56,6 +77,8 @@ def patches(x: Tensor, settings: Convolution) -> Tensor:
     S counts the entries of "…" times the positions of the kernel; F = channels / groups · size of the kernel.
     """
     axes = len(settings.kernel)
+    if settings.transposed:
+        x = _spaced(x, settings.spacing)
     x = F.pad(x, [zeros for pair in reversed(settings.padding) for zeros in pair])
     first = x.dim() - axes
     for axis in range(axes):
@@ -63,7 +86,19 @@ def patches(x: Tensor, settings: Convolution) -> Tensor:
         x = x.unfold(first + axis, reach, settings.stride[axis])
         # Axis `axis` of the kernel is the last one now.
         x = x[..., :: settings.dilation[axis]]
-    # The channels come after the positions, as in the weight [N, channels / groups, *kernel].
+    if settings.transposed:
+        x = x.flip(tuple(range(-axes, 0)))
+    # The channels come after the positions and before the kernel.
     x = x.movedim(first - 1, first - 1 + axes)
     features = x.shape[first - 1 + axes :].numel() // settings.groups
     return x.reshape(len(x), -1, settings.groups, features)
+
+
+def _spaced(x: Tensor, spacing: tuple[int, ...]) -> Tensor:
+    """`x` with spacing - 1 zeros between its entries along each of the last axes."""
+    axes = len(spacing)
+    sizes = [(size - 1) * step + 1 for size, step in zip(x.shape[-axes:], spacing, strict=True)]
+    spaced = x.new_zeros(*x.shape[:-axes], *sizes)
+    entries: tuple[Any, ...] = (..., *(slice(None, None, step) for step in spacing))
+    spaced[entries] = x
+    return spaced

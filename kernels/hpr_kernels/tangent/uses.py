@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from hpr_kernels.tangent.patches import Convolution, Lookup, convolution
+from hpr_kernels.tangent.patches import Convolution, Lookup, convolution, transposed_convolution
 
 LINEAR = Convolution()
 FLOATING = (torch.float32, torch.float64)
@@ -66,6 +66,23 @@ def _convolution(
     return Call(settings, input, weight, bias, len(weight))
 
 
+def _transposed(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Call | None:
+    if input.dtype not in FLOATING:
+        return None
+    kernel = tuple(weight.shape[2:])
+    settings = transposed_convolution(kernel, stride, padding, output_padding, groups, dilation)
+    return Call(settings, input, weight, bias, weight.shape[1] * groups)
+
+
 def _embedding(
     input: Tensor,
     weight: Tensor,
@@ -87,6 +104,9 @@ CALLS: dict[Callable[..., Tensor], Callable[..., Call | None]] = {
     F.conv1d: _convolution,
     F.conv2d: _convolution,
     F.conv3d: _convolution,
+    F.conv_transpose1d: _transposed,
+    F.conv_transpose2d: _transposed,
+    F.conv_transpose3d: _transposed,
     F.embedding: _embedding,
 }
 
@@ -231,17 +251,19 @@ def record(call: Substituted, weights: dict[str, Tensor], x: Tensor) -> Record:
     return Record(recorder.uses, other, y.numel(), y.dtype)
 
 
+def _kind(settings: Convolution | Lookup) -> tuple[Any, ...]:
+    """What uses of one weight must have in common, so that their outer products are of one form."""
+    if isinstance(settings, Convolution):
+        return len(settings.kernel), settings.groups, settings.transposed
+    return (Lookup,)
+
+
 def factored(records: Sequence[Record]) -> set[str]:
     """The parameters whose every use is recorded, in one way: as a bias, or as the weight of one kind of operation."""
     ways: dict[str, set[Any]] = {}
     for use in (use for one in records for use in one.uses):
         if use.weight is not None:
-            kind = type(use.settings)
-            shape = isinstance(use.settings, Convolution) and (
-                len(use.settings.kernel),
-                use.settings.groups,
-            )
-            ways.setdefault(use.weight, set()).add((kind, shape))
+            ways.setdefault(use.weight, set()).add(_kind(use.settings))
         if use.bias is not None:
             ways.setdefault(use.bias, set()).add("bias")
     single = {name for name, found in ways.items() if len(found) == 1}
