@@ -112,7 +112,9 @@ def _add(
     for name in rows.direct:
         one, two = (side.direct[name].flatten(2)[None] for side in (rows, seconds))
         add_products(K[None], one, two, 1, reduce, symmetric)
-    for name in split.biases.keys() & other.biases.keys():
+    for name in split.biases:
+        if name not in other.biases:
+            continue
         one = split.bias(name, rows)[None]
         two = one if columns is None else other.bias(name, columns)[None]
         add_products(K[None], one, two, 1, reduce, symmetric)
@@ -221,5 +223,6 @@ def _bytes(split: Split, examples: int, outputs: int) -> int:
         ),
         default=0,
     )
-    # `vjp` makes a copy. In measurements, freed blocks of sizes that do not recur took as much again.
-    return element * examples * (4 * (outputs * gradients + inputs) + layer)
+    # `vjp` makes a copy of the rows. It takes a matrix of the directions.
+    rows = 2 * (outputs * gradients + inputs)
+    return element * (examples * (rows + layer) + outputs * split.outputs)
