@@ -157,6 +157,10 @@ ZOO: dict[str, Case] = {
         (4,), ("b",)),
     "tied decoder": Case(lambda: Own(tied_decoder, w=weight(3, 4), bias=weight(4)), (4,), ("w",)),
     "matrix product": Case(lambda: Own(lambda self, x: x @ self.w, w=weight(4, 3)), (4,), ("w",)),
+    "a weight as its own input": Case(
+        lambda: Own(lambda self, x: x @ F.linear(self.w, self.w), w=weight(4, 4)), (4,), ("w",)),
+    "a parameter as input": Case(
+        lambda: Own(lambda self, x: self.a(x * self.a(self.p).tanh()), a=nn.Linear(4, 4), p=weight(4)), (4,), ("p",)),
     "unused": Case(
         lambda: Own(lambda self, x: self.a(x), a=nn.Linear(4, 3), b=nn.Linear(2, 2)),
         (4,), ("b.weight", "b.bias")),

@@ -136,9 +136,8 @@ class Split:
                     blocks = torch.stack([a.mT @ b for a, b in parts])  # [groups, N, F]
                     if layer.transposed:
                         # The weight has the channels first.
-                        blocks = blocks.unflatten(2, (len(weight) // layer.groups, -1)).transpose(
-                            1, 2
-                        )
+                        channels = len(weight) // layer.groups
+                        blocks = blocks.unflatten(2, (channels, -1)).transpose(1, 2)
                     found[name] = blocks.reshape(weight.shape)
             if name in self.biases:
                 found[name] = self.bias(name, rows)[0, 0]

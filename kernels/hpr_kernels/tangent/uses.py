@@ -154,7 +154,9 @@ class Recorder(TorchFunctionMode):
         weight, bias = self.names.get(id(call.weight)), self.names.get(id(call.bias))
         if call.bias is not None and call.bias.shape != (call.units,):
             bias = None
-        if (weight is None and bias is None) or self._inside_transform(call):
+        # A weight that is its own input has gradients as an input too.
+        own = call.input is call.weight or call.input is call.bias
+        if (weight is None and bias is None) or own or self._inside_transform(call):
             return func(*args, **kwargs)
         constant = {
             id(value): value.detach()
