@@ -49,6 +49,14 @@ class Outcome:
     records: dict[str, Record] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
 
+    def of(self, asked: Sequence[RunSpec]) -> tuple[dict[str, Record], dict[str, str]]:
+        """Records and reasons of failures by the keys of the runs that `run_local` was asked for, in the same order."""
+        pairs = [(spec.key, run.key) for spec, run in zip(asked, self.runs, strict=True)]
+        return (
+            {key: self.records[bound] for key, bound in pairs if bound in self.records},
+            {key: self.failures[bound].reason for key, bound in pairs if bound in self.failures},
+        )
+
 
 def run_local(
     specs: Iterable[RunSpec],

@@ -108,7 +108,7 @@ def _content(
         "verdicts": dict(Counter(finding.verdict for finding in findings)),
         "claims": [finding.to_dict() for finding in findings],
         "measurements": {panel.name: _measurements(panel, records) for panel in panels},
-        "runs": [spec.key for spec in runs],
+        "runs": [records[spec.key]["key"] if spec.key in records else spec.key for spec in runs],
         "failed": [
             {"run": str(spec), "reason": failures.get(spec.key) or _unfinished(records, spec.key)}
             for spec in runs
