@@ -42,7 +42,7 @@ class Outcome:
     """Records by key and failures by key. Each run asked for has either a record or a failure.
 
     `runs` are the runs asked for, in order, as they were trained and kept: bound to their tasks
-    (`hpr.experiment.bind`). Binding changes no run whose task's name, version and dt say all of the task.
+    (`hpr.experiment.bind`). Binding changes a run only if its task has a `content` or its structure is your own.
     """
 
     runs: list[RunSpec] = field(default_factory=list)
@@ -109,7 +109,7 @@ def run_local(
                 bar.update(k * step)
 
             _train_and_keep(pack, store, task_of, train, device, progress, outcome)
-            # Early stops and the measures bring a pack to its end in one jump.
+            # Advance the bar by the FLOPs of the measures, and by those that early stops saved.
             bar.update(before + price.flops - bar.n)
             with bar.external_write_mode(file=sys.stdout):
                 seconds = time.perf_counter() - started

@@ -15,7 +15,7 @@ def choose_smnist(
 ) -> tuple[SMNIST, str, str | None]:
     """Return which task stands where the paper has sMNIST, a line that says so, and the task's `content`.
 
-    It is sMNIST if its files are given or cached. Otherwise the `paper` profile downloads them
+    The task is sMNIST if MNIST's files are given or cached. Otherwise the `paper` profile downloads them
     (without `download` it only says so), and `quick` takes the embedded stand-in, as do both with
     `stand_in`. Other pictures that are given are named by their content.
 

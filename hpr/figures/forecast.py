@@ -64,7 +64,7 @@ def listing(figures: Sequence[Figure], settings: Settings, device: Device, *, as
                 "title": figure.title,
                 "runs": whole.runs,
                 "flops": whole.flops,
-                "seconds": whole.flops / rate,
+                "seconds": whole.seconds(device),
                 "claims": [claim.to_dict() for claim in figure.claims(settings)],
             }
         )

@@ -11,13 +11,13 @@ from typing import Any
 
 from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
-from hpr.experiment.store import write_atomically
 from hpr.figures.claims import Finding, group
 from hpr.figures.figure import Figure
 from hpr.figures.pages import figure_markdown, summary_markdown
 from hpr.figures.panel import MEASURES, Panel
 from hpr.figures.settings import Settings
 from hpr.figures.stand_ins import STAND_INS
+from hpr.system.files import write_atomically
 from hpr.tasks.versions import PICTURE_TASKS
 
 QUICK_NOTE = (
