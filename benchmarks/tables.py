@@ -2,9 +2,9 @@
 
     python -m benchmarks tables [--shapes 2AF sMNIST] [--seconds 1] [--out docs/benchmarks.md]
 
-Runs the commands of `benchmarks/peers/` and the planner, one after another, and keeps what they print. Takes the guards
-from what `asv run --bench track_` has stored for this machine. A section that fails says so, the others are written,
-and the exit status is 1. Takes some minutes, during which nothing else should run.
+It runs the commands of `benchmarks/peers/` and the planner, one after another, and keeps what they print. The guards
+come from what `asv run --bench track_` has stored for this machine. A section that fails says so, the others are
+written, and the exit status is 1. It takes some minutes, during which nothing else should run.
 """
 
 from __future__ import annotations

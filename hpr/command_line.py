@@ -105,3 +105,11 @@ def path(text: str) -> Path:
         return expanded(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def in_words(seconds: float) -> str:
+    """A duration in hours, minutes or seconds, whichever suits it."""
+    for unit, length in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import logging
 import sys
 import time
@@ -14,18 +13,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from hpr.command_line import Parser, UsageError, integer_between, path, positive
-from hpr.connectivity.connectome import keep, read_folder
+from hpr.command_line import Parser, UsageError, in_words, integer_between, path, positive
 from hpr.experiment.execution import Failure, Outcome, Train, run_local
-from hpr.experiment.plan import plan, tasks
+from hpr.experiment.plan import TaskOf, tasks
 from hpr.experiment.provenance import version_lines
 from hpr.experiment.specification import VARIANTS, RunSpec, distinct
 from hpr.experiment.store import Store
 from hpr.figures import Figure, Settings, discover
 from hpr.figures.claims import FEWEST
-from hpr.figures.settings import SMNIST, Profile
-from hpr.figures.stand_ins import MNIST_TASKS, STAND_INS
-from hpr.system.devices import Device, choose_device, training_rate
+from hpr.figures.data_choice import choose_connectome, choose_smnist
+from hpr.figures.forecast import dry_run, listing, runs_of
+from hpr.figures.settings import Profile
+from hpr.figures.stand_ins import MNIST_TASKS
+from hpr.system.devices import Device, choose_device
 from hpr.system.extras import install
 
 # At most this many seeds per setting are planned: a hundred times the paper's, 190,000 runs in `--all`.
@@ -122,66 +122,6 @@ def build_parser() -> Parser:
     return parser
 
 
-def choose_smnist(
-    mnist_dir: Path | None, profile: str, *, download: bool, stand_in: bool = False
-) -> tuple[SMNIST, str, str | None]:
-    """Return which task stands where the paper has sMNIST, a line that says so, and the task's `content`.
-
-    It is sMNIST if its files are given or cached. Otherwise the `paper` profile downloads them
-    (without `download` it only says so), and `quick` takes the embedded stand-in, as do both with
-    `stand_in`. Other pictures that are given are named by their content.
-
-    Raises:
-        UsageError: the given or cached files are broken, the download fails, or both real files
-            and the stand-in are asked for.
-    """
-    from hpr.tasks import MnistUnavailable, find_mnist
-    from hpr.tasks.mnist import other_pictures, pictures_content
-
-    digits = STAND_INS["sMNIST"]
-    if stand_in and mnist_dir is not None:
-        raise UsageError(f"--stand-in: expected without --mnist-dir, got --mnist-dir {mnist_dir}")
-    if stand_in:
-        return "sDigits", f"{digits.announcement}, as asked for", None
-    try:
-        folder = find_mnist(mnist_dir)
-        content = None if mnist_dir is None else pictures_content(mnist_dir)
-    except (MnistUnavailable, ValueError, OSError) as error:
-        raise UsageError(f"--mnist-dir: {error}" if mnist_dir else str(error)) from None
-    if content is not None:
-        return "sMNIST", f"sMNIST: replaced by {other_pictures(content)} in {folder}", content
-    if folder is not None:
-        return "sMNIST", f"sMNIST: the files in {folder}", None
-    if profile != "paper":
-        return "sDigits", f"{digits.announcement}; {digits.remedy}", None
-    if not download:
-        return "sMNIST", "sMNIST: to be downloaded", None
-    try:
-        return "sMNIST", f"sMNIST: downloaded to {find_mnist(download=True)}", None
-    except (MnistUnavailable, ValueError, OSError) as error:
-        how = "give --mnist-dir DIR, or ask for the 8 x 8 digits in its place with --stand-in"
-        raise UsageError(f"sMNIST: {error}; {how}") from None
-
-
-def choose_connectome(em_dir: Path | None, *, write: bool = True) -> tuple[str, str]:
-    """Return which connectome stands where the paper has electron microscopy, and a line that says so.
-
-    With `write` off the cache is left as it is.
-
-    Raises:
-        UsageError: the given tables are missing or broken, or can't be kept in the cache.
-    """
-    if em_dir is None:
-        worm = STAND_INS["EM"]
-        return worm.name, f"{worm.announcement}; {worm.remedy}"
-    try:
-        connectome = read_folder(em_dir)
-        name = keep(connectome, write=write)
-    except (ValueError, OSError) as error:
-        raise UsageError(f"--em-dir: {error}") from None
-    return name, f"EM: the {len(connectome.cells)} cells in {em_dir}; {connectome.share}"
-
-
 def _main(arguments: argparse.Namespace, train: Train | None) -> int:
     if arguments.version:
         print("\n".join(version_lines()))
@@ -215,13 +155,13 @@ def _main(arguments: argparse.Namespace, train: Train | None) -> int:
         settings = replace(settings, smnist=smnist, smnist_content=content)
         notes.append(note)
     if arguments.list:
-        return _list(chosen, settings, device, as_json=arguments.json)
+        return listing(chosen, settings, device, as_json=arguments.json)
     given = "" if arguments.profile else f" (the default on {device.type})"
     print(f"profile {profile}{given}, variant {settings.variant}, device {device}")
     for note in notes:
         print(note)
     if arguments.dry_run:
-        return _dry_run(chosen, settings, Store(arguments.out), device)
+        return dry_run(chosen, settings, Store(arguments.out), device)
     return _reproduce(chosen, settings, arguments, device, train)
 
 
@@ -247,35 +187,17 @@ def _reproduce(
     # A missing package fails here, not after training. Drawing prepares matplotlib, so it precedes all that import it.
     for name in ("hpr.figures.draw", "scipy", "tqdm", "torch"):
         importlib.import_module(name)
-    import torch
-
     from hpr.figures.summary import write_figure, write_summary
-    from hpr_kernels.internal import available_cores
 
-    # Torch counts the cores that the scheduler gives, and not a container's quota of them. The setting holds for the
-    # whole process, so the program makes it here, and the training of a pack does not.
-    torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
-
-    if train is None:
-        from hpr.training.loop import train_pack
-
-        train = train_pack
     store = Store(arguments.out)
-    specs = _runs(figures, settings)
-    task_of = tasks(arguments.mnist_dir)
-    try:
-        store.prepare()
-        for shape in distinct(spec.shape for spec in specs):
-            task_of(shape)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(str(error)) from None
-    outcome = run_local(specs, store, task_of, train, torch.device(str(device)), _say)
-    reasons = {key: failure.reason for key, failure in outcome.failures.items()}
+    specs = runs_of(figures, settings)
+    outcome = _carry_out(specs, store, tasks(arguments.mnist_dir), device, train)
+    records, reasons = outcome.of(specs)
     failures = list(outcome.failures.values())
     written = []
     for figure in figures:
         try:
-            written.append(write_figure(figure, settings, outcome.records, reasons, store.out))
+            written.append(write_figure(figure, settings, records, reasons, store.out))
         except Exception as error:
             failures.append(Failure.of(f"figure {figure.name}", error))
         else:
@@ -288,10 +210,34 @@ def _reproduce(
         print(f"hpr.reproduce: failed: {failure.what}: {failure.reason}", file=sys.stderr)
     done = "NOT DONE" if failures else "done"
     _say(
-        f"{done} after {_duration(time.monotonic() - started)}: {_ending(specs, outcome, failures)}"
+        f"{done} after {in_words(time.monotonic() - started)}: {_ending(specs, outcome, failures)}"
     )
     _say(f"read {store.out / 'summary.md'}; it lists the runs that diverged or failed")
     return 1 if failures else 0
+
+
+def _carry_out(
+    specs: Sequence[RunSpec], store: Store, task_of: TaskOf, device: Device, train: Train | None
+) -> Outcome:
+    """Train what the store lacks, after a check that the folder can be written and every task can be made."""
+    import torch
+
+    from hpr_kernels.internal import available_cores
+
+    # Torch counts the cores that the scheduler gives, and not a container's quota of them. The setting holds for the
+    # whole process, so the program makes it here, and the training of a pack does not.
+    torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
+    if train is None:
+        from hpr.training.loop import train_pack
+
+        train = train_pack
+    try:
+        store.prepare()
+        for shape in distinct(spec.shape for spec in specs):
+            task_of(shape)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(str(error)) from None
+    return run_local(specs, store, task_of, train, torch.device(str(device)), _say)
 
 
 def _ending(specs: Sequence[RunSpec], outcome: Outcome, failures: Sequence[Failure]) -> str:
@@ -307,79 +253,10 @@ def _ending(specs: Sequence[RunSpec], outcome: Outcome, failures: Sequence[Failu
     return f"{len(specs)} runs: {', '.join(counts)}"
 
 
-def _dry_run(figures: Sequence[Figure], settings: Settings, store: Store, device: Device) -> int:
-    left = plan(_runs(figures, settings), store.__contains__, tasks(), device)
-    shapes: dict[RunSpec, list[tuple[int, float]]] = {}
-    for pack, price in zip(left.packs, left.costs, strict=True):
-        shapes.setdefault(pack[0].shape, []).append((len(pack), price.flops))
-    for shape, packs in shapes.items():
-        runs, flops = (sum(column) for column in zip(*packs, strict=True))
-        print(
-            f"{runs} x {shape.task}, N = {shape.N}, {shape.iterations} iterations: "
-            f"{flops:.2g} FLOP, {len(packs)} pack{'s' * (len(packs) > 1)}"
-        )
-    for figure in figures:
-        if not figure.runs(settings):
-            print(f"{figure.name}: not counted")
-    asked = sum(len(figure.runs(settings)) for figure in figures)
-    print(
-        f"{asked} runs in the figures, {left.stored + left.runs + len(left.unreadable)} of them distinct"
-    )
-    rate = training_rate(device)
-    for spec, error in left.unreadable.items():
-        print(f"{spec}: {error}")
-    unreadable = f", {len(left.unreadable)} unreadable there" if left.unreadable else ""
-    print(
-        f"{left.stored} runs already in {store.runs}{unreadable}, {left.runs} to train in {len(left.packs)} "
-        f"packs: at most {left.flops:.2g} FLOP, about {_duration(left.seconds(device))} at "
-        f"{rate:.2g} FLOP/s on {device}, {left.memory / 1e6:.0f} MB"
-    )
-    return 0
-
-
-def _list(figures: Sequence[Figure], settings: Settings, device: Device, *, as_json: bool) -> int:
-    task_of, rate = tasks(), training_rate(device)
-    entries: list[dict[str, Any]] = []
-    for figure in figures:
-        whole = plan(figure.runs(settings), lambda _: False, task_of, device)
-        entries.append(
-            {
-                "name": figure.name,
-                "title": figure.title,
-                "runs": whole.runs,
-                "flops": whole.flops,
-                "seconds": whole.flops / rate,
-                "claims": [claim.to_dict() for claim in figure.claims(settings)],
-            }
-        )
-    if as_json:
-        print(json.dumps({"settings": asdict(settings), "figures": entries}, indent=1))
-        return 0
-    for entry in entries:
-        runs = f"{entry['runs']} runs, about {_duration(entry['seconds'])}"
-        print(
-            f"{entry['name']:>6}  {entry['title']}: {runs if entry['runs'] else 'no runs'}, "
-            f"{len(entry['claims'])} claims"
-        )
-    print(f"profile {settings.profile}; times are for {device} at {rate:.2g} FLOP/s")
-    return 0
-
-
-def _runs(figures: Sequence[Figure], settings: Settings) -> list[RunSpec]:
-    return distinct(spec for figure in figures for spec in figure.runs(settings))
-
-
 def _verdicts(figure: dict[str, Any], out: Path) -> str:
     counts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(figure["verdicts"].items()))
     stem = out / f"figure_{figure['figure']}"
     return f"figure {figure['figure']}: {counts}: {stem}.md, .json, .png, .pdf"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _say(line: str) -> None:

@@ -263,7 +263,6 @@ def test_a_figure_whose_name_is_taken_is_one_line(installed: Path, tmp_path: Pat
 OWN = """
 from ring import Ring
 
-from hpr.connectivity import drawn
 from hpr.training.own_measures import register_measure
 
 
@@ -281,7 +280,7 @@ def test_a_figure_brings_what_its_runs_need(installed: Path, tmp_path: Path) -> 
     module = site / "gain_figure.py"
     code = module.read_text(encoding="utf-8")
     for old, new in (
-        ("Dense(gain=gain), seed,", "Ring(gain), seed, drawn=drawn(Ring(gain), 50, seed),"),
+        ("Dense(gain=gain), seed,", "Ring(gain), seed,"),
         ('"kernel_alignment", "rises"', '"own_largest_change", "falls"'),
     ):
         assert code.count(old) == 1

@@ -91,7 +91,7 @@ def trainable_task(name: str) -> Task:
     """The task that --task names.
 
     Raises:
-        UsageError: there is none, or it is not one that all methods train on.
+        UsageError: there is no such task, or some method cannot train it.
     """
     task = named_task(name)
     if task.loss != "cross_entropy" or task.loss_steps != "all":

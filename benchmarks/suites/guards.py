@@ -1,7 +1,7 @@
 """The guards: ratios of times, powers of growth, counts of work and peak memory; lower is better.
 
-The gate compares them with `floors.json`, whose keys are `guards.CLASS.METHOD` and the parameters: a rename here is one
-there.
+The gate compares them with `floors.json`, whose keys are `guards.CLASS.METHOD` and the parameters. Who
+renames a guard renames its key too.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ GROWTHS: dict[str, tuple[tuple[int, ...], Callable[[int], Call]]] = {
 
 
 class Growth:
-    """The power of the size that a time grows with, which shows a change of complexity on a noisy machine too."""
+    """The exponent p of a time that grows as size^p, which shows a change of complexity on a noisy machine too."""
 
     unit = "power"
     timeout = 120.0

@@ -110,7 +110,7 @@ def slowdown(ours: Call, theirs: Call, rounds: int = 9) -> float:
 
 
 def exponent(call_at: Callable[[int], Call], sizes: Sequence[int], rounds: int = 15) -> float:
-    """The power of the size that the time grows with, on one thread.
+    """The exponent p of a time that grows as size^p, on one thread.
 
     In each round it is the least squares slope of log seconds on log size; the median over rounds is returned.
     """

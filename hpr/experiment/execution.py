@@ -42,12 +42,20 @@ class Outcome:
     """Records by key and failures by key. Each run asked for has either a record or a failure.
 
     `runs` are the runs asked for, in order, as they were trained and kept: bound to their tasks
-    (`hpr.experiment.bind`). Binding changes no run whose task's name, version and dt say all of the task.
+    (`hpr.experiment.bind`). Binding changes a run only if its task has a `content` or its structure is your own.
     """
 
     runs: list[RunSpec] = field(default_factory=list)
     records: dict[str, Record] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
+
+    def of(self, asked: Sequence[RunSpec]) -> tuple[dict[str, Record], dict[str, str]]:
+        """Records and reasons of failures by the keys of the runs that `run_local` was asked for, in the same order."""
+        pairs = [(spec.key, run.key) for spec, run in zip(asked, self.runs, strict=True)]
+        return (
+            {key: self.records[bound] for key, bound in pairs if bound in self.records},
+            {key: self.failures[bound].reason for key, bound in pairs if bound in self.failures},
+        )
 
 
 def run_local(
@@ -101,7 +109,7 @@ def run_local(
                 bar.update(k * step)
 
             _train_and_keep(pack, store, task_of, train, device, progress, outcome)
-            # Early stops and the measures bring a pack to its end in one jump.
+            # Advance the bar by the FLOPs of the measures, and by those that early stops saved.
             bar.update(before + price.flops - bar.n)
             with bar.external_write_mode(file=sys.stdout):
                 seconds = time.perf_counter() - started

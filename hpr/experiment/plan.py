@@ -61,14 +61,18 @@ class Plan:
         return self.flops / training_rate(device)
 
 
-def packs(specs: Iterable[RunSpec], size: int) -> list[list[RunSpec]]:
-    """Group runs of equal shape into packs of at most `size` networks that are trained together."""
-    if size < 1:
-        raise ValueError(f"size: expected a pack of at least 1 network, got {size}")
+def packs(specs: Iterable[RunSpec], size_of: Callable[[RunSpec], int]) -> list[list[RunSpec]]:
+    """Group runs of equal shape into packs of at most `size_of(shape)` networks, which are trained together."""
     groups: dict[RunSpec, list[RunSpec]] = {}
     for spec in distinct(specs):
         groups.setdefault(spec.shape, []).append(spec)
-    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+    formed = []
+    for shape, group in groups.items():
+        size = size_of(shape)
+        if size < 1:
+            raise ValueError(f"size: expected a pack of at least 1 network, got {size}")
+        formed += [group[i : i + size] for i in range(0, len(group), size)]
+    return formed
 
 
 def tasks(mnist_dir: Any = None) -> TaskOf:
@@ -120,12 +124,5 @@ def plan(
                 todo.append(spec)
         except OSError as error:
             unreadable[spec] = error
-    shapes: dict[RunSpec, list[RunSpec]] = {}
-    for spec in todo:
-        shapes.setdefault(spec.shape, []).append(spec)
-    formed = [
-        pack
-        for shape, runs in shapes.items()
-        for pack in packs(runs, pack_size(shape, task_of, device))
-    ]
+    formed = packs(todo, lambda shape: pack_size(shape, task_of, device))
     return Plan(stored, formed, [pack_cost(pack, task_of) for pack in formed], unreadable)

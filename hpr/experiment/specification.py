@@ -25,9 +25,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {"leak": "exponential", "ntk_parameters": ("recurrent", "input", "readout")},
     "released": {"leak": "euler", "ntk_parameters": ("recurrent",)},
 }
-# The gain of a structure that names none.
+# By variant, the gain of a structure whose `gain` is None.
 GAIN = {"paper": connectivity.GAIN, "released": 1.25}
-# A field that the variant sets. It stands in for a default, so the field has the type that it has after that.
+# The default, None, of the fields that `variant` fills in. Its type Any lets the fields keep their declared types.
 _OF_VARIANT: Any = None
 # Fields that were added after the first keys. At their defaults they are left out of a run's plain form, so that older
 # runs keep their keys.

@@ -1,4 +1,4 @@
-"""Where finished runs are kept: one JSON a run, written atomically, checked when read."""
+"""Where finished runs are kept: one JSON file per run, written atomically and checked when read."""
 
 from __future__ import annotations
 

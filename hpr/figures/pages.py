@@ -131,7 +131,7 @@ def _setting_line(settings: Mapping[str, Any]) -> str:
     pictures = f"; {place}: {given}" if smnist else ""
     return (
         f"Profile `{settings['profile']}`, variant `{settings['variant']}`, NeuroGym "
-        f"{settings['task_version']} inputs, {settings['seeds']} seeds a setting{iterations}{pictures}."
+        f"{settings['task_version']} inputs, {settings['seeds']} seeds per setting{iterations}{pictures}."
     )
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
-from hpr.experiment.store import write_atomically
 from hpr.figures.claims import Finding, group
 from hpr.figures.figure import Figure
 from hpr.figures.pages import figure_markdown, summary_markdown
 from hpr.figures.panel import MEASURES, Panel
 from hpr.figures.settings import Settings
 from hpr.figures.stand_ins import STAND_INS
+from hpr.system.files import write_atomically
 from hpr.tasks.versions import PICTURE_TASKS
 
 QUICK_NOTE = (
@@ -108,7 +108,7 @@ def _content(
         "verdicts": dict(Counter(finding.verdict for finding in findings)),
         "claims": [finding.to_dict() for finding in findings],
         "measurements": {panel.name: _measurements(panel, records) for panel in panels},
-        "runs": [spec.key for spec in runs],
+        "runs": [records[spec.key]["key"] if spec.key in records else spec.key for spec in runs],
         "failed": [
             {"run": str(spec), "reason": failures.get(spec.key) or _unfinished(records, spec.key)}
             for spec in runs

@@ -48,7 +48,7 @@ class Evaluation:
             labels = torch.nn.functional.one_hot(labels, before.readout.shape[1])
         self.y = labels.transpose(0, 1).flatten()  # rows (b, t, k)
         self.K_0 = self._kernel(before)
-        # The same measures as `trajectory_point`, before training.
+        # The values of `trajectory_point` before training.
         self.initial = self._of_kernel(self.K_0)
 
     def trajectory_point(self, after: Pack) -> dict[str, float]:

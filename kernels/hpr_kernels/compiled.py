@@ -40,7 +40,7 @@ class Specimen:
     num_warps: int
     num_stages: int
     flops: int  # two for each multiply-add that the equation needs
-    bytes: int  # of distinct memory read, plus those written
+    bytes: int  # bytes read, each counted once, plus bytes written
 
 
 @dataclass(frozen=True)

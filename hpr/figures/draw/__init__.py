@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpr.experiment.store import write_atomically
+from hpr.system.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

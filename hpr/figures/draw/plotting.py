@@ -120,7 +120,7 @@ def describe(settings: Settings, panels: Sequence[Panel]) -> str:
     ]
     return (
         f"profile {settings.profile}, variant {settings.variant}, "
-        f"NeuroGym {settings.task_version} inputs; {len(settings.replicates)} seeds a setting, "
+        f"NeuroGym {settings.task_version} inputs; {len(settings.replicates)} seeds per setting, "
         f"N = {_by_panel(panels, 'N')}; {_by_panel(panels, 'iterations')} iterations{''.join(sooner)}"
     )
 

@@ -117,7 +117,7 @@ def make_plan(shape: ContractionShape, order: Order, memory_budget: int) -> Cont
 
 
 def least_workspace(shape: ContractionShape, order: Order) -> int:
-    """Bytes that the smallest block of `order` needs, or with "auto" that of the order that needs the least."""
+    """Bytes that the smallest block of `order` needs, or with "auto" the least over all orders."""
     return min(workspace(shape, name, 1) for name in (_WORK if order == "auto" else [order]))
 
 

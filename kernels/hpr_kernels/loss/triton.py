@@ -116,7 +116,7 @@ def buffers(R: int, T: int, B: int, N_out: int, first: int, like: Tensor) -> tup
 
 
 def tile_O(N_out: int) -> int:
-    """Outputs per tile: all of them, and at least the 16 that a product needs."""
+    """Outputs per tile: N_out rounded up to a power of two, and at least 16, the smallest size of a product."""
     return max(16, triton.next_power_of_2(N_out))
 
 

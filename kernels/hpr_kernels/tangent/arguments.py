@@ -24,7 +24,7 @@ def checked_networks(
     precision: checks.Precision,
     batch_first: bool,
 ) -> NetworkPack:
-    """The networks of `weights`, by group, as a pack; `name` is the argument that x was given as.
+    """The networks of `weights`, by group, as a pack; `name` is the caller's name of x, for error messages.
 
     All is checked but the finiteness of x, which `checked_inputs` checks.
     """

@@ -38,7 +38,7 @@ def leaky_rnn_ntk(
     """Exact NTK K = ∇_W y ∇_W yᵀ of a leaky recurrent network (Liu et al. 2024, Eq. 1, 2 and 6), without the Jacobian.
 
     K_ij = (1 - rho)² Σ_{s,s'} ⟨g_s^i, g_s'^j⟩ (⟨a_s^b, a_s'^b'⟩ + ⟨x_s^b, x_s'^b'⟩)
-           + [k = k'] ⟨a_{t+1}^b, a_{t'+1}^b'⟩,
+           + [k = k'] ⟨a_{t+1}^b, a_{t'+1}^b'⟩.
 
     The three terms belong to the parameter groups "recurrent", "input" and "readout".
 

@@ -52,7 +52,7 @@ class NetworkPack:
 
     @property
     def factored(self) -> bool:
-        """Whether adjoints are needed, which all groups but "readout" do."""
+        """Whether the kernel needs adjoints; it does unless "readout" is the only group."""
         return set(self.groups) != {"readout"}
 
     def count(self, T: int) -> int:
@@ -117,9 +117,9 @@ class NetworkPack:
             )
 
     def examples(self, x: Tensor, memory_budget: int) -> int:
-        """How many examples, counted over all networks, fit with their adjoints and one copy on both sides of K.
+        """How many examples fit in half of the budget with their adjoints and a copy, for rows and for columns of K.
 
-        They may take half of the budget.
+        An example of R networks counts R times.
         """
         T, N = x.shape[1], self.recurrent.shape[-1]
         row = T * (self.count(T) * N + N + x.shape[-1]) * x.element_size()

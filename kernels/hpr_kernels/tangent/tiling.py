@@ -72,7 +72,7 @@ def kernel_tiling(
         size //= 2
     if size:
         return Tiling(together, size, O, workspace)
-    # Of a block's size are the block itself, and the part of it that is added at a time with its mean.
+    # One copy of a block of K is held.
     return one_example(pack, x, reduce, order, memory_budget, sides=2, entry=element)
 
 

@@ -63,7 +63,7 @@ def alignment_sums(
 def block_sums(left: JacobianBlock, right: JacobianBlock | None, N_out: int) -> Tensor:
     """Σ K_f K_0, Σ K_f² and Σ K_0² between two blocks, [3, R] in fp64; `right` None stands for `left`.
 
-    The first half of the pack of 2 R networks makes K_0, the second half K_f. Blocks have factors.
+    The first half of the pack of 2 R networks makes K_0, the second half K_f. Both blocks must have `factors`.
     """
     z1, z2 = (inputs_in_fours(_factors(side).z) for side in (left, right or left))
     Ft = weights(z1, z2, left.precision, symmetric=right is None)

@@ -15,7 +15,8 @@ import pytest
 
 from hpr.experiment import plan as planning
 from hpr.figures import Settings, discover
-from hpr.reproduce import choose_smnist, main
+from hpr.figures.data_choice import choose_smnist
+from hpr.reproduce import main
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
 

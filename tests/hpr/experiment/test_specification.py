@@ -134,7 +134,7 @@ def test_packs_hold_equal_shapes_and_each_run_once() -> None:
     small = [RunSpec("2AF", LowRank(rank=r), s) for r in (1, 2) for s in range(3)]
     other = [replace(spec, task="DMS") for spec in small]
     mixed = [spec for pair in zip(small, other, strict=True) for spec in pair]
-    formed = packs([*mixed, *mixed], size=4)
+    formed = packs([*mixed, *mixed], lambda shape: 4)
     assert [len(pack) for pack in formed] == [4, 2, 4, 2]
     assert all(len({spec.shape for spec in pack}) == 1 for pack in formed)
     assert sorted(map(str, distinct(mixed))) == sorted(str(s) for pack in formed for s in pack)
@@ -231,4 +231,4 @@ def test_unknown_fields_are_refused() -> None:
     with pytest.raises(ValueError, match="run specification: expected the fields"):
         RunSpec.from_dict({**SPEC.to_dict(), "colour": 1})
     with pytest.raises(ValueError, match="size: expected a pack of at least 1"):
-        packs([SPEC], 0)
+        packs([SPEC], lambda shape: 0)

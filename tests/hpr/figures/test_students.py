@@ -28,6 +28,7 @@ def records(
         noise = 1e-4 * np.random.default_rng([spec.seed, int(spec.key[:8], 16)]).normal()
         richness = 1 - alignment(spec)
         made[spec.key] = {
+            "key": spec.key,
             "status": "finished",
             "iterations": spec.iterations,
             "measures": {

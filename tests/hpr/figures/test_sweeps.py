@@ -118,6 +118,7 @@ def records(figure: Figure, weak: float) -> dict[str, dict[str, Any]]:
             for spec in level:
                 rise = size * l + 0.02 * np.random.default_rng([spec.seed, l]).normal()
                 written[spec.key] = {
+                    "key": spec.key,
                     "status": "finished",
                     "measures": {
                         "weight_change_norm": 9 - rise,

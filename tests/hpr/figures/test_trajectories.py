@@ -30,6 +30,7 @@ def record(spec: RunSpec, *, reverse: bool = False) -> dict[str, Any]:
     settles = 24 - 16 * order + noise
     course = [min(1.0, 0.2 + 0.8 * (time / settles) ** 2) for time in TIMES]
     return {
+        "key": spec.key,
         "status": "finished",
         "iterations": 32,
         "measures": {
