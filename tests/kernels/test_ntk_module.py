@@ -295,7 +295,7 @@ CALLS: dict[str, tuple[dict[str, Any], str]] = {
     "no budget": ({"memory_budget": 0}, "memory_budget: expected a whole number of bytes, at least 1, got 0"),
     "a budget of NaN": ({"memory_budget": float("nan")}, "memory_budget: expected a whole number of bytes"),
     "a budget that is true": ({"memory_budget": True}, "memory_budget: expected a whole number of bytes"),
-    "a small budget": ({"memory_budget": 100}, "memory_budget: expected at least 244 bytes, got 100"),
+    "a small budget": ({"memory_budget": 100}, "memory_budget: expected at least 160 bytes, got 100"),
 }  # fmt: skip
 
 

@@ -45,6 +45,29 @@ def gram(
     return K.unflatten(0, (len(left.z), -1)).movedim(1, -1) if reduce == "diagonal" else K
 
 
+def add_gram(
+    K: Tensor,
+    left: Factors,
+    right: Factors | None,
+    *,
+    reduce: Reduction,
+    order: Order,
+    memory_budget: int,
+) -> None:
+    """Add J J'ᵀ of two packs of one to K [P, B, O', B', O''], with P, O' and O'' as in `Factors.reduced`.
+
+    If `right` is None, only the pairs of examples b ≤ b' are added, until `gram.eager.mirror` writes the others.
+    """
+    if _by_triton(left.g, order):
+        from hpr_kernels.gram import triton
+
+        K += triton.gram(
+            left, right, reduce=reduce, order=order, precision="ieee", memory_budget=memory_budget
+        ).view(K.shape)
+    else:
+        _contract(K, left, right, reduce, order, memory_budget, add=True)
+
+
 def contraction_plan(
     left: Factors, right: Factors | None, reduce: Reduction, order: Order, memory_budget: int
 ) -> ContractionPlan:
@@ -86,19 +109,37 @@ def _gram_by_torch(
     count = R * O if reduce == "diagonal" else R
     if reduce != "full":
         O = O2 = 1
-    # The workers' threads are not in the caller's inference mode, and may not write to a tensor that was made in it.
     with torch.inference_mode(False), torch.no_grad():
         K = left.z.new_empty(count, B, O, C, O2)
+        _contract(K, left, right, reduce, order, memory_budget, add=False)
+        if right is None:
+            for target in K:
+                eager.mirror(target)
+    return K.view(-1, B * O, C * O2)
+
+
+def _contract(
+    K: Tensor,
+    left: Factors,
+    right: Factors | None,
+    reduce: Reduction,
+    order: Order,
+    memory_budget: int,
+    *,
+    add: bool,
+) -> None:
+    """Write to K [R P, B, O', B', O''] by torch, or add to K; of a symmetric K only the pairs of examples b ≤ b'."""
+    # The workers' threads are not in the caller's inference mode, and may not write to a tensor that was made in it.
+    with torch.inference_mode(False), torch.no_grad():
         for outputs in _parts(left, right, reduce, memory_budget):
             made = _plan(left, right, reduce, order, memory_budget, outputs)
-            for r, target in enumerate(K.view(R, -1, B, O, C, O2)):
+            for r, target in enumerate(K.view(len(left.z), -1, *K.shape[1:])):
                 # `reduced` copies the adjoints of one network at a time.
                 lefts = left.network(r).outputs(outputs).reduced(reduce)
                 rights = right and right.network(r).outputs(outputs).reduced(reduce)
                 others = rights.each() if rights else repeat(None, len(target))
                 for one, first, second in zip(target, lefts.each(), others, strict=True):
-                    eager.contract(one, first, second, made, add=outputs.start > 0)
-    return K.view(-1, B * O, C * O2)
+                    eager.contract(one, first, second, made, add=add or outputs.start > 0)
 
 
 def _plan(

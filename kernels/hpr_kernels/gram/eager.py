@@ -20,10 +20,11 @@ from hpr_kernels.gram.workers import each
 def contract(
     K: Tensor, left: Factors, right: Factors | None, plan: ContractionPlan, add: bool = False
 ) -> None:
-    """Write K [B, O, B', O'] of two packs of one by the planned order, or add to K; `right` None stands for `left`."""
+    """Write K [B, O, B', O'] of two packs of one by the planned order, or add to K.
+
+    `right` None stands for `left`. Only the pairs of examples b ≤ b' are right then, until `mirror` writes the others.
+    """
     ORDERS[plan.order](K, left, right or left, right is None, plan, add)
-    if right is None:
-        mirror(K)
 
 
 def hadamard(

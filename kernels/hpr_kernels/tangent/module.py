@@ -15,6 +15,7 @@ from hpr_kernels.gram import MEMORY_BUDGET
 from hpr_kernels.tangent import probe
 from hpr_kernels.tangent.layers import splits
 from hpr_kernels.tangent.pieces import Side, module_kernel
+from hpr_kernels.tangent.sizes import piece_sizes
 
 
 # Longer than 60 lines: the docstring is the public reference of all arguments.
@@ -152,7 +153,6 @@ def _kernel(
         raise ValueError(
             f"x2: expected {outputs[0]} outputs per example as of x1 for reduce={reduce!r}, got {outputs[1]}"
         )
-    return module_kernel(
-        sides[0], None if x2 is None else sides[1], dtype=weights[names[0]].dtype,
-        reduce=reduce, order=order, memory_budget=memory_budget,
-    )  # fmt: skip
+    left, right = sides[0], None if x2 is None else sides[1]
+    sizes = piece_sizes(left, right, reduce, order, memory_budget)
+    return module_kernel(left, right, sizes, reduce=reduce, order=order)

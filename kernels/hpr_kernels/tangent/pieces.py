@@ -1,20 +1,22 @@
-"""The kernel of a module in pieces that fit the memory budget: some examples, and some outputs of each."""
+"""The kernel of a module in pieces that fit the memory budget: some examples, some outputs of each, some parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hpr_kernels import checks
 from hpr_kernels.checks import Order, Reduction
 from hpr_kernels.gram import dispatch
+from hpr_kernels.gram.eager import mirror
 from hpr_kernels.gram.factors import Factors
 from hpr_kernels.memory import give_back
-from hpr_kernels.tangent.block import ROWS, add_products
-from hpr_kernels.tangent.layers import Layer, ModuleRows, Split
+from hpr_kernels.tangent.block import add_products
+from hpr_kernels.tangent.layers import Layer, Rows, Split
+
+Progress = Callable[[int, int], None]
 
 
 class Piece(NamedTuple):
@@ -30,117 +32,193 @@ class Side(NamedTuple):
     split: Split
     x: Tensor
 
-    def pieces(self, examples: int, outputs: int) -> Iterator[Piece]:
-        """Pieces of at most so many examples and outputs, examples before outputs."""
-        for start in range(0, len(self.x), examples):
-            stop = min(start + examples, len(self.x))
-            for first in range(0, self.split.outputs, outputs):
-                last = min(first + outputs, self.split.outputs)
-                yield Piece(slice(start, stop), slice(first, last))
+    def part(self, names: Sequence[str]) -> Side:
+        """The same side, differentiated by these parameters alone."""
+        return Side(self.split.part(names), self.x)
 
-    def rows(self, piece: Piece) -> ModuleRows:
-        """The rows of the Jacobian in a piece."""
+    def pieces(self, examples: int, outputs: int) -> list[Piece]:
+        """Pieces of at most so many examples and outputs, examples before outputs."""
+        B, O = len(self.x), self.split.outputs
+        return [
+            Piece(slice(b, min(b + examples, B)), slice(o, min(o + outputs, O)))
+            for b in range(0, B, examples)
+            for o in range(0, O, outputs)
+        ]
+
+    def rows(self, piece: Piece, few: int) -> Rows:
+        """The rows of the Jacobian in a piece, differentiated `few` examples at a time."""
         give_back(self.x.device)
         some = piece.outputs
         directions = torch.zeros(
-            some.stop - some.start, self.split.outputs, dtype=self.split.dtype, device=self.x.device
-        )
+            some.stop - some.start, self.split.outputs,
+            dtype=self.split.found.dtype, device=self.x.device,
+        )  # fmt: skip
         directions.diagonal(some.start).fill_(1)
-        return self.split.rows(self.x[piece.examples], directions)
+        return self.split.rows(self.x[piece.examples], directions, few)
+
+
+class Sizes(NamedTuple):
+    """The sizes of the pieces of a kernel.
+
+    Attributes:
+        examples, outputs: the largest numbers of a piece.
+        few: examples that are differentiated at once.
+        groups: the parameters, in groups that are taken one after another.
+        workspace: bytes that the contraction of two pieces may allocate.
+    """
+
+    examples: int
+    outputs: int
+    few: int
+    groups: list[tuple[str, ...]]
+    workspace: int
+
+    def pairs(self, left: Side, right: Side | None, reduce: Reduction) -> list[tuple[Piece, Piece]]:
+        """The pairs of pieces that make up the kernel; `right` None stands for `left`, whose K is symmetric."""
+        firsts = left.pieces(self.examples, self.outputs)
+        seconds = (right or left).pieces(self.examples, self.outputs)
+        return [
+            (first, second)
+            for i, first in enumerate(firsts)
+            for second in (seconds if right is not None else seconds[i:])
+            if reduce == "full" or first.outputs == second.outputs
+        ]
+
+
+class Kernel:
+    """The kernel between B and C examples; `entries` [P, B, O', C, O''] have the form of `gram.dispatch.add_gram`."""
+
+    def __init__(self, B: int, C: int, O: int, O2: int, reduce: Reduction, like: Tensor) -> None:
+        self.reduce: Reduction = reduce
+        P, O, O2 = {"full": (1, O, O2), "diagonal": (O, 1, 1), "trace": (1, 1, 1)}[reduce]
+        self.entries = like.new_zeros(P, B, O, C, O2)
+
+    @property
+    def shown(self) -> Tensor:
+        """The same memory as [B O, C O''], [B, C, O] or [B, C]."""
+        if self.reduce == "full":
+            return self.entries[0].flatten(2).flatten(0, 1)
+        block = self.entries[:, :, 0, :, 0]
+        return block.movedim(0, -1) if self.reduce == "diagonal" else block[0]
+
+    def add(
+        self,
+        left: Split,
+        rows: Rows,
+        right: Split,
+        columns: Rows | None,
+        order: Order,
+        workspace: int,
+    ) -> None:
+        """Add the products of two pieces. `columns` None stands for `rows`: then `mirror` completes K."""
+        if left.width:
+            one, two = (side.written[None] for side in (rows, columns or rows))
+            add_products(self.shown[None], one, two, 1, self.reduce, columns is None)
+        for name, layer in left.layers.items():
+            if name not in right.layers:
+                continue
+            others = None if columns is None else columns.factors[name]
+            for first, second in _factors(layer, rows.factors[name], others):
+                dispatch.add_gram(
+                    self.entries, first, second,
+                    reduce=self.reduce, order=order, memory_budget=workspace,
+                )  # fmt: skip
+
+    def mirror(self) -> None:
+        """Complete a symmetric K from its pairs of examples b ≤ b'."""
+        for entries in self.entries:
+            mirror(entries)
 
 
 def module_kernel(
     left: Side,
     right: Side | None,
+    sizes: Sizes,
     *,
-    dtype: torch.dtype,
     reduce: Reduction,
     order: Order,
-    memory_budget: int,
+    progress: Progress | None = None,
 ) -> Tensor:
     """The kernel of two sides, None for the left side again, in the forms of `gram.dispatch.gram` without its R."""
     other = right or left
-    size = _sizes(left, right, reduce, order, memory_budget)
-    B1, B2, O1, O2 = len(left.x), len(other.x), left.split.outputs, other.split.outputs
-    shapes = {"full": (B1 * O1, B2 * O2), "diagonal": (B1, B2, O1), "trace": (B1, B2)}
-    K = torch.zeros(shapes[reduce], dtype=dtype, device=left.x.device)
-    firsts = list(left.pieces(size.examples, size.outputs))
-    seconds = list(other.pieces(size.examples, size.outputs))
-    for i, first in enumerate(firsts):
-        rows = left.rows(first)
-        for j, second in enumerate(seconds):
-            same = right is None and i == j
-            if (right is None and j < i) or (reduce != "full" and first.outputs != second.outputs):
-                continue
-            columns = None if same else other.rows(second)
-            target = _block(K, first, second, O1, O2, reduce)
-            _add(target, left.split, rows, other.split, columns, reduce, order, size.workspace)
+    like = torch.empty(0, dtype=left.split.dtype, device=left.x.device)
+    K = Kernel(len(left.x), len(other.x), left.split.outputs, other.split.outputs, reduce, like)
+    pairs = sizes.pairs(left, right, reduce)
+    done, total = 0, len(pairs) * len(sizes.groups)
+    for names in sizes.groups:
+        one, two = left.part(names), other.part(names)
+        held, rows = None, None
+        for first, second in pairs:
+            if first != held:
+                # Free the memory before the next rows are made.
+                rows = None
+                rows, held = one.rows(first, sizes.few), first
+            assert rows is not None
+            same = right is None and first == second
+            columns = None if same else two.rows(second, sizes.few)
+            block = K if len(pairs) == 1 else _block(first, second, reduce, like)
+            block.add(one.split, rows, two.split, columns, order, sizes.workspace)
             del columns
-            if right is None and not same:
-                _block(K, second, first, O1, O2, reduce).copy_(target.transpose(0, 1))
-    return K
+            if same:
+                block.mirror()
+            if block is not K:
+                _place(K, block, first, second, mirrored=right is None and not same)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+    return K.shown
 
 
-def _block(K: Tensor, first: Piece, second: Piece, O1: int, O2: int, reduce: Reduction) -> Tensor:
-    """The part of K between two pieces, a view. A piece with some of the outputs has one example."""
-    if reduce == "trace":
-        return K[first.examples, second.examples]
-    if reduce == "diagonal":
-        return K[first.examples, second.examples, first.outputs]
-    rows, columns = (
-        slice(
-            piece.examples.start * O + piece.outputs.start,
-            (piece.examples.stop - 1) * O + piece.outputs.stop,
-        )
-        for piece, O in ((first, O1), (second, O2))
-    )
-    return K[rows, columns]
+def _block(first: Piece, second: Piece, reduce: Reduction, like: Tensor) -> Kernel:
+    """The kernel between two pieces, of zeros."""
+    b, o, c, p = (
+        some.stop - some.start for piece in (first, second) for some in (piece.examples, piece.outputs)
+    )  # fmt: skip
+    return Kernel(b, c, o, p, reduce, like)
 
 
-def _add(
-    K: Tensor,
-    split: Split,
-    rows: ModuleRows,
-    other: Split,
-    columns: ModuleRows | None,
-    reduce: Reduction,
-    order: Order,
-    workspace: int,
-) -> None:
-    """Add to K the products of the gradients by every parameter; `columns` None stands for `rows`."""
-    seconds, symmetric = rows if columns is None else columns, columns is None
-    for name in rows.direct:
-        one, two = (side.direct[name].flatten(2)[None] for side in (rows, seconds))
-        add_products(K[None], one, two, 1, reduce, symmetric)
-    for name in split.biases:
-        if name not in other.biases:
-            continue
-        one = split.bias(name, rows)[None]
-        two = one if columns is None else other.bias(name, columns)[None]
-        add_products(K[None], one, two, 1, reduce, symmetric)
-    for name, layer in split.layers.items():
-        if name not in other.layers:
-            continue
-        g, z = split.adjoints(layer, rows), split.inputs(layer, rows)
-        h = y = None
-        if columns is not None:
-            h = other.adjoints(other.layers[name], columns)
-            y = other.inputs(other.layers[name], columns)
-        if layer.tokens:
-            z, y = _one_hot(z, y, g.dtype)
-        for group in range(layer.groups):
-            first = _group(g, z, layer, group)
-            second = None if h is None or y is None else _group(h, y, layer, group)
-            K += dispatch.gram(
-                first, second, reduce=reduce, order=order, memory_budget=workspace, precision="ieee"
-            )[0]
+def _place(K: Kernel, block: Kernel, first: Piece, second: Piece, *, mirrored: bool) -> None:
+    """Add the block between two pieces to K, and its transpose between the pieces in reverse if it is `mirrored`."""
+    outputs = first.outputs, second.outputs
+    if K.reduce == "full":
+        K.entries[:, first.examples, outputs[0], second.examples, outputs[1]] += block.entries
+        if mirrored:
+            entries = block.entries.permute(0, 3, 4, 1, 2)
+            K.entries[:, second.examples, outputs[1], first.examples, outputs[0]] += entries
+        return
+    place = outputs[0] if K.reduce == "diagonal" else slice(None)
+    K.entries[place, first.examples, :, second.examples] += block.entries
+    if mirrored:
+        K.entries[place, second.examples, :, first.examples] += block.entries.transpose(1, 3)
 
 
-def _group(g: Tensor, z: Tensor, layer: Layer, group: int) -> Factors:
-    """The factors of one group of a convolution, of g [b, o, S, units] and z [b, S, groups, F]."""
-    units = slice(group * layer.N, (group + 1) * layer.N)
-    reach = ((g.shape[2] - 1,) * g.shape[1],)
-    return Factors(g[None, ..., units], z[None, :, :, group], reach)
+def _factors(
+    layer: Layer, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor] | None
+) -> Iterator[tuple[Factors, Factors | None]]:
+    """The factors of each group of a weight on both sides."""
+    z, y = rows[1], None if columns is None else columns[1]
+    if layer.tokens:
+        z, y = _one_hot(z, y, rows[0].dtype)
+    sides = [(rows[0], z)] if columns is None or y is None else [(rows[0], z), (columns[0], y)]
+    reaches = [_reach(g) for g, _ in sides]
+    for group in range(layer.groups):
+        units = slice(group * layer.N, (group + 1) * layer.N)
+        found = [
+            Factors(g[None, ..., units], x[None, :, :, group], (reach,))
+            for (g, x), reach in zip(sides, reaches, strict=True)
+        ]
+        yield found[0], found[1] if len(found) > 1 else None
+
+
+def _reach(g: Tensor) -> tuple[int, ...]:
+    """The last position with an adjoint of each output or an earlier one, of g [b, o, S, units]: causality, if any."""
+    o, S = g.shape[1:3]
+    # As a rule there is none, which the first output shows.
+    if S == 1 or bool(g[:, 0, -1].any()):
+        return (S - 1,) * o
+    active = torch.linalg.vector_norm(g, ord=torch.inf, dim=(0, 3)) != 0  # [o, S]
+    last = (active * torch.arange(S, device=g.device)).amax(1).cummax(0).values
+    return tuple(last.tolist())
 
 
 def _one_hot(
@@ -155,74 +233,3 @@ def _one_hot(
     ]
     assert found[0] is not None
     return found[0], found[1]
-
-
-class _Sizes(NamedTuple):
-    """The largest size of a piece, and the bytes that the contraction of two pieces may allocate."""
-
-    examples: int
-    outputs: int
-    workspace: int
-
-
-def _sizes(
-    left: Side, right: Side | None, reduce: Reduction, order: Order, memory_budget: int
-) -> _Sizes:
-    """The largest pieces that fit: all examples, half of them, …, one, then fewer outputs of one example.
-
-    Raises:
-        BudgetTooSmallError: one output of one example does not fit.
-    """
-    sides = [left] if right is None else [left, right]
-    B = max(len(side.x) for side in sides)
-    O = max(side.split.outputs for side in sides)
-    tried = [(B, O)]
-    while tried[-1] != (1, 1):
-        b, o = tried[-1]
-        tried.append((-(-b // 2), O) if b > 1 else (1, o // 2))
-    for b, o in tried:
-        alone = right is None and (b, o) == (B, O)
-        held = sum(_bytes(side.split, b, o) for side in sides)
-        held *= 2 if right is None and not alone else 1
-        element = torch.empty(0, dtype=left.split.dtype).element_size()
-        held += {"full": (b * o) ** 2, "diagonal": b * b * o, "trace": b * b}[reduce] * element
-        held += 2 * min(ROWS, b * o) * b * o * element
-        least = max(
-            (
-                dispatch.least_bytes(
-                    b, o, layer.S, layer.N, _features(layer, b),
-                    torch.empty(0, dtype=side.split.dtype, device=side.x.device), reduce, order,
-                )
-                for side in sides for layer in side.split.layers.values()
-            ),
-            default=0,
-        )  # fmt: skip
-        # With half of the budget a contraction has its full speed.
-        if max(held, 2 * least) <= memory_budget // 2:
-            break
-    if held + least > memory_budget:
-        raise checks.BudgetTooSmallError(held + least, memory_budget)
-    return _Sizes(b, o, memory_budget - held)
-
-
-def _features(layer: Layer, examples: int) -> int:
-    """Inputs of a unit; of an embedding at most as many as both sides of a kernel have tokens."""
-    return min(layer.F, 2 * examples * layer.S) if layer.tokens else layer.F
-
-
-def _bytes(split: Split, examples: int, outputs: int) -> int:
-    """Bytes of the rows of a piece and of the factors of the largest layer, which are made from them."""
-    element = torch.empty(0, dtype=split.dtype).element_size()
-    gradients = sum(use.shape.numel() for use in split.uses)
-    gradients += sum(value.numel() for value in split.direct.values())
-    inputs = sum(use.input_shape.numel() for use in split.uses)
-    layer = max(
-        (
-            layer.S * layer.groups * (outputs * layer.N + _features(layer, examples))
-            for layer in split.layers.values()
-        ),
-        default=0,
-    )
-    # `vjp` makes a copy of the rows. It takes a matrix of the directions.
-    rows = 2 * (outputs * gradients + inputs)
-    return element * (examples * (rows + layer) + outputs * split.outputs)
