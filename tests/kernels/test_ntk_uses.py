@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hpr_kernels import ntk
-from hpr_kernels.checks import ORDERS, REDUCTIONS
+from hpr_kernels.checks import ORDERS, REDUCTIONS, BudgetTooSmallError
 from hpr_kernels.tangent.uses import uses
 from hpr_kernels.testing import assert_close, relative_error
 
@@ -56,9 +56,8 @@ def least_budget(module: nn.Module, x1: Tensor, x2: Tensor) -> int:
         for others in (None, x2):
             try:
                 ntk(module, x1, others, reduce=reduce, memory_budget=1)
-            except ValueError as error:
-                assert str(error).startswith("memory_budget: expected at least")
-                needed.append(int(str(error).split()[4]))
+            except BudgetTooSmallError as error:
+                needed.append(error.least)
     return max(needed)
 
 
