@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from hpr_kernels import checks
@@ -15,6 +13,7 @@ from hpr_kernels.gram import MEMORY_BUDGET
 from hpr_kernels.tangent import probe
 from hpr_kernels.tangent.layers import splits
 from hpr_kernels.tangent.pieces import Side, module_kernel
+from hpr_kernels.tangent.prepared import prepared
 
 
 # Longer than 60 lines: the docstring is the public reference of all arguments.
@@ -60,72 +59,16 @@ def ntk(
     Raises:
         ValueError, TypeError: naming the argument or the submodule that does not fit, or that holds NaN or infinity.
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(
-            f"module: expected a torch.nn.Module, got {type(module).__name__}; "
-            "a function becomes one as the forward of a module that holds its parameters"
-        )
     checks.choice("reduce", reduce, checks.REDUCTIONS)
     checks.choice("order", order, checks.ORDERS)
     memory_budget = checks.budget(memory_budget)
-    names = _names(module, parameters)
-    _check_batch("x1", x1, None)
-    if x2 is not None:
-        _check_batch("x2", x2, x1)
-    for name, parameter in module.named_parameters():
-        checks.finite(f"parameter {name}", parameter.detach())
-    # Autograd could not use tensors that were made in inference mode.
-    with probe.random_numbers_kept(), torch.inference_mode(False):
-        x1, x2 = probe.plain(x1), None if x2 is None else probe.plain(x2)
-        with torch.no_grad():
-            twin = probe.twin(module)
-            probe.check(twin, x1)
-            if x2 is not None:
-                probe.run_module(twin, "x2", x2[:1])
-        try:
-            with warnings.catch_warnings():
-                # Vmap warns of operations that it runs one example at a time, which are slower but exact.
-                warnings.filterwarnings("ignore", message="There is a performance drop")
-                K = _kernel(
-                    twin, names, x1, x2, reduce=reduce, order=order, memory_budget=memory_budget
-                )
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise ValueError(
-                f"module: expected one that torch.func's vmap and jacrev go through, got {probe.told(error)}"
-            ) from error
+    with prepared(module, x1, x2, parameters) as found:
+        K = _kernel(
+            found.twin, found.names, found.x1, found.x2,
+            reduce=reduce, order=order, memory_budget=memory_budget,
+        )  # fmt: skip
     checks.finite("kernel", K)
     return K
-
-
-def _names(module: nn.Module, parameters: Sequence[str] | None) -> list[str]:
-    """The parameters asked for, each once."""
-    available = dict(module.named_parameters())
-    if not available:
-        raise ValueError(f"module: expected one with parameters, got {type(module).__name__}")
-    if parameters is None:
-        parameters = [name for name, parameter in available.items() if parameter.requires_grad]
-        if not parameters:
-            raise ValueError(
-                "parameters: expected names where no parameter requires a gradient, got None"
-            )
-    return list(dict.fromkeys(checks.groups(parameters, tuple(available))))
-
-
-def _check_batch(name: str, x: Tensor, like: Tensor | None) -> None:
-    if not isinstance(x, Tensor):
-        hint = "; torch.as_tensor makes one of it" if hasattr(x, "__array__") else ""
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}{hint}")
-    if x.dim() == 0 or x.numel() == 0:
-        raise ValueError(f"{name}: expected a batch [B, …], none of it empty, got {list(x.shape)}")
-    if like is not None and (x.dtype, x.device, x.dim()) != (like.dtype, like.device, like.dim()):
-        raise TypeError(
-            f"{name}: expected {like.dtype} on {like.device} with {like.dim()} axes, as x1, "
-            f"got {x.dtype} on {x.device} with {x.dim()}"
-        )
-    if x.is_floating_point():
-        checks.finite(name, x.detach())
 
 
 def _kernel(
