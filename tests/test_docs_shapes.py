@@ -28,10 +28,13 @@ def shapes() -> dict[str, tuple[str, str]]:
 
 
 def test_the_table_of_shapes_names_every_public_function() -> None:
-    J = hpr_kernels.FactoredJacobian
-    methods = {name for name, value in vars(J).items() if callable(value) and name[0] != "_"}
-    public = {*hpr_kernels.__all__, *(f"{J.__name__}.{name}" for name in methods - {"as_pack"})}
-    assert set(shapes()) == public
+    methods = {
+        f"{of.__name__}.{name}"
+        for of in (hpr_kernels.FactoredJacobian, hpr_kernels.NTKOperator)
+        for name, value in vars(of).items()
+        if callable(value) and name[0] != "_"
+    }
+    assert set(shapes()) == {*hpr_kernels.__all__, *methods}
 
 
 def sized(axes: str, sizes: dict[str, int]) -> list[int]:
@@ -51,12 +54,15 @@ def tensors(name: str, sizes: dict[str, int]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("second", [False, True], ids=["x1 alone", "x1 and x2"])
 @pytest.mark.parametrize(
-    "name", sorted({*shapes()} - {"FactoredJacobian", "FactoredJacobian.plan"})
+    "name", sorted({*shapes()} - {"FactoredJacobian", "FactoredJacobian.plan", "NTKOperator"})
 )
 def test_the_table_of_shapes_is_right(name: str, second: bool) -> None:
     """Called with arguments of the shapes in the table, each function returns the shapes beside them."""
     B2 = 5 if second else AXES["B"]
-    one_step = name in ("ntk", "two_layer_ntk")
+    of, _, method = name.partition(".")
+    module = torch.nn.Linear(AXES["d"], AXES["N_out"]).double()
+    of_module = of in ("ntk", "ntk_alignment", "ntk_operator", "NTKOperator")
+    one_step = of_module or name == "two_layer_ntk"
     O = AXES["N_out"] * (1 if one_step else AXES["T"])
     sizes = {**AXES, "B2": B2, "O": O, "M": 2 * O, "M1": 2 * O, "M2": B2 * O}
     given: dict[str, Any] = tensors(name, sizes)
@@ -64,17 +70,25 @@ def test_the_table_of_shapes_is_right(name: str, second: bool) -> None:
         given.pop("x2", None)
     if not one_step and "." not in name:
         given["rho"] = 0.4
-    if name == "ntk":
-        given["module"] = torch.nn.Linear(AXES["d"], AXES["N_out"]).double()
+    if name == "ntk_alignment":
+        given |= {"before": module, "after": module}
+    elif of_module and not method:
+        given["module"] = module
     if name == "leaky_rnn_kernel_alignment":
         weights = {group: given.pop(group) for group in ("recurrent", "input", "readout")}
         given |= {"before": weights, "after": {group: 2 * W for group, W in weights.items()}}
-    of, _, method = name.partition(".")
     function = getattr(hpr_kernels, of)
-    if method:
+    if of == "NTKOperator":
+        inputs = tensors("ntk_operator", sizes)
+        if not second or method in ("trace", "leading_eigenvalues", "leading_eigenvectors"):
+            inputs.pop("x2")
+        function = getattr(hpr_kernels.ntk_operator(module, **inputs), method)
+    elif method:
         function = getattr(function(**tensors(of, sizes)), method)
         if method == "gram" and second:
             given["other"] = hpr_kernels.FactoredJacobian(**tensors(of, {**sizes, "B": B2}))
-    for reduce, axes in re.findall(r"(?:(full|diagonal|trace) )?\[([^\]]*)\]", shapes()[name][1]):
+    results = re.findall(r"(?:(full|diagonal|trace) )?\[([^\]]*)\]", shapes()[name][1])
+    for place, (reduce, axes) in enumerate(results):
         got = function(**given, **({"reduce": reduce} if reduce else {}))
+        got = got[place] if isinstance(got, tuple) else got
         assert list(got.shape) == sized(axes, sizes), reduce

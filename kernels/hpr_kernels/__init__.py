@@ -2,16 +2,29 @@
 
 from hpr_kernels.gram import FactoredJacobian
 from hpr_kernels.recurrence import leaky_rnn, leaky_rnn_adjoints
-from hpr_kernels.tangent import leaky_rnn_kernel_alignment, leaky_rnn_ntk, ntk, two_layer_ntk
+from hpr_kernels.tangent import (
+    NTKOperator,
+    leaky_rnn_kernel_alignment,
+    leaky_rnn_ntk,
+    leaky_rnn_ntk_operator,
+    ntk,
+    ntk_alignment,
+    ntk_operator,
+    two_layer_ntk,
+)
 
 __version__ = "0.2.0.dev0"
 
 __all__ = [
     "FactoredJacobian",
+    "NTKOperator",
     "leaky_rnn",
     "leaky_rnn_adjoints",
     "leaky_rnn_kernel_alignment",
     "leaky_rnn_ntk",
+    "leaky_rnn_ntk_operator",
     "ntk",
+    "ntk_alignment",
+    "ntk_operator",
     "two_layer_ntk",
 ]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import hpr_kernels
-from hpr_kernels import FactoredJacobian, testing
+from hpr_kernels import FactoredJacobian, NTKOperator, testing
 from hpr_kernels.gram import ContractionPlan
 
 PACKAGES = ("", ".recurrence", ".gram", ".loss", ".update", ".trials", ".tangent", ".testing")
@@ -91,11 +91,33 @@ def trace() -> list[Tensor]:
     )
 
 
-def module() -> list[Tensor]:
+def small_module(seed: int = 1) -> nn.Module:
     net = nn.Sequential(nn.Linear(3, 9, dtype=torch.float32, device="cpu"), nn.Tanh())
-    net[0].weight = nn.Parameter(normal(9, 3, seed=1))
+    net[0].weight = nn.Parameter(normal(9, 3, seed=seed))
     net[0].bias = nn.Parameter(normal(9, seed=2))
-    return [hpr_kernels.ntk(net, normal(5, 3))]
+    return net
+
+
+def alignment_of_modules() -> list[Tensor]:
+    return [hpr_kernels.ntk_alignment(small_module(), small_module(4), normal(5, 3))]
+
+
+def module_operator() -> NTKOperator:
+    return hpr_kernels.ntk_operator(small_module(), normal(2, 3))
+
+
+def recurrent_operator() -> NTKOperator:
+    return hpr_kernels.leaky_rnn_ntk_operator(normal(6, 5, 3), **network(), rho=0.3, outputs="last")
+
+
+def both_operators(call: Callable[[NTKOperator, Tensor], Any]) -> list[Any]:
+    """Return what a call with an operator and a vector gives, of the two kinds of operators."""
+    made = (module_operator(), recurrent_operator())
+    return [call(one, normal(one.shape[0])) for one in made]
+
+
+def scipy_product(one: NTKOperator | FactoredJacobian, u: Tensor) -> Tensor:
+    return torch.from_numpy(one.to_scipy() @ u.numpy())
 
 
 def weights(seed: int) -> dict[str, Tensor]:
@@ -130,7 +152,20 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
     "two_layer_ntk": lambda: [
         hpr_kernels.two_layer_ntk(normal(5, 3), hidden=normal(33, 3, seed=1), readout=normal(2, 33))
     ],
-    "ntk": module,
+    "ntk": lambda: [hpr_kernels.ntk(small_module(), normal(5, 3))],
+    "ntk_operator": lambda: [module_operator() @ normal(18)],
+    "ntk_alignment": alignment_of_modules,
+    "leaky_rnn_ntk_operator": lambda: [recurrent_operator() @ normal(10)],
+    "NTKOperator.matvec": lambda: both_operators(lambda one, u: one.matvec(u)),
+    "NTKOperator.rmatvec": lambda: both_operators(lambda one, u: one.rmatvec(u)),
+    "NTKOperator.trace": lambda: both_operators(lambda one, u: one.trace()),
+    "NTKOperator.leading_eigenvalues": lambda: both_operators(
+        lambda one, u: one.leading_eigenvalues(2)
+    ),
+    "NTKOperator.leading_eigenvectors": lambda: both_operators(
+        lambda one, u: one.leading_eigenvectors(2)[1]
+    ),
+    "NTKOperator.to_scipy": lambda: both_operators(scipy_product),
     "readout_cross_entropy": loss,
     "momentum_step": update,
     "place_trials": trials,
@@ -147,6 +182,8 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
     "FactoredJacobian.gram_matvec": lambda: [jacobian().gram_matvec(normal(10))],
     "FactoredJacobian.trace": lambda: [jacobian().trace()],
     "FactoredJacobian.leading_eigenvalues": lambda: [jacobian().leading_eigenvalues(2)],
+    "FactoredJacobian.leading_eigenvectors": lambda: list(jacobian().leading_eigenvectors(2)),
+    "FactoredJacobian.to_scipy": lambda: [scipy_product(jacobian(), normal(10))],
 }  # fmt: skip
 
 
@@ -158,7 +195,7 @@ def public() -> Iterator[str]:
             value = getattr(package, member)
             if inspect.isfunction(value):
                 yield member
-            elif value is FactoredJacobian:
+            elif value in (FactoredJacobian, NTKOperator):
                 for method, function in vars(value).items():
                     if inspect.isfunction(function) and not method.startswith("_"):
                         yield f"{member}.{method}"

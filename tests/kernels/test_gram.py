@@ -227,3 +227,38 @@ def test_bad_other_and_order_are_named(rng: torch.Generator) -> None:
         J.gram(random_jacobian(rng, 2, 2, 2, 3, 5))
     with pytest.raises(ValueError, match=r"other.adjoints: expected shape"):
         J.gram(random_jacobian(rng, 2, 2, 2, 9, 4))
+
+
+@pytest.mark.parametrize("pack", [(), (2,)], ids=["plain", "pack"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["fp64", "fp32"])
+def test_eigenvectors(rng: torch.Generator, dtype: torch.dtype, pack: tuple[int, ...]) -> None:
+    drawn = random_jacobian(rng, 4, 3, 7, 5, 6, *pack)
+    J = FactoredJacobian(drawn.adjoints.to(dtype), drawn.inputs.to(dtype))
+    K = drawn.gram()
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    values, vectors = J.leading_eigenvectors(3)
+    assert values.dtype == vectors.dtype == dtype
+    assert list(values.shape) == [*pack, 3]
+    assert list(vectors.shape) == [*pack, 12, 3]
+    assert torch.equal(J.leading_eigenvalues(3), values)
+    assert_close(values, torch.linalg.eigvalsh(K).flip(-1)[..., :3], tolerance)
+    vectors = vectors.double()
+    assert_close(K @ vectors, vectors * values.double()[..., None, :], 10 * tolerance)
+    assert_close(vectors.mT @ vectors, torch.eye(3).expand(*pack, 3, 3), tolerance)
+
+
+def test_scipy_solves_with_the_gram(rng: torch.Generator) -> None:
+    from scipy.sparse.linalg import eigsh
+
+    J = random_jacobian(rng, 4, 3, 7, 5, 6)
+    K, operator = J.gram().numpy(), J.to_scipy()
+    u = torch.randn(12, 2, generator=rng, dtype=torch.float64).numpy()
+    assert (operator.shape, operator.dtype) == ((12, 12), np.float64)
+    np.testing.assert_allclose(operator @ u, K @ u, rtol=1e-10)
+    np.testing.assert_allclose(operator.H @ u[:, 0], K @ u[:, 0], rtol=1e-10)
+    values = eigsh(operator, k=2, which="LA", return_eigenvectors=False)
+    np.testing.assert_allclose(np.sort(values), np.linalg.eigvalsh(K)[-2:], rtol=1e-10)
+    with pytest.raises(
+        ValueError, match=r"^to_scipy: expected the factors of one network, got a pack of 2$"
+    ):
+        random_jacobian(rng, 4, 3, 7, 5, 6, 2).to_scipy()

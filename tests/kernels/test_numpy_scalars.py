@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import hpr_kernels
-from hpr_kernels import FactoredJacobian
+from hpr_kernels import FactoredJacobian, NTKOperator
 from hpr_kernels.loss import readout_cross_entropy
 from hpr_kernels.testing import Network, random_network
 from hpr_kernels.trials import place_trials
@@ -53,6 +53,30 @@ def alignment(**options: Any) -> Tensor:
 def module(**options: Any) -> Tensor:
     torch.manual_seed(0)
     return hpr_kernels.ntk(nn.Sequential(nn.Linear(3, 4), nn.Tanh()), torch.ones(5, 3), **options)
+
+
+def two_modules() -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(0)
+    return nn.Linear(3, 4), nn.Linear(3, 4)
+
+
+def module_alignment(**options: Any) -> Tensor:
+    before, after = (nn.Sequential(one, nn.Tanh()) for one in two_modules())
+    return hpr_kernels.ntk_alignment(before, after, torch.ones(5, 3), **options)
+
+
+def small_operator(**options: Any) -> NTKOperator:
+    x = torch.arange(15.0).view(5, 3).sin()
+    return hpr_kernels.ntk_operator(nn.Sequential(two_modules()[0], nn.Tanh()), x, **options)
+
+
+def module_operator(**options: Any) -> Tensor:
+    return small_operator(**options) @ torch.ones(20)
+
+
+def operator(**options: Any) -> Tensor:
+    given = hpr_kernels.leaky_rnn_ntk_operator(net().x, **every(net()), **options)
+    return given @ torch.ones(given.shape[1], dtype=given.dtype)
 
 
 def loss(**options: Any) -> Result:
@@ -113,9 +137,29 @@ CALLS: dict[str, tuple[Callable[..., Result], dict[str, Any]]] = {
         {"memory_budget": BUDGET},
     ),
     "ntk": (module, {"memory_budget": BUDGET}),
+    "ntk_alignment": (module_alignment, {"memory_budget": BUDGET}),
+    "ntk_operator": (module_operator, {"memory_budget": BUDGET}),
+    "leaky_rnn_ntk_operator": (
+        operator,
+        {
+            "rho": 0.25,
+            "outputs": [0, 2],
+            "memory_budget": BUDGET,
+            "self_connections": False,
+            "batch_first": False,
+        },
+    ),
+    "NTKOperator.leading_eigenvectors": (
+        lambda **options: small_operator().leading_eigenvectors(**options),
+        {"count": 2},
+    ),
     "FactoredJacobian.gram": (
         lambda **options: jacobian().gram(**options),
         {"memory_budget": BUDGET},
+    ),
+    "FactoredJacobian.leading_eigenvectors": (
+        lambda **options: jacobian().leading_eigenvectors(**options),
+        {"count": 2},
     ),
     "FactoredJacobian.leading_eigenvalues": (
         lambda **options: jacobian().leading_eigenvalues(**options),
@@ -153,7 +197,7 @@ def test_no_scalar_argument_is_left_out() -> None:
     own = {"readout_cross_entropy", "momentum_step", "place_trials"}
     functions = {name: getattr(hpr_kernels, name) for name in hpr_kernels.__all__}
     functions |= {name: globals()[name] for name in own}
-    del functions["FactoredJacobian"]
+    del functions["FactoredJacobian"], functions["NTKOperator"]
     scalars = ("float", "int", "bool", "checks.Outputs", "Outputs")
     for name, function in functions.items():
         parameters = inspect.signature(function).parameters.items()

@@ -17,11 +17,15 @@ from hpr_kernels import internal
 
 PUBLIC = {
     "FactoredJacobian",
+    "NTKOperator",
     "leaky_rnn",
     "leaky_rnn_adjoints",
     "leaky_rnn_kernel_alignment",
     "leaky_rnn_ntk",
+    "leaky_rnn_ntk_operator",
     "ntk",
+    "ntk_alignment",
+    "ntk_operator",
     "two_layer_ntk",
 }
 # What each tier's module offers to an importer.

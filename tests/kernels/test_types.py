@@ -11,6 +11,7 @@ KERNELS = Path(__file__).parents[2] / "kernels"
 
 HEAD = """
 from torch import Tensor
+from torch.nn import Module
 
 from hpr_kernels import (
     FactoredJacobian,
@@ -18,13 +19,16 @@ from hpr_kernels import (
     leaky_rnn_adjoints,
     leaky_rnn_kernel_alignment,
     leaky_rnn_ntk,
+    leaky_rnn_ntk_operator,
+    ntk_alignment,
+    ntk_operator,
     two_layer_ntk,
 )
 from hpr_kernels.loss import readout_cross_entropy
 from hpr_kernels.update import momentum_step
 
 
-def calls(t: Tensor, i: Tensor) -> None:
+def calls(t: Tensor, i: Tensor, m: Module) -> None:
 """
 CALLS = {
     "leaky_rnn(t, recurrent=t, input=t, rho=0.5, {})": ("activation", "precision"),
@@ -48,6 +52,14 @@ CALLS = {
         "parameters",
         "order",
     ),
+    "leaky_rnn_ntk_operator(t, recurrent=t, input=t, readout=t, rho=0.5, {})": (
+        "activation",
+        "precision",
+        "outputs",
+        "parameters",
+    ),
+    "ntk_operator(m, t).matvec(t, {})": ("progress",),
+    "ntk_alignment(m, m, t, {})": ("order", "progress"),
     "two_layer_ntk(t, hidden=t, readout=t, {})": ("activation", "precision", "reduce", "order"),
     "FactoredJacobian(t, t).gram({})": ("precision", "reduce", "order"),
     "FactoredJacobian(t, t).plan({})": ("reduce", "order"),
@@ -62,6 +74,7 @@ RIGHT = {
     "parameters": ("None", "('recurrent',)", "['input', 'readout']"),
     "reduce": ("'full'", "'trace'", "'diagonal'"),
     "order": ("'auto'", "'hadamard'", "'propagate'", "'dense'"),
+    "progress": ("None", "lambda done, total: None"),
 }
 WRONG = {
     "activation": "'relus'",
@@ -70,6 +83,7 @@ WRONG = {
     "parameters": "('recurrents',)",
     "reduce": "'traces'",
     "order": "'best'",
+    "progress": "lambda done: None",
 }
 # Weights go by keyword, and torch's own argument is no argument here.
 REFUSED = ("leaky_rnn(t, t, t, 0.5)", "leaky_rnn(t, recurrent=t, input=t, rho=0.5, bias=t)")

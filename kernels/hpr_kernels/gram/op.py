@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hpr_kernels import checks
+from hpr_kernels import checks, lanczos
 from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.backend import DEFAULT_PRECISION, check_precision
 from hpr_kernels.gram import dispatch, products, reference
@@ -135,7 +137,8 @@ class FactoredJacobian:
     @outside_autocast
     def gram_matvec(self, vector: Tensor) -> Tensor:
         """K u = J Jᵀ u without K, in 2 B S N (O + F) multiply-adds; vectors as in `rmatvec`."""
-        return self.matvec(self.rmatvec(vector))
+        self._check_vector(vector, self._factors.rows, "B O")
+        return products.gram_matvec(self.adjoints, self.inputs, vector)
 
     @outside_autocast
     def trace(self) -> Tensor:
@@ -144,7 +147,15 @@ class FactoredJacobian:
 
     @outside_autocast
     def leading_eigenvalues(self, count: int = 1) -> Tensor:
-        """The largest eigenvalues of K, descending, [R, count], by SciPy's Lanczos on `gram_matvec`: K is never formed.
+        """The largest eigenvalues of K, descending, [R, count], without R for a plain network."""
+        return self.leading_eigenvectors(count)[0]
+
+    @outside_autocast
+    def leading_eigenvectors(self, count: int = 1) -> tuple[Tensor, Tensor]:
+        """The largest eigenvalues of K and their eigenvectors, by SciPy's Lanczos on `gram_matvec`: K is never formed.
+
+        Returns:
+            Eigenvalues, descending, [R, count], and orthonormal eigenvectors [R, B O, count]; no R for a plain network.
 
         Raises:
             ImportError: SciPy is missing (it is not among this package's dependencies).
@@ -153,9 +164,38 @@ class FactoredJacobian:
         most = self._factors.rows - 1
         count = checks.count("count", count, 1, most, f"1 … B O - 1 = {most}")
         found = [
-            products.leading_eigenvalues(one.g[0], one.z[0], count) for one in self._factors.each()
+            lanczos.leading_eigenpairs(
+                partial(products.gram_matvec, one.g[0], one.z[0]), most + 1, count, self.adjoints
+            )
+            for one in self._factors.each()
         ]
-        return torch.stack(found) if self.packed else found[0]
+        values, vectors = (torch.stack(list(parts)) for parts in zip(*found, strict=True))
+        return (values, vectors) if self.packed else (values[0], vectors[0])
+
+    @outside_autocast
+    def to_scipy(self, dtype: Any = None) -> Any:
+        """K as a `scipy.sparse.linalg.LinearOperator`, by `gram_matvec`: K is never formed.
+
+        Args:
+            dtype: the dtype that the operator has for SciPy; None for NumPy's default, fp64. torch computes in the
+                dtype of the factors, and a product has the dtype of the array that SciPy gave.
+
+        Raises:
+            ImportError: SciPy is missing.
+            ValueError: this is a pack.
+        """
+        if self.packed:
+            raise ValueError(
+                f"to_scipy: expected the factors of one network, got a pack of {len(self.adjoints)}"
+            )
+
+        @outside_autocast
+        def product(vectors: Tensor) -> Tensor:
+            columns = [self.gram_matvec(vector) for vector in vectors.unbind(1)]
+            return torch.stack(columns, dim=1)
+
+        M = self._factors.rows
+        return lanczos.scipy_operator(product, product, (M, M), self.adjoints, dtype)
 
     @property
     def _factors(self) -> Factors:

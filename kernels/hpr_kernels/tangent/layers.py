@@ -1,4 +1,4 @@
-"""Rows of a module's Jacobian, parameter by parameter: as factors if all uses are known, else written out."""
+"""JacobianRows of a module's Jacobian, parameter by parameter: as factors if all uses are known, else written out."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Layer(NamedTuple):
     transposed: bool
 
 
-class Gradients(NamedTuple):
+class Derivatives(NamedTuple):
     """What differentiation gives for some examples and some outputs of each.
 
     Attributes:
@@ -58,8 +58,8 @@ class Gradients(NamedTuple):
     direct: dict[str, Tensor]
 
 
-class Rows(NamedTuple):
-    """Rows of the Jacobian by some examples and some outputs of each.
+class JacobianRows(NamedTuple):
+    """JacobianRows of the Jacobian by some examples and some outputs of each.
 
     Attributes:
         factors: of each weight, the adjoints [b, o, S, groups N] and the inputs [b, S, groups, F], or the tokens [b, S]
@@ -153,7 +153,7 @@ class Split:
             if name not in joined.values()
         ]
 
-    def rows(self, x: Tensor, directions: Tensor, few: int) -> Rows:
+    def rows(self, x: Tensor, directions: Tensor, few: int) -> JacobianRows:
         """The gradients of outputs of the examples x [b, …] along directions [o, O], `few` examples at a time."""
         b, o = len(x), len(directions)
         like = torch.empty(0, dtype=self.dtype, device=x.device)
@@ -163,13 +163,13 @@ class Split:
             shape = (b, layer.S, layer.groups, layer.F)
             z = x.new_empty(shape[:2], dtype=torch.long) if layer.tokens else like.new_ones(shape)
             factors[name] = (g, z)
-        rows = Rows(factors, like.new_zeros(b, o, self.width))
+        rows = JacobianRows(factors, like.new_zeros(b, o, self.width))
         for start in range(0, b, few):
             some = slice(start, start + few)
             self._store(rows, some, self._differentiated(x[some], directions))
         return rows
 
-    def _differentiated(self, x: Tensor, directions: Tensor) -> Gradients:
+    def _differentiated(self, x: Tensor, directions: Tensor) -> Derivatives:
         if self.by_vmap:
             return self._by_vmap(x, directions)
         each = [self._by_loop(one, directions) for one in x]
@@ -178,9 +178,9 @@ class Split:
             for found in ([one.adjoints for one in each], [one.inputs for one in each])
         )
         direct = {name: torch.stack([one.direct[name] for one in each]) for name in self.direct}
-        return Gradients(adjoints, inputs, direct)
+        return Derivatives(adjoints, inputs, direct)
 
-    def _by_vmap(self, x: Tensor, directions: Tensor) -> Gradients:
+    def _by_vmap(self, x: Tensor, directions: Tensor) -> Derivatives:
         names = {id(value): name for name, value in self.constants.items()}
         taps = [torch.zeros(use.shape, dtype=use.dtype, device=x.device) for use in self.uses]
 
@@ -196,9 +196,9 @@ class Split:
             return torch.func.vmap(pull)(directions), inputs
 
         (adjoints, direct), inputs = torch.func.vmap(example)(x)
-        return Gradients(adjoints, inputs, direct)
+        return Derivatives(adjoints, inputs, direct)
 
-    def _by_loop(self, one: Tensor, directions: Tensor) -> Gradients:
+    def _by_loop(self, one: Tensor, directions: Tensor) -> Derivatives:
         """Those of one example, without axis b, each direction on its own."""
         names = {id(value): name for name, value in self.constants.items()}
         taps = [
@@ -220,9 +220,9 @@ class Split:
         rows = [torch.stack(values) for values in zip(*found, strict=True)]
         adjoints, others = rows[: len(taps)], rows[len(taps) :]
         inputs = [value.detach() for value in recorder.inputs]
-        return Gradients(adjoints, inputs, dict(zip(direct, others, strict=True)))
+        return Derivatives(adjoints, inputs, dict(zip(direct, others, strict=True)))
 
-    def _store(self, rows: Rows, some: slice, found: Gradients) -> None:
+    def _store(self, rows: JacobianRows, some: slice, found: Derivatives) -> None:
         """Write the gradients of some examples to their place in `rows`."""
         for name, layer in self.layers.items():
             g, z = (value[some] for value in rows.factors[name])
@@ -243,13 +243,13 @@ class Split:
             for place in self.biases.get(name, []):
                 target += self._positions(place, found).sum(2)
 
-    def _positions(self, place: int, found: Gradients) -> Tensor:
+    def _positions(self, place: int, found: Derivatives) -> Tensor:
         """The adjoints of one use, [b, o, S, units]."""
         use, g = self.uses[place], found.adjoints[place]
         axes = len(use.settings.kernel) if isinstance(use.settings, Convolution) else 0
         return g.movedim(-(axes + 1), -1).reshape(*g.shape[:2], -1, use.units)
 
-    def _inputs(self, place: int, found: Gradients) -> Tensor:
+    def _inputs(self, place: int, found: Derivatives) -> Tensor:
         """The inputs of one use, [b, S, groups, F], or its tokens [b, S]."""
         settings, x = self.uses[place].settings, found.inputs[place]
         if isinstance(settings, Convolution):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from hpr_kernels import checks
 from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.checks import Order, Reduction
 from hpr_kernels.gram import MEMORY_BUDGET
-from hpr_kernels.tangent import probe
-from hpr_kernels.tangent.layers import splits
-from hpr_kernels.tangent.pieces import Side, module_kernel
+from hpr_kernels.progress import Progress, Steps
+from hpr_kernels.tangent.pieces import module_kernel
+from hpr_kernels.tangent.prepared import prepared, sides
 from hpr_kernels.tangent.sizes import piece_sizes
 
 
@@ -29,13 +27,14 @@ def ntk(
     reduce: Reduction = "full",
     order: Order = "auto",
     memory_budget: int = MEMORY_BUDGET,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Exact NTK of any module, K_ij = Σ_p ⟨∂y_i/∂p, ∂y_j/∂p⟩ over the parameters p (Jacot et al. 2018).
 
     The gradient by the weight of a linear layer, a convolution or an embedding is a sum of outer products of adjoints
     and inputs over the calls and positions. Only these factors are computed, if all uses of the weight are calls of
     `torch.nn.functional` that take the parameter itself; biases likewise. The Jacobians by all other parameters are
-    written out, by `torch.func`.
+    written out, by `torch.func`, or by a loop of `torch.autograd.grad` where vmap does not go through the module.
 
     A copy of the module computes everything, outside of autocast. The module itself stays unchanged, whatever its
     forward pass writes, and so do the random number generators of torch, Python and NumPy.
@@ -52,7 +51,9 @@ def ntk(
         order: how the factors are contracted, as in `FactoredJacobian.gram`.
         memory_budget: bytes beside the result, of gradients and contractions, with the freed memory that the allocator
             keeps. The kernel is computed in pieces of some examples, and of some outputs of one example where
-            necessary. The copy of the module and its intermediate results need further memory.
+            necessary, and of some parameters after others. The copy of the module and its intermediate results need
+            further memory, and so do two rows of the gradients by a parameter whose Jacobian is written out.
+        progress: called as progress(done, total) after each pair of pieces.
 
     Returns:
         With O outputs of an example, flattened: "full" [B1 O, B2 O], rows example-major; "diagonal" [B1, B2, O];
@@ -61,110 +62,13 @@ def ntk(
     Raises:
         ValueError, TypeError: naming the argument or the submodule that does not fit, or that holds NaN or infinity.
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(
-            f"module: expected a torch.nn.Module, got {type(module).__name__}; "
-            "a function becomes one as the forward of a module that holds its parameters"
-        )
     checks.choice("reduce", reduce, checks.REDUCTIONS)
     checks.choice("order", order, checks.ORDERS)
     memory_budget = checks.budget(memory_budget)
-    names = _names(module, parameters)
-    _check_batch("x1", x1, None)
-    if x2 is not None:
-        _check_batch("x2", x2, x1)
-    for name, parameter in module.named_parameters():
-        checks.finite(f"parameter {name}", parameter.detach())
-    # Autograd could not use tensors that were made in inference mode.
-    with probe.random_numbers_kept(), torch.inference_mode(False):
-        x1, x2 = probe.plain(x1), None if x2 is None else probe.plain(x2)
-        with torch.no_grad():
-            twin = probe.twin(module)
-            probe.check(twin, x1)
-            if x2 is not None:
-                probe.run_module(twin, "x2", x2[:1])
-        try:
-            with warnings.catch_warnings():
-                # Vmap warns of operations that it runs one example at a time, which are slower but exact.
-                warnings.filterwarnings("ignore", message="There is a performance drop")
-                K = _kernel(
-                    twin, names, x1, x2, reduce=reduce, order=order, memory_budget=memory_budget
-                )
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise ValueError(
-                f"module: expected one that autograd differentiates, got {probe.told(error)}"
-            ) from error
+    Steps(progress, None)
+    with prepared(module, x1, x2, parameters) as found:
+        left, right = sides(found, reduce)
+        sizes = piece_sizes(left, right, reduce, order, memory_budget)
+        K = module_kernel(left, right, sizes, reduce=reduce, order=order, progress=progress)
     checks.finite("kernel", K)
     return K
-
-
-def _names(module: nn.Module, parameters: Sequence[str] | None) -> list[str]:
-    """The parameters asked for, each once."""
-    available = dict(module.named_parameters())
-    if not available:
-        raise ValueError(f"module: expected one with parameters, got {type(module).__name__}")
-    if parameters is None:
-        parameters = [name for name, parameter in available.items() if parameter.requires_grad]
-        if not parameters:
-            raise ValueError(
-                "parameters: expected names where no parameter requires a gradient, got None"
-            )
-    return list(dict.fromkeys(checks.groups(parameters, tuple(available))))
-
-
-def _check_batch(name: str, x: Tensor, like: Tensor | None) -> None:
-    if not isinstance(x, Tensor):
-        hint = "; torch.as_tensor makes one of it" if hasattr(x, "__array__") else ""
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}{hint}")
-    if x.dim() == 0 or x.numel() == 0:
-        raise ValueError(f"{name}: expected a batch [B, …], none of it empty, got {list(x.shape)}")
-    if like is not None and (x.dtype, x.device, x.dim()) != (like.dtype, like.device, like.dim()):
-        raise TypeError(
-            f"{name}: expected {like.dtype} on {like.device} with {like.dim()} axes, as x1, "
-            f"got {x.dtype} on {x.device} with {x.dim()}"
-        )
-    if x.is_floating_point():
-        checks.finite(name, x.detach())
-
-
-def _kernel(
-    module: nn.Module,
-    names: list[str],
-    x1: Tensor,
-    x2: Tensor | None,
-    *,
-    reduce: Reduction,
-    order: Order,
-    memory_budget: int,
-) -> Tensor:
-    available = dict(module.named_parameters())
-    weights = {name: available[name].detach() for name in names}
-    inputs = [x1] if x2 is None else [x1, x2]
-    sides = [
-        Side(split, x)
-        for split, x in zip(splits(module, weights, [x[:1] for x in inputs]), inputs, strict=True)
-    ]
-    check_gradients(module, names, sides)
-    outputs = [side.split.outputs for side in sides]
-    if reduce != "full" and outputs[0] != outputs[-1]:
-        raise ValueError(
-            f"x2: expected {outputs[0]} outputs per example as of x1 for reduce={reduce!r}, got {outputs[1]}"
-        )
-    left, right = sides[0], None if x2 is None else sides[1]
-    sizes = piece_sizes(left, right, reduce, order, memory_budget)
-    return module_kernel(left, right, sizes, reduce=reduce, order=order)
-
-
-def check_gradients(module: nn.Module, names: Sequence[str], sides: Sequence[Side]) -> None:
-    """Check the gradients of one example of each side; differentiate by a loop where vmap does not go through."""
-    try:
-        for side in sides:
-            probe.check_gradient(module, side.split.gradient, names, side.x[0])
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:
-        for side in sides:
-            side.split.by_vmap = False
-            probe.check_gradient(module, side.split.gradient, names, side.x[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,10 +13,9 @@ from hpr_kernels.gram import dispatch
 from hpr_kernels.gram.eager import mirror
 from hpr_kernels.gram.factors import Factors
 from hpr_kernels.memory import give_back
+from hpr_kernels.progress import Progress, Steps
 from hpr_kernels.tangent.block import add_products
-from hpr_kernels.tangent.layers import Layer, Rows, Split
-
-Progress = Callable[[int, int], None]
+from hpr_kernels.tangent.layers import JacobianRows, Layer, Split
 
 
 class Piece(NamedTuple):
@@ -32,6 +31,11 @@ class Side(NamedTuple):
     split: Split
     x: Tensor
 
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the dtype and on the device of the rows."""
+        return torch.empty(0, dtype=self.split.dtype, device=self.x.device)
+
     def part(self, names: Sequence[str]) -> Side:
         """The same side, differentiated by these parameters alone."""
         return Side(self.split.part(names), self.x)
@@ -45,7 +49,7 @@ class Side(NamedTuple):
             for o in range(0, O, outputs)
         ]
 
-    def rows(self, piece: Piece, few: int) -> Rows:
+    def rows(self, piece: Piece, few: int) -> JacobianRows:
         """The rows of the Jacobian in a piece, differentiated `few` examples at a time."""
         give_back(self.x.device)
         some = piece.outputs
@@ -93,6 +97,16 @@ class Kernel:
         P, O, O2 = {"full": (1, O, O2), "diagonal": (O, 1, 1), "trace": (1, 1, 1)}[reduce]
         self.entries = like.new_zeros(P, B, O, C, O2)
 
+    @classmethod
+    def between(cls, first: Piece, second: Piece, reduce: Reduction, like: Tensor) -> Kernel:
+        """The kernel between two pieces, of zeros."""
+        b, o, c, p = (
+            some.stop - some.start
+            for piece in (first, second)
+            for some in (piece.examples, piece.outputs)
+        )
+        return cls(b, c, o, p, reduce, like)
+
     @property
     def shown(self) -> Tensor:
         """The same memory as [B O, C O''], [B, C, O] or [B, C]."""
@@ -104,9 +118,9 @@ class Kernel:
     def add(
         self,
         left: Split,
-        rows: Rows,
+        rows: JacobianRows,
         right: Split,
-        columns: Rows | None,
+        columns: JacobianRows | None,
         order: Order,
         workspace: int,
     ) -> None:
@@ -141,10 +155,10 @@ def module_kernel(
 ) -> Tensor:
     """The kernel of two sides, None for the left side again, in the forms of `gram.dispatch.gram` without its R."""
     other = right or left
-    like = torch.empty(0, dtype=left.split.dtype, device=left.x.device)
-    K = Kernel(len(left.x), len(other.x), left.split.outputs, other.split.outputs, reduce, like)
+    B, C, O, O2 = len(left.x), len(other.x), left.split.outputs, other.split.outputs
+    K = Kernel(B, C, O, O2, reduce, left.like)
     pairs = sizes.pairs(left, right, reduce)
-    done, total = 0, len(pairs) * len(sizes.groups)
+    steps = Steps(progress, len(pairs) * len(sizes.groups))
     for names in sizes.groups:
         one, two = left.part(names), other.part(names)
         held, rows = None, None
@@ -156,25 +170,15 @@ def module_kernel(
             assert rows is not None
             same = right is None and first == second
             columns = None if same else two.rows(second, sizes.few)
-            block = K if len(pairs) == 1 else _block(first, second, reduce, like)
+            block = K if len(pairs) == 1 else Kernel.between(first, second, reduce, left.like)
             block.add(one.split, rows, two.split, columns, order, sizes.workspace)
             del columns
             if same:
                 block.mirror()
             if block is not K:
                 _place(K, block, first, second, mirrored=right is None and not same)
-            done += 1
-            if progress is not None:
-                progress(done, total)
+            steps.step()
     return K.shown
-
-
-def _block(first: Piece, second: Piece, reduce: Reduction, like: Tensor) -> Kernel:
-    """The kernel between two pieces, of zeros."""
-    b, o, c, p = (
-        some.stop - some.start for piece in (first, second) for some in (piece.examples, piece.outputs)
-    )  # fmt: skip
-    return Kernel(b, c, o, p, reduce, like)
 
 
 def _place(K: Kernel, block: Kernel, first: Piece, second: Piece, *, mirrored: bool) -> None:
