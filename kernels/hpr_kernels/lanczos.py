@@ -36,8 +36,8 @@ def leading_eigenpairs(product: Product, M: int, count: int, like: Tensor) -> tu
         return found.numpy()
 
     operator = LinearOperator((M, M), matvec=apply, dtype="float64")
-    # A fixed start makes the result a function of the matrix alone. It is no vector of ones, which is an eigenvector
-    # where the outputs of a network sum to a constant.
+    # A fixed start makes the result a function of the matrix alone. It is no vector of ones, whose product
+    # is zero where the outputs of a network sum to a constant, and ARPACK does not start from such a vector.
     start = torch.arange(1, M + 1, dtype=torch.float64, device="cpu").cos()
     # A product in fp32 is no more exact than its rounding, and SciPy's default asks for that of fp64.
     tolerance = 0.0 if like.dtype == torch.float64 else torch.finfo(like.dtype).eps
