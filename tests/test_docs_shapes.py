@@ -56,12 +56,13 @@ def tensors(name: str, sizes: dict[str, int]) -> dict[str, torch.Tensor]:
 def test_the_table_of_shapes_is_right(name: str, second: bool) -> None:
     """Called with arguments of the shapes in the table, each function returns the shapes beside them."""
     B2 = 5 if second else AXES["B"]
-    one_step = name in ("ntk", "two_layer_ntk")
+    one_step = name in ("linearize", "ntk", "predict_mse", "two_layer_ntk")
     O = AXES["N_out"] * (1 if one_step else AXES["T"])
     sizes = {**AXES, "B2": B2, "O": O, "M": 2 * O, "M1": 2 * O, "M2": B2 * O}
     given: dict[str, Any] = tensors(name, sizes)
     if not second:
-        given.pop("x2", None)
+        for argument in ("x2", "K_test", "f_test"):
+            given.pop(argument, None)
     if not one_step and "." not in name:
         given["rho"] = 0.4
     if name == "ntk":
@@ -71,10 +72,21 @@ def test_the_table_of_shapes_is_right(name: str, second: bool) -> None:
         given |= {"before": weights, "after": {group: 2 * W for group, W in weights.items()}}
     of, _, method = name.partition(".")
     function = getattr(hpr_kernels, of)
+    if name == "linearize":
+        function = hpr_kernels.linearize(torch.nn.Linear(AXES["d"], AXES["d"]).double())
+    if name == "predict_mse":
+        # A kernel is positive semidefinite.
+        given["K_train"] = given["K_train"] @ given["K_train"].mT
     if method:
         function = getattr(function(**tensors(of, sizes)), method)
         if method == "gram" and second:
             given["other"] = hpr_kernels.FactoredJacobian(**tensors(of, {**sizes, "B": B2}))
-    for reduce, axes in re.findall(r"(?:(full|diagonal|trace) )?\[([^\]]*)\]", shapes()[name][1]):
+    results = re.findall(r"(?:(full|diagonal|trace) )?\[([^\]]*)\]", shapes()[name][1])
+    for place, (reduce, axes) in enumerate(results):
         got = function(**given, **({"reduce": reduce} if reduce else {}))
+        if name == "predict_mse":
+            got = got[place]
+            if place == 1 and not second:
+                assert got is None
+                continue
         assert list(got.shape) == sized(axes, sizes), reduce

@@ -2,7 +2,14 @@
 
 from hpr_kernels.gram import FactoredJacobian
 from hpr_kernels.recurrence import leaky_rnn, leaky_rnn_adjoints
-from hpr_kernels.tangent import leaky_rnn_kernel_alignment, leaky_rnn_ntk, ntk, two_layer_ntk
+from hpr_kernels.tangent import (
+    leaky_rnn_kernel_alignment,
+    leaky_rnn_ntk,
+    linearize,
+    ntk,
+    predict_mse,
+    two_layer_ntk,
+)
 
 __version__ = "0.2.0.dev0"
 
@@ -12,6 +19,8 @@ __all__ = [
     "leaky_rnn_adjoints",
     "leaky_rnn_kernel_alignment",
     "leaky_rnn_ntk",
+    "linearize",
     "ntk",
+    "predict_mse",
     "two_layer_ntk",
 ]

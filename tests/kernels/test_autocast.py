@@ -98,6 +98,29 @@ def module() -> list[Tensor]:
     return [hpr_kernels.ntk(net, normal(5, 3))]
 
 
+def linearized() -> list[Tensor]:
+    net = nn.Sequential(nn.Linear(3, 9, dtype=torch.float32, device="cpu"), nn.Tanh())
+    net[0].weight = nn.Parameter(normal(9, 3, seed=1))
+    net[0].bias = nn.Parameter(normal(9, seed=2))
+    linear = hpr_kernels.linearize(net)
+    with torch.no_grad():
+        for parameter in linear.parameters():
+            parameter += 1
+    return [linear(normal(5, 3)).detach()]
+
+
+def prediction() -> list[Tensor | None]:
+    J = normal(7, 9)
+    # A product of matrices would be cast.
+    K = (J[:, None] * J).sum(-1)
+    given = (K, normal(7, seed=1), K[:2])
+    return [
+        *hpr_kernels.predict_mse(*given),
+        *hpr_kernels.predict_mse(*given, t=[0.0, 2.0]),
+        *hpr_kernels.predict_mse(*given, steps=3, learning_rate=0.01),
+    ]
+
+
 def weights(seed: int) -> dict[str, Tensor]:
     return {name: value + normal(*value.shape, seed=seed) / 50 for name, value in network().items()}
 
@@ -130,7 +153,9 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
     "two_layer_ntk": lambda: [
         hpr_kernels.two_layer_ntk(normal(5, 3), hidden=normal(33, 3, seed=1), readout=normal(2, 33))
     ],
+    "linearize": linearized,
     "ntk": module,
+    "predict_mse": prediction,
     "readout_cross_entropy": loss,
     "momentum_step": update,
     "place_trials": trials,

@@ -55,6 +55,13 @@ def module(**options: Any) -> Tensor:
     return hpr_kernels.ntk(nn.Sequential(nn.Linear(3, 4), nn.Tanh()), torch.ones(5, 3), **options)
 
 
+def prediction(**options: Any) -> Result:
+    J = torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
+    given = hpr_kernels.predict_mse(J @ J.mT, J[:, 0], J @ J.mT, steps=2, **options)
+    assert given.test is not None
+    return given.train, given.test
+
+
 def loss(**options: Any) -> Result:
     given = net()
     rates = hpr_kernels.leaky_rnn(given.x, **hidden(given), rho=0.5)[None]
@@ -117,6 +124,8 @@ CALLS: dict[str, tuple[Callable[..., Result], dict[str, Any]]] = {
         lambda **options: jacobian().gram(**options),
         {"memory_budget": BUDGET},
     ),
+    "linearize": (lambda **options: torch.zeros(()), {}),
+    "predict_mse": (prediction, {"learning_rate": 0.25}),
     "FactoredJacobian.leading_eigenvalues": (
         lambda **options: jacobian().leading_eigenvalues(**options),
         {"count": 2},
@@ -170,6 +179,7 @@ def test_no_scalar_argument_is_left_out() -> None:
         ("leaky_rnn", {"batch_first": 1}, "batch_first: expected True or False, got 1"),
         ("leaky_rnn", {"batch_first": np.int64(1)}, "batch_first: expected True or False"),
         ("leaky_rnn_ntk", {"outputs": [np.bool_(True)]}, "outputs: expected 'all'"),
+        ("predict_mse", {"learning_rate": np.float64("inf")}, "learning_rate: expected a finite"),
         ("ntk", {"memory_budget": np.float64(0.5)}, "memory_budget: expected a whole number"),
         ("readout_cross_entropy", {"first": np.float32(1.5)}, "first: expected a step"),
         ("momentum_step", {"scale": np.float32("inf")}, "scale: expected a finite number"),

@@ -21,7 +21,9 @@ PUBLIC = {
     "leaky_rnn_adjoints",
     "leaky_rnn_kernel_alignment",
     "leaky_rnn_ntk",
+    "linearize",
     "ntk",
+    "predict_mse",
     "two_layer_ntk",
 }
 # What each tier's module offers to an importer.
