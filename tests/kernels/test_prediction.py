@@ -189,7 +189,7 @@ class Scaled(nn.Module):
 
 
 def test_a_scaled_network_nears_its_prediction() -> None:
-    """The distance of real training from the prediction falls as 1/α (Chizat et al. 2019, Theorem 2.2 and 2.3)."""
+    """The distance of real training from the prediction falls as 1/α (Chizat et al. 2019, Theorem 2.2)."""
     errors = []
     for scale in (10.0, 20.0, 40.0):
         module, x, y, x_test = problem()
