@@ -205,23 +205,11 @@ def test_a_measure_needs_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_lazy_distance(tmp_path: Path) -> None:
-    """It stands in the records, and nothing else of them changes."""
+    """Both runs have it."""
     outside("The lazy distance", tmp_path, "lazy")
-    printed = run("import lazy", tmp_path).splitlines()[-2:]
-    assert [line.split()[0] for line in printed] == ["0.5", "1.5"]
-    program = """
-import json, torch
-from lazy import outcome, specs
-from hpr.tasks import make_task
-from hpr.training.loop import train_pack
-plain = train_pack(specs, make_task("2AF"), device=torch.device("cpu"))
-for spec, record in zip(specs, plain, strict=True):
-    asked = outcome.records[spec.key]
-    assert 0 < asked["measures"].pop("lazy_distance") < 3
-    for name in set(record) - {"timings", "provenance"}:
-        assert asked[name] == record[name], name
-"""
-    run(program, tmp_path)
+    printed = [line.split() for line in run("import lazy", tmp_path).splitlines()[-2:]]
+    assert [gain for gain, _ in printed] == ["0.5", "1.5"]
+    assert all(0 < float(value) < 3 for _, value in printed)
 
 
 @pytest.fixture(scope="module")
