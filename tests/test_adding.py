@@ -204,6 +204,14 @@ def test_a_measure_needs_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert list(own_measures.OWN_MEASURES.items()) == [("own_x", first)]
 
 
+def test_the_lazy_distance(tmp_path: Path) -> None:
+    """Both runs have it."""
+    outside("The lazy distance", tmp_path, "lazy")
+    printed = [line.split() for line in run("import lazy", tmp_path).splitlines()[-2:]]
+    assert [gain for gain, _ in printed] == ["0.5", "1.5"]
+    assert all(0 < float(value) < 3 for _, value in printed)
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The figure's package of the page, built offline and installed into a folder."""

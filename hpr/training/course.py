@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
-from hpr.training.evaluation import Diverged, Evaluation, evaluation
+from hpr.training.evaluation import Diverged, Evaluation, evaluation, not_finite
 from hpr.training.pack import Pack
 
 
@@ -20,7 +20,8 @@ class Course:
     """The state of a run besides its weights, which are in the pack that trains.
 
     `status` and `curves` are those of the run's record. `trained` is a pack of this one network, set when its training
-    has ended. `evaluation` is made before training where the specification asks for a trajectory.
+    has ended. `evaluation` is made before training where the specification asks for a trajectory. `lazy_distance` is
+    set after training where it is asked for.
     """
 
     spec: RunSpec
@@ -30,6 +31,7 @@ class Course:
     trained: Pack | None = None
     evaluation: Evaluation | None = None
     trajectory: dict[str, list[float | None]] = field(default_factory=dict)
+    lazy_distance: float | None = None
 
     def start(self, task: Task, initial: Pack) -> None:
         """Evaluate the untrained network, the first point of a trajectory; `initial` holds this one network."""
@@ -96,6 +98,10 @@ class Course:
                 name: measures[name if name in measures else f"{name}_final"] for name in names
             }
             self.extend(self.iterations, final)
+        if self.lazy_distance is not None:
+            own = {"lazy_distance": self.lazy_distance}
+            measures |= own
+            flags += not_finite(own)
         measures["final_loss"] = self.curves["loss"][-1]
         if "accuracy" in self.curves:
             measures["final_accuracy"] = self.curves["accuracy"][-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -92,12 +93,7 @@ class Evaluation:
         ]
         for name, own in OWN_MEASURES.items():
             measures[name] = float(own(*states))
-        flags = [
-            f"{name} is {'infinite' if math.isinf(value) else 'not a number'}"
-            for name, value in measures.items()
-            if not math.isfinite(value)
-        ]
-        return measures, flags
+        return measures, not_finite(measures)
 
     def _of_kernel(self, K: Tensor) -> dict[str, float]:
         return {
@@ -124,6 +120,15 @@ class Evaluation:
         H = rates(pack, self.x[None], self.spec)[0]
         _finite("rates", H)
         return H[:, 0] if self.task.frozen else H[-1]
+
+
+def not_finite(measures: Mapping[str, float]) -> list[str]:
+    """A flag for each measure that is not a finite number."""
+    return [
+        f"{name} is {'infinite' if math.isinf(value) else 'not a number'}"
+        for name, value in measures.items()
+        if not math.isfinite(value)
+    ]
 
 
 def _finite(name: str, *tensors: Tensor) -> None:

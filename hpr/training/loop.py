@@ -22,7 +22,8 @@ from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
 from hpr.training.course import Course, checkpoints, finite_or_none
 from hpr.training.initial import initial_pack
-from hpr.training.pack import Pack, Weights
+from hpr.training.lazy_distance import lazy_distances
+from hpr.training.pack import Pack, Weights, lanes
 from hpr.training.step import Step
 from hpr.training.trials import WINDOW
 from hpr.training.weights import decoded, encoded
@@ -58,12 +59,14 @@ def train_pack(
     device: torch.device,
     progress: Callable[[int], None] = lambda iterations: None,
     teachers: Mapping[str, Record] | None = None,
+    lazy_distance: bool = False,
 ) -> list[Record]:
     """Train runs of one shape together; return each one's record, in order (see `hpr.experiment.record`).
 
     `progress(k)` is called as iterations pass, with the k iterations since the last call. `teachers` holds records by
     key, in which the runs' teachers are looked up; a teacher without a record there is trained here first, with the
-    same result.
+    same result. With `lazy_distance` the linearised networks are trained too, which about doubles the cost, and the
+    measures have the value of `hpr.training.lazy_distance`; nothing else of a record changes.
 
     Raises:
         ValueError: the runs are of several shapes, the task is not theirs (its content too: see `hpr.experiment.bind`),
@@ -86,6 +89,8 @@ def train_pack(
             "pack": len(specs),
             "training_s": round((time.perf_counter() - clock) / len(specs), 3),
         }
+        if lazy_distance:
+            _compare_with_linearised(courses, task, initial)
         return [
             _record(course, task, initial.select([index]), source, shared)
             for index, course in enumerate(courses)
@@ -138,6 +143,23 @@ def _pretrained(
     return found
 
 
+def _compare_with_linearised(courses: Sequence[Course], task: Task, initial: Pack) -> None:
+    """Measure the lazy distance of each run that has not diverged."""
+    trained = {i: course.trained for i, course in enumerate(courses) if course.trained is not None}
+    if not trained:
+        return
+    ended = [courses[i] for i in trained]
+    distances = lazy_distances(
+        [course.spec for course in ended],
+        task,
+        initial.select([*trained]),
+        [*trained.values()],
+        [course.iterations for course in ended],
+    )
+    for course, distance in zip(ended, distances, strict=True):
+        course.lazy_distance = distance
+
+
 def _record(
     course: Course,
     task: Task,
@@ -182,7 +204,7 @@ def _train(courses: list[Course], task: Task, pack: Pack, progress: Callable[[in
     """Train until every run has ended, window by window."""
     spec = courses[0].spec
     active = list(courses)
-    trainer = new_trainer(pack.select(_lanes(range(len(active)))), spec, task)
+    trainer = new_trainer(pack.select(lanes(range(len(active)))), spec, task)
     # The first and the last point of a trajectory are taken before and after training.
     points = set(checkpoints(spec)) - {0, spec.iterations} if spec.checkpoints else set()
     for start in range(0, spec.iterations, WINDOW):
@@ -190,8 +212,8 @@ def _train(courses: list[Course], task: Task, pack: Pack, progress: Callable[[in
         ends = sorted({stop, *(point for point in points if start < point < stop)})
         parts = []
         for first, last in zip([start, *ends], ends, strict=False):
-            lanes = [active[i].spec for i in _lanes(range(len(active)))]
-            parts.append(trainer.window(lanes, first, last - first))
+            runs = [active[i].spec for i in lanes(range(len(active)))]
+            parts.append(trainer.window(runs, first, last - first))
             if last in points:
                 for position, course in enumerate(active):
                     course.observe(trainer.pack.select([position]), last)
@@ -210,7 +232,7 @@ def _train(courses: list[Course], task: Task, pack: Pack, progress: Callable[[in
             if not active:
                 progress(spec.iterations - stop)
                 return
-            trainer = trainer.select(_lanes(going))
+            trainer = trainer.select(lanes(going))
     for position, course in enumerate(active):
         course.trained = trainer.pack.select([position])
 
@@ -219,8 +241,3 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
     """Losses or accuracies of a window's parts, [R, count], on the CPU."""
     given = [part.cpu() for part in parts if part is not None]
     return torch.cat(given, 1) if given else None
-
-
-def _lanes(networks: Sequence[int]) -> list[int]:
-    """The networks to train, one of them twice where it is alone: MKL rounds a batched product of one otherwise."""
-    return list(networks) if len(networks) > 1 else list(networks) * 2

@@ -55,6 +55,11 @@ class Pack:
         return Pack(self.weights[index], self.readout[index], self.N_in, self.signs[index])
 
 
+def lanes(networks: Sequence[int]) -> list[int]:
+    """The networks to train, one of them twice where it is alone: MKL rounds a batched product of one otherwise."""
+    return list(networks) if len(networks) > 1 else list(networks) * 2
+
+
 def rates(pack: Pack, x: Tensor, spec: RunSpec) -> Tensor:
     """Rates of all steps, [R, T, B, N], on inputs x [R or 1, T, B, N_in]."""
     if spec.model == "leaky_rnn":

@@ -32,6 +32,8 @@ class Step:
         T, B = task.T, spec.batch
         self.spec, self.task = spec, task
         self.pack = Pack(pack.weights, on_cache_lines(pack.readout), pack.N_in, pack.signs)
+        # The weights at which gradients are taken.
+        self.at = self.pack
         self.velocity = torch.zeros_like(pack.weights)
         self.readout_velocity = on_cache_lines(torch.zeros_like(pack.readout))
         self.constraint = constraint(pack)
@@ -65,19 +67,27 @@ class Step:
 
         `x` is [R, T, B, N_in]; `targets` are [R, T, B] classes, or [R, T, B, N_out] outputs.
         """
-        readout, first = self.pack.readout, self.first
         rates = self._forward(x)  # [R, T, B, N]
-        accuracy: Tensor | None = None
-        if self.task.loss == "mse":
-            loss, dy = _mean_squared_error(readout, rates, targets, self.g, first)
-        else:
-            loss, accuracy, dy = readout_cross_entropy(rates, readout, targets, self.g, first=first)
-        backward = self._two_layer if self.spec.model == "two_layer" else self._leaky_rnn
-        backward(x, rates, dy, 1 / dy.shape[1])
+        loss, accuracy, dy = self._loss(self.pack.readout, rates, targets, self.g)
+        self._backward(x, rates, dy)
         return loss, accuracy
 
+    def _loss(
+        self, readout: Tensor, rates: Tensor, targets: Tensor, gradient: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return loss [R], accuracy [R] for classes, and K ∂loss/∂y; write K ∂loss/∂a into `gradient`."""
+        if self.task.loss == "mse":
+            loss, dy = _mean_squared_error(readout, rates, targets, gradient, self.first)
+            return loss, None, dy
+        return readout_cross_entropy(rates, readout, targets, gradient, first=self.first)
+
+    def _backward(self, x: Tensor, rates: Tensor, dy: Tensor) -> None:
+        """Take the momentum steps of all weights, from K ∂loss/∂y and K ∂loss/∂a in `g`."""
+        backward = self._two_layer if self.spec.model == "two_layer" else self._leaky_rnn
+        backward(x, rates, dy, 1 / dy.shape[1])
+
     def _forward(self, x: Tensor) -> Tensor:
-        pack, spec, N = self.pack, self.spec, self.pack.weights.shape[1]
+        pack, spec, N = self.at, self.spec, self.at.weights.shape[1]
         if spec.model == "two_layer":
             h = torch.bmm(x[:, 0], pack.weights.mT)
             return (h.relu_() if spec.activation == "relu" else h)[:, None]
@@ -95,7 +105,7 @@ class Step:
     def _leaky_rnn(self, x: Tensor, rates: Tensor, dy: Tensor, scale: float) -> None:
         weights, g, trace, spec = self.pack.weights, self.g, self.trace, self.spec
         N = weights.shape[1]
-        recurrence.sweep(self.rows, trace, weights, spec.rho, spec.activation)
+        recurrence.sweep(self.rows, trace, self.at.weights, spec.rho, spec.activation)
         counted = rates[:, self.first :].flatten(1, 2)
         self._descend(self.pack.readout, self.readout_velocity, dy, counted, scale)
         scale *= 1 - spec.rho

@@ -7,9 +7,11 @@ from hpr_kernels.tangent import (
     leaky_rnn_kernel_alignment,
     leaky_rnn_ntk,
     leaky_rnn_ntk_operator,
+    linearize,
     ntk,
     ntk_alignment,
     ntk_operator,
+    predict_mse,
     two_layer_ntk,
 )
 
@@ -23,8 +25,10 @@ __all__ = [
     "leaky_rnn_kernel_alignment",
     "leaky_rnn_ntk",
     "leaky_rnn_ntk_operator",
+    "linearize",
     "ntk",
     "ntk_alignment",
     "ntk_operator",
+    "predict_mse",
     "two_layer_ntk",
 ]

@@ -120,6 +120,29 @@ def scipy_product(one: NTKOperator | FactoredJacobian, u: Tensor) -> Tensor:
     return torch.from_numpy(one.to_scipy() @ u.numpy())
 
 
+def linearized() -> list[Tensor]:
+    net = nn.Sequential(nn.Linear(3, 9, dtype=torch.float32, device="cpu"), nn.Tanh())
+    net[0].weight = nn.Parameter(normal(9, 3, seed=1))
+    net[0].bias = nn.Parameter(normal(9, seed=2))
+    linear = hpr_kernels.linearize(net)
+    with torch.no_grad():
+        for parameter in linear.parameters():
+            parameter += 1
+    return [linear(normal(5, 3)).detach()]
+
+
+def prediction() -> list[Tensor | None]:
+    J = normal(7, 9)
+    # A product of matrices would be cast.
+    K = (J[:, None] * J).sum(-1)
+    given = (K, normal(7, seed=1), K[:2])
+    return [
+        *hpr_kernels.predict_mse(*given),
+        *hpr_kernels.predict_mse(*given, t=[0.0, 2.0]),
+        *hpr_kernels.predict_mse(*given, steps=3, learning_rate=0.01),
+    ]
+
+
 def weights(seed: int) -> dict[str, Tensor]:
     return {name: value + normal(*value.shape, seed=seed) / 50 for name, value in network().items()}
 
@@ -166,6 +189,9 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
         lambda one, u: one.leading_eigenvectors(2)[1]
     ),
     "NTKOperator.to_scipy": lambda: both_operators(scipy_product),
+    "linearize": linearized,
+    "ntk": module,
+    "predict_mse": prediction,
     "readout_cross_entropy": loss,
     "momentum_step": update,
     "place_trials": trials,

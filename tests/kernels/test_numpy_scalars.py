@@ -79,6 +79,13 @@ def operator(**options: Any) -> Tensor:
     return given @ torch.ones(given.shape[1], dtype=given.dtype)
 
 
+def prediction(**options: Any) -> Result:
+    J = torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
+    given = hpr_kernels.predict_mse(J @ J.mT, J[:, 0], J @ J.mT, steps=2, **options)
+    assert given.test is not None
+    return given.train, given.test
+
+
 def loss(**options: Any) -> Result:
     given = net()
     rates = hpr_kernels.leaky_rnn(given.x, **hidden(given), rho=0.5)[None]
@@ -161,6 +168,8 @@ CALLS: dict[str, tuple[Callable[..., Result], dict[str, Any]]] = {
         lambda **options: jacobian().leading_eigenvectors(**options),
         {"count": 2},
     ),
+    "linearize": (lambda **options: torch.zeros(()), {}),
+    "predict_mse": (prediction, {"learning_rate": 0.25}),
     "FactoredJacobian.leading_eigenvalues": (
         lambda **options: jacobian().leading_eigenvalues(**options),
         {"count": 2},
@@ -214,6 +223,7 @@ def test_no_scalar_argument_is_left_out() -> None:
         ("leaky_rnn", {"batch_first": 1}, "batch_first: expected True or False, got 1"),
         ("leaky_rnn", {"batch_first": np.int64(1)}, "batch_first: expected True or False"),
         ("leaky_rnn_ntk", {"outputs": [np.bool_(True)]}, "outputs: expected 'all'"),
+        ("predict_mse", {"learning_rate": np.float64("inf")}, "learning_rate: expected a finite"),
         ("ntk", {"memory_budget": np.float64(0.5)}, "memory_budget: expected a whole number"),
         ("readout_cross_entropy", {"first": np.float32(1.5)}, "first: expected a step"),
         ("momentum_step", {"scale": np.float32("inf")}, "scale: expected a finite number"),

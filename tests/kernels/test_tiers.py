@@ -23,9 +23,11 @@ PUBLIC = {
     "leaky_rnn_kernel_alignment",
     "leaky_rnn_ntk",
     "leaky_rnn_ntk_operator",
+    "linearize",
     "ntk",
     "ntk_alignment",
     "ntk_operator",
+    "predict_mse",
     "two_layer_ntk",
 }
 # What each tier's module offers to an importer.

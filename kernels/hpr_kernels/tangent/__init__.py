@@ -1,4 +1,4 @@
-"""Exact neural tangent kernels: of leaky recurrent networks, of two-layer networks, and of any module."""
+"""Exact neural tangent kernels of leaky recurrent networks, two-layer networks and any module, and their use."""
 
 from hpr_kernels.tangent.alignment import leaky_rnn_kernel_alignment
 from hpr_kernels.tangent.kernel import leaky_rnn_ntk
@@ -14,8 +14,15 @@ __all__ = [
     "leaky_rnn_kernel_alignment",
     "leaky_rnn_ntk",
     "leaky_rnn_ntk_operator",
+    "linearize",
     "ntk",
     "ntk_alignment",
     "ntk_operator",
+    "predict_mse",
     "two_layer_ntk",
+__all__ = [
+from hpr_kernels.tangent.linearized import linearize
+from hpr_kernels.tangent.module import ntk
+from hpr_kernels.tangent.prediction import predict_mse
+from hpr_kernels.tangent.two_layer import two_layer_ntk
 ]
