@@ -29,7 +29,7 @@ COMMANDS = {
     "tables": Command("benchmarks.tables", "measure all of docs/benchmarks.md and write it"),
 }
 PEERS = {
-    "ntk": Command("benchmarks.peers.ntk_table", "the exact NTK by torch, jax and neural-tangents"),
+    "ntk": Command("benchmarks.peers.ntk_table", "the exact NTK by torch, jax and other libraries"),
     "training": Command("benchmarks.peers.training_table", "one SGD iteration of a pack by torch"),
     "tasks": Command("benchmarks.peers.trials_table", "trials of the paper's tasks by NeuroGym"),
 }

@@ -1,162 +1,201 @@
-"""Runs one method of the exact NTK in a process of its own, or says why it does not run."""
+"""Measures one method of the exact NTK in a process of its own."""
 
 from __future__ import annotations
 
+import json
+import math
 import multiprocessing
-import resource
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.peers.ntk_environments import ROOT, folder_of_curvlinops, python_of_jax
 from benchmarks.peers.ntk_methods import METHODS
-from benchmarks.suites.calls import ntk_call
-from benchmarks.suites.cases import RHO, NetworkShape, draw_network
-from benchmarks.suites.measure import seconds
+from benchmarks.peers.ntk_models import Model
+from benchmarks.peers.ntk_stages import repeats_within, staged, timed
 from hpr_kernels.testing import relative_error
 
-# Packages of the environment in which jax and neural-tangents run.
-NEEDS = ("neural-tangents==0.6.5", "jax==0.4.30", "jaxlib==0.4.30")
-# Methods of that environment, by the names that its script knows.
+# Methods of jax, by the ways that `ntk_jax.py` knows; the fastest is what the table has.
 IN_JAX = {
-    "jax jacrev": "JACREV",
-    "neural-tangents Jacobians": "JACOBIAN_CONTRACTION",
-    "neural-tangents structured": "STRUCTURED_DERIVATIVES",
+    "jax jacrev": {"1 at a time": "jacrev", "all at once": "jacrev of all"},
+    "neural-tangents Jacobians": {"": "JACOBIAN_CONTRACTION"},
+    "neural-tangents NTK-vector": {"": "NTK_VECTOR_PRODUCTS"},
+    "neural-tangents structured": {"": "STRUCTURED_DERIVATIVES"},
 }
+ALL_METHODS = (*METHODS, *IN_JAX)
+OURS = "this engine"
 # Kernels of more rows are not compared with one in fp64.
 MOST_ROWS = 4000
-# A method that needs more bytes is left out.
-MOST_BYTES = 12e9
-# Multiply-adds per second that a method is assumed to reach, to leave out what would take too long: far fewer than a
-# matrix product reaches.
-SLOWEST = {
-    "J Jᵀ alone": 5e10,
-    "torch.func jacrev": 2e10,
-    "torch.func NTK-vector": 1e10,
-    "the authors' loop": 1.5e9,
-    "jax jacrev": 2e10,
-    "neural-tangents Jacobians": 3e10,
-    "neural-tangents structured": 8e8,
-}
 
 
 class Measurement(NamedTuple):
-    """Median seconds of a call, its peak of memory in bytes, and the kernel's relative error where it is known."""
+    """A method at its fastest setting."""
 
-    median: float
+    # Seconds of a call: a median, or a forecast from `forecast_from` examples.
+    seconds: float
+    # Bytes of the peak of memory beside the kernel.
     peak: float
-    error: float | None
+    # Times as long as this engine, in turns in one process; None where the two did not share one.
+    ratio: float | None
+    # The kernel that was computed, of all examples or of the first few.
+    kernel: Tensor
+    # The number of examples measured where that is not all of them.
+    forecast_from: int | None = None
+    setting: str = ""
 
 
-def attempt(method: str, shape: NetworkShape, repeats: int, limit: float) -> Measurement | str:
-    """What was measured, or why nothing was; `limit` is the seconds that a call may take."""
-    expected, memory = forecast(method, shape)
-    if expected > limit or memory > MOST_BYTES:
-        return f"left out: about {expected:.0f} s, {memory / 1e9:.0f} GB"
-    repeats = repeats if expected < 5 else 1
-    if method in IN_JAX:
-        try:
-            return measure_in_jax(IN_JAX[method], shape, repeats)
-        except RuntimeError as failed:
-            return f"failed: {failed}"
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    child = context.Process(target=measure_here, args=(method, shape, repeats, results))
-    child.start()
-    child.join()
-    return f"failed: exit {child.exitcode}" if child.exitcode else results.get()
+def applies(method: str, model: Model) -> bool:
+    """Whether a method is for networks of this kind."""
+    return method in IN_JAX or model.shape is not None or not METHODS[method].leaky
 
 
-def forecast(method: str, shape: NetworkShape) -> tuple[float, float]:
-    """Seconds and bytes that a method will need, roughly."""
-    if method == "this engine":
-        return 0.0, 0.0
-    M, P, N, T, B = float(shape.rows), shape.weights, shape.N, shape.T, shape.B
-    # Reverse sweeps of all rows, and the product of the Jacobian with its transpose.
-    sweeps, product = M * T * P, M**2 * P
-    memory = 2 * 4.0 * M * P
-    if method == "torch.func NTK-vector":
-        work, memory = M * B * T * N**2, 4.0 * M * B * N * T
-    elif method == "J Jᵀ alone":
-        work, memory = product, 4.0 * M * P
-    elif method == "the authors' loop":
-        # Each cat copies the rows before it.
-        work = sweeps + product / 2
-    else:
-        work = sweeps + product
-        if method == "torch.func jacrev":
-            memory = 3 * 4.0 * M * P
-    return work / SLOWEST[method], memory
+def attempt(method: str, model: Model, repeats: int, limit: float) -> Measurement | str:
+    """What was measured by the fastest setting, or why nothing was; `limit` is the seconds that a call may take."""
+    found = []
+    # Without its times in full there would be nothing to compare with. Its memory has a budget.
+    limit = math.inf if method == OURS else limit
+    try:
+        if method in IN_JAX:
+            for setting, way in IN_JAX[method].items():
+                one = measure_in_jax(way, model, repeats, limit)
+                found.append(one._replace(setting=setting))
+        else:
+            for number in METHODS[method].settings:
+                one = measure_in_torch(method, number, model, repeats, limit)
+                found.append(one._replace(setting=setting_of(method, number)))
+    except RuntimeError as failed:
+        return f"failed: {failed}"
+    return min(found, key=lambda one: one.seconds)
 
 
-def measure_here(
-    method: str, shape: NetworkShape, repeats: int, results: multiprocessing.Queue
-) -> None:
-    """Runs in a child process: puts the method's measurement in `results`.
-
-    The peak is that of resident memory over what it was before the first call, less the kernel.
-    """
-    call = METHODS[method](shape)
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    K = call()
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) * 1024 - K.nbytes
-    median = statistics.median(seconds(call) for _ in range(repeats))
-    error = None if method == "J Jᵀ alone" else error_of(K, shape)
-    results.put(Measurement(median, peak, error))
+def setting_of(method: str, number: int | None) -> str:
+    """A setting in words; the only one of a method needs none."""
+    if len(METHODS[method].settings) == 1:
+        return ""
+    return "all at once" if number is None else f"{number} at a time"
 
 
-def measure_in_jax(implementation: str, shape: NetworkShape, repeats: int) -> Measurement:
-    """Measure jax or neural-tangents by `ntk_neural_tangents.py`, in their own environment.
+def measure_in_torch(
+    method: str, setting: int | None, model: Model, repeats: int, limit: float
+) -> Measurement:
+    """Measure a method of torch in a child process.
 
     Raises:
         RuntimeError: it failed, or cannot be installed.
     """
-    x, W, U, w = (value.numpy() for value in draw_network(shape))
-    script = str(Path(__file__).with_name("ntk_neural_tangents.py"))
+    if method == "curvlinops":
+        folder_of_curvlinops()
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
-        paths = [f"{folder}/given.npz", f"{folder}/kernel.npy"]
-        np.savez(
-            paths[0], x=x, W=W, U=U, w=w, rho=RHO, last=shape.outputs == "last", readout=shape.readout
-        )  # fmt: skip
+        path = f"{folder}/kernel.npy"
+        child = context.Process(
+            target=measure_here, args=(method, setting, model, repeats, limit, path, results)
+        )
+        child.start()
+        child.join()
+        if child.exitcode:
+            raise RuntimeError(f"exit {child.exitcode}")
+        examples, seconds, peak, ratio = results.get()
+        return measurement(model, examples, seconds, peak, ratio, path)
+
+
+def measure_here(
+    method: str,
+    setting: int | None,
+    model: Model,
+    repeats: int,
+    limit: float,
+    path: str,
+    results: multiprocessing.Queue,
+) -> None:
+    """Runs in a child process: writes the kernel, and puts the other numbers in `results`.
+
+    Memory is measured first. Then the method and this engine are timed in turns.
+    """
+    if method == "curvlinops":
+        # At the end, so that nothing that is installed here is replaced.
+        sys.path.append(folder_of_curvlinops())
+    module, x = model.drawn()
+    prepare = METHODS[method].prepare
+
+    def call_of(b: int) -> Callable[[], Tensor]:
+        return prepare(module, x[:b], setting)
+
+    found = staged(call_of, len(x), limit)
+    np.save(path, found.kernel.numpy())
+    seconds, ratio = found.seconds, None
+    if found.examples == len(x):
+        rounds = repeats_within(repeats, found.seconds)
+        call = call_of(len(x))
+        ours = METHODS[OURS].prepare(*model.drawn(), None)
+        if method == OURS:
+            times = [(timed(call),) * 2 for _ in range(rounds)]
+        else:
+            ours()
+            times = [(timed(call), timed(ours)) for _ in range(rounds)]
+        seconds = statistics.median(theirs for theirs, _ in times)
+        ratio = statistics.median(theirs / mine for theirs, mine in times)
+    results.put((found.examples, seconds, found.peak, ratio))
+
+
+def measure_in_jax(way: str, model: Model, repeats: int, limit: float) -> Measurement:
+    """Measure jax or neural-tangents by `ntk_jax.py`, in their own environment.
+
+    Raises:
+        RuntimeError: it failed, or cannot be installed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        given, path = f"{folder}/given.npz", f"{folder}/kernel.npy"
+        export(model, given)
+        numbers = map(str, (repeats, limit, torch.get_num_threads()))
         child = subprocess.run(
-            [environment(), script, *paths, implementation, str(repeats)],
-            capture_output=True, text=True,
+            [python_of_jax(), "-m", "benchmarks.peers.ntk_jax", given, path, way, *numbers],
+            capture_output=True, text=True, cwd=ROOT,
         )  # fmt: skip
         if child.returncode:
-            lines = child.stderr.strip().splitlines() or ["nothing on standard error"]
+            lines = child.stderr.strip().splitlines() or [f"exit {child.returncode}"]
             raise RuntimeError(
                 next((line for line in reversed(lines) if "Error" in line), lines[-1])
             )
-        median, peak = (float(word) for word in child.stdout.split())
-        error = error_of(torch.from_numpy(np.load(paths[1])), shape)
-    return Measurement(median, peak, error)
+        examples, seconds, peak = child.stdout.splitlines()[-1].split()
+        return measurement(model, int(examples), float(seconds), float(peak), None, path)
 
 
-def error_of(K: Tensor, shape: NetworkShape) -> float | None:
-    """The relative error of a kernel against this engine's in fp64, which the tests compare with `torch.func`."""
-    if shape.rows > MOST_ROWS:
+def export(model: Model, path: str, dtype: torch.dtype = torch.float32) -> None:
+    """Write the inputs, the weights by name, and which function takes them, for `ntk_jax.py`."""
+    module, x = model.drawn(dtype)
+    about = json.dumps({"function": model.function, "settings": model.settings})
+    given: dict[str, Any] = {"x": x.numpy(), "about": about}
+    given |= {name: value.detach().numpy() for name, value in module.named_parameters()}
+    np.savez(path, **given)
+
+
+def measurement(
+    model: Model, examples: int, seconds: float, peak: float, ratio: float | None, path: str
+) -> Measurement:
+    """From what a child process found, and the kernel that it wrote."""
+    K = torch.from_numpy(np.load(Path(path)))
+    whole = examples == len(model.inputs())
+    return Measurement(seconds, peak, ratio, K, None if whole else examples)
+
+
+def exact_kernel(model: Model) -> Tensor | None:
+    """K in fp64 by this engine, which the tests compare with `torch.func`; None where it has too many rows."""
+    module, x = model.drawn(torch.float64)
+    if len(x) * module(x[:1]).numel() > MOST_ROWS:
         return None
-    return relative_error(K, ntk_call(shape, dtype=torch.float64)())
+    return METHODS[OURS].prepare(module, x, None)()
 
 
-def environment() -> str:
-    """The Python that has jax and neural-tangents; its environment is made where it is missing.
-
-    It lies beside `benchmarks/`, because a source distribution takes whatever lies in that folder.
-    """
-    folder = Path(__file__).parents[2] / ".venv-neural-tangents"
-    python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        if subprocess.run([str(python), "-m", "pip", "install", "--quiet", *NEEDS]).returncode:
-            # Otherwise an unfinished environment would be taken for a finished one the next time.
-            shutil.rmtree(folder)
-            raise RuntimeError(f"expected to install {', '.join(NEEDS)}")
-    return str(python)
+def error_of(K: Tensor, exact: Tensor) -> float:
+    """The relative error of a kernel, of all examples or of the first ones."""
+    return relative_error(K, exact[: len(K), : len(K)])

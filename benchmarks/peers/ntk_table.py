@@ -1,35 +1,51 @@
-"""The exact NTK of a leaky recurrent network by every method that torch and jax offer, in one table.
+"""The exact NTK of several networks by every method that torch and jax offer, in one table.
 
-    python -m benchmarks peers ntk [--shapes 2AF sMNIST …] [--methods …] [--repeats 5] [--limit 120]
+    python -m benchmarks peers ntk [--models perceptron GRU …] [--methods …] [--repeats 5] [--limit 120]
 
-`ntk_methods.py` describes the methods of torch. jax (jacrev, then contraction) and neural-tangents (its contraction of
-Jacobians, and its structured derivatives) run in an environment that is made on first use. Columns: median time, error
-against this engine in fp64, and the peak of resident memory beside the result. Each method runs in a process of its
-own. A method that would take longer than --limit seconds per call, or more than 12 GB, is left out; its row says so.
+`ntk_models.py` has the networks, and `ntk_methods.py` describes the methods of torch. jax (jacrev, then contraction)
+and neural-tangents (its three implementations) run in an environment that is made on first use, and so does curvlinops.
+Every method runs in a process of its own with as many threads as torch takes by default. The methods beside this engine
+are called with one, two and four examples first. Where these say that a call with all examples would take longer than
+--limit seconds or 12 GB, the row has the forecast after "≈". A method with settings is measured by each, and its row
+names the fastest.
+
+Columns: the median time of a call; the median of its ratios to this engine, the two called in turns in one process (a
+process of jax has no torch, so there the medians are divided); the error against this engine in fp64; the peak of
+resident memory beside the result, over what it was after a call with one example. Timed calls stop after 30 seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 
+from torch import Tensor
+
 from benchmarks.markdown import heading, row
 from benchmarks.options import duration
-from benchmarks.peers.ntk_methods import METHODS
-from benchmarks.peers.ntk_runs import IN_JAX, attempt
-from benchmarks.suites.cases import SHAPES
+from benchmarks.peers.ntk_models import MODELS
+from benchmarks.peers.ntk_runs import (
+    ALL_METHODS,
+    OURS,
+    Measurement,
+    applies,
+    attempt,
+    error_of,
+    exact_kernel,
+)
 from hpr.command_line import Parser, positive
 
-ALL_METHODS = (*METHODS, *IN_JAX)
+# Further leaky networks are measured when they are named.
+USUAL = ("perceptron", "CNN", "transformer", "GRU", "embedding", "2AF", "sMNIST")
 HEADING = heading(
-    "shape", "rows", "method", "median ms", "times this engine", "relative error",
+    "model", "rows", "method", "median ms", "times this engine", "relative error",
     "MiB beside the result",
 )  # fmt: skip
 
 
 def add_arguments(parser: Parser) -> None:
-    """Which shapes and methods, and how long."""
-    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
-    parser.add_argument("--methods", nargs="+", choices=ALL_METHODS, default=ALL_METHODS)
+    """Which networks and methods, and how long."""
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(USUAL))
+    parser.add_argument("--methods", nargs="+", choices=ALL_METHODS, default=list(ALL_METHODS))
     parser.add_argument("--repeats", type=positive, default=5, help="timed calls (5)")
     parser.add_argument("--limit", type=duration, default=120.0, help="seconds per call (120)")
 
@@ -37,16 +53,39 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Measure, and print a Markdown table."""
     print(HEADING)
-    for name in arguments.shapes:
-        shape = SHAPES[name]
-        first = None
+    for name in arguments.models:
+        model = MODELS[name]
+        exact = exact_kernel(model)
+        ours = attempt(OURS, model, arguments.repeats, arguments.limit)
         for method in arguments.methods:
-            found = attempt(method, shape, arguments.repeats, arguments.limit)
-            if isinstance(found, str):
-                print(row(name, shape.rows, method, found, "", "", ""), flush=True)
+            if not applies(method, model):
                 continue
-            first = found.median if first is None else first
-            error = "" if found.error is None else f"{found.error:.1e}"
-            times = f"{found.median / first:.1f}"
-            cells = f"{found.median * 1e3:.1f}", times, error, f"{found.peak / 2**20:.0f}"
-            print(row(name, shape.rows, method, *cells), flush=True)
+            found = ours if method == OURS else attempt(
+                method, model, arguments.repeats, arguments.limit
+            )  # fmt: skip
+            module, x = model.drawn()
+            rows = module(x).numel()
+            print(row(name, rows, *measured_cells(method, found, ours, exact)), flush=True)
+
+
+def measured_cells(
+    method: str, found: Measurement | str, ours: Measurement | str, exact: Tensor | None
+) -> tuple[str, ...]:
+    """The cells of a row after the model and its rows."""
+    if isinstance(found, str):
+        return method, found, "", "", ""
+    named = f"{method}, {found.setting}" if found.setting else method
+    about = "" if found.forecast_from is None else "≈ "
+    ratio = found.ratio
+    if ratio is None and isinstance(ours, Measurement):
+        ratio = found.seconds / ours.seconds
+    error = ""
+    if exact is not None and method != "J Jᵀ alone":
+        error = f"{error_of(found.kernel, exact):.1e}"
+    return (
+        named,
+        f"{about}{found.seconds * 1e3:.1f}",
+        "" if ratio is None else f"{about}{ratio:.1f}",
+        error,
+        f"{about}{found.peak / 2**20:.0f}",
+    )

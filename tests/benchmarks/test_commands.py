@@ -117,7 +117,7 @@ def test_what_a_command_cannot_do_is_one_line(
         (["peers", "training", "--task", "sDigits"], "--task: expected one with a class at every"),
         (["peers", "training", "--task", "nope"], "--task: version must be"),
         (["peers", "training", "--networks", "0"], "argument --networks: expected an integer"),
-        (["peers", "ntk", "--shapes", "3AF"], "argument --shapes: invalid choice: '3AF'"),
+        (["peers", "ntk", "--models", "3AF"], "argument --models: invalid choice: '3AF'"),
         (["peers", "ntk", "--limit", "inf"], "argument --limit: expected a positive number"),
         (["planner", "--shapes", "0"], "argument --shapes: expected an integer"),
         (["planner", "--seed", "-1"], "argument --seed: expected"),

@@ -1,4 +1,4 @@
-"""The comparisons: all methods give one kernel and one training; the planner times orders; every launch has a floor."""
+"""The comparisons: all methods give one training; the planner times orders; every launch has a floor."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import pytest
 import torch
 
 from benchmarks import gpu, planner
-from benchmarks.peers import ntk_runs
-from benchmarks.peers.ntk_methods import METHODS
 from benchmarks.peers.training_methods import difference, training_methods
 from benchmarks.suites.calls import ntk_call
 from benchmarks.suites.cases import SHAPES, NetworkShape, figure_1_pack, pack_of_runs
@@ -23,42 +21,7 @@ from hpr_kernels.testing import relative_error
 SMALL = {
     "all": NetworkShape(3, 4, 2, 3, "all", N=7),
     "last": NetworkShape(3, 4, 2, 3, "last", N=7),
-    "hidden": NetworkShape(3, 2, 2, 3, "last", N=7, readout=False),
 }
-
-
-# torch.func.jvp imports decompositions that torch scripts, and some releases warn of scripting.
-@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
-@pytest.mark.parametrize("shape", SMALL.values(), ids=SMALL)
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "J Jᵀ alone"])
-def test_every_method_has_the_same_kernel(method: str, shape: NetworkShape) -> None:
-    K = METHODS[method](shape)()
-    assert K.shape == (shape.rows, shape.rows)
-    error = ntk_runs.error_of(K, shape)
-    assert error is not None
-    assert error < 1e-5
-
-
-@pytest.mark.parametrize("shape", SMALL.values(), ids=SMALL)
-def test_the_product_alone_is_of_the_jacobians_size(shape: NetworkShape) -> None:
-    assert METHODS["J Jᵀ alone"](shape)().shape == (shape.rows, shape.rows)
-
-
-def test_a_kernel_of_too_many_rows_is_not_compared() -> None:
-    assert ntk_runs.error_of(torch.empty(0), SHAPES["large"]) is None
-
-
-def test_a_method_is_measured_in_a_process_of_its_own() -> None:
-    found = ntk_runs.attempt("torch.func jacrev", SMALL["all"], repeats=2, limit=100.0)
-    assert isinstance(found, ntk_runs.Measurement)
-    assert found.median > 0
-    assert found.error is not None
-    assert found.error < 1e-5
-
-
-def test_a_method_that_would_take_too_long_is_left_out() -> None:
-    said = ntk_runs.attempt("the authors' loop", SHAPES["sMNIST"], repeats=5, limit=100.0)
-    assert said == "left out: about 139 s, 2 GB"
 
 
 def test_every_method_trains_the_same_networks() -> None:

@@ -131,7 +131,7 @@ def test_the_page_has_the_sentences_of_its_generator(tmp_path: Path) -> None:
     assert page.startswith(f"{title}\n|  |  |\n|---|---|\n")
     for row in rows.splitlines():
         assert f"\n{row.split(' | ')[0]} | " in page
-    for section in tables.sections(["2AF", "sMNIST"], 1.0):
+    for section in tables.sections(ntk_table.USUAL, 1.0):
         assert f"\n{section.preface}\n" in page
     for heading in (ntk_table.HEADING, trials_table.HEADING):
         assert f"\n\n{heading}\n" in page
@@ -148,7 +148,7 @@ def test_the_page_has_the_sentences_of_its_generator(tmp_path: Path) -> None:
     [
         (["--seconds", "0"], "--seconds: expected a positive number of seconds, got '0'"),
         (["--seconds", "nan"], "--seconds: expected a positive number of seconds, got 'nan'"),
-        (["--shapes", "3AF"], "--shapes: invalid choice: '3AF'"),
+        (["--models", "3AF"], "--models: invalid choice: '3AF'"),
         (["--out", "/nowhere/benchmarks.md"], "--out: expected a file in a folder that exists"),
     ],
 )
