@@ -190,7 +190,6 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
     ),
     "NTKOperator.to_scipy": lambda: both_operators(scipy_product),
     "linearize": linearized,
-    "ntk": module,
     "predict_mse": prediction,
     "readout_cross_entropy": loss,
     "momentum_step": update,

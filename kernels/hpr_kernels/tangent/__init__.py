@@ -1,12 +1,14 @@
-"""Exact neural tangent kernels of leaky recurrent networks, two-layer networks and any module, and their use."""
+"""Exact neural tangent kernels: of leaky recurrent networks, of two-layer networks, and of any module."""
 
 from hpr_kernels.tangent.alignment import leaky_rnn_kernel_alignment
 from hpr_kernels.tangent.kernel import leaky_rnn_ntk
 from hpr_kernels.tangent.linear_operator import NTKOperator
+from hpr_kernels.tangent.linearized import linearize
 from hpr_kernels.tangent.module import ntk
 from hpr_kernels.tangent.module_alignment import ntk_alignment
 from hpr_kernels.tangent.module_operator import ntk_operator
 from hpr_kernels.tangent.network_operator import leaky_rnn_ntk_operator
+from hpr_kernels.tangent.prediction import predict_mse
 from hpr_kernels.tangent.two_layer import two_layer_ntk
 
 __all__ = [
@@ -20,9 +22,4 @@ __all__ = [
     "ntk_operator",
     "predict_mse",
     "two_layer_ntk",
-__all__ = [
-from hpr_kernels.tangent.linearized import linearize
-from hpr_kernels.tangent.module import ntk
-from hpr_kernels.tangent.prediction import predict_mse
-from hpr_kernels.tangent.two_layer import two_layer_ntk
 ]
