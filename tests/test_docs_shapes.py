@@ -51,7 +51,7 @@ def tensors(name: str, sizes: dict[str, int]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("second", [False, True], ids=["x1 alone", "x1 and x2"])
 @pytest.mark.parametrize(
-    "name", sorted({*shapes()} - {"FactoredJacobian", "FactoredJacobian.plan"})
+    "name", sorted({*shapes()} - {"FactoredJacobian", "FactoredJacobian.plan", "from_rnn"})
 )
 def test_the_table_of_shapes_is_right(name: str, second: bool) -> None:
     """Called with arguments of the shapes in the table, each function returns the shapes beside them."""
@@ -67,7 +67,8 @@ def test_the_table_of_shapes_is_right(name: str, second: bool) -> None:
     if name == "ntk":
         given["module"] = torch.nn.Linear(AXES["d"], AXES["N_out"]).double()
     if name == "leaky_rnn_kernel_alignment":
-        weights = {group: given.pop(group) for group in ("recurrent", "input", "readout")}
+        groups = ("recurrent", "input", "bias", "readout")
+        weights = {group: given.pop(group) for group in groups}
         given |= {"before": weights, "after": {group: 2 * W for group, W in weights.items()}}
     of, _, method = name.partition(".")
     function = getattr(hpr_kernels, of)
@@ -78,3 +79,11 @@ def test_the_table_of_shapes_is_right(name: str, second: bool) -> None:
     for reduce, axes in re.findall(r"(?:(full|diagonal|trace) )?\[([^\]]*)\]", shapes()[name][1]):
         got = function(**given, **({"reduce": reduce} if reduce else {}))
         assert list(got.shape) == sized(axes, sizes), reduce
+
+
+def test_the_weights_of_a_module_have_the_shapes_in_the_table() -> None:
+    given = hpr_kernels.from_rnn(torch.nn.RNN(AXES["N_in"], AXES["N"]))
+    wanted = {name: sized(axes, AXES) for name, axes in SHAPE.findall(shapes()["from_rnn"][1])}
+    assert {
+        name: list(W.shape) for name, W in given.items() if isinstance(W, torch.Tensor)
+    } == wanted

@@ -17,6 +17,7 @@ from hpr_kernels import internal
 
 PUBLIC = {
     "FactoredJacobian",
+    "from_rnn",
     "leaky_rnn",
     "leaky_rnn_adjoints",
     "leaky_rnn_kernel_alignment",

@@ -56,10 +56,10 @@ CALLS = {
 }
 # Every value that is right, and one that is wrong.
 RIGHT = {
-    "activation": ("'relu'", "'linear'"),
+    "activation": ("'relu'", "'tanh'", "'linear'"),
     "precision": ("'ieee'", "'tf32x3'", "'tf32'"),
     "outputs": ("'all'", "'last'", "[0, 2]"),
-    "parameters": ("None", "('recurrent',)", "['input', 'readout']"),
+    "parameters": ("None", "('recurrent',)", "['input', 'bias', 'readout']"),
     "reduce": ("'full'", "'trace'", "'diagonal'"),
     "order": ("'auto'", "'hadamard'", "'propagate'", "'dense'"),
 }
@@ -72,7 +72,7 @@ WRONG = {
     "order": "'best'",
 }
 # Weights go by keyword, and torch's own argument is no argument here.
-REFUSED = ("leaky_rnn(t, t, t, 0.5)", "leaky_rnn(t, recurrent=t, input=t, rho=0.5, bias=t)")
+REFUSED = ("leaky_rnn(t, t, t, 0.5)", "leaky_rnn(t, recurrent=t, input=t, rho=0.5, hx=t)")
 
 CONFIGURATION = f"""
 [mypy]
