@@ -32,8 +32,8 @@ def from_rnn(module: nn.RNN | nn.RNNCell) -> RecurrentArguments:
     The module has two biases, b_ih and b_hh, of which b is the sum. Their gradients are equal, so the kernel by all
     four parameters of the module counts the group "bias" twice: with `given = from_rnn(module)` it is
     `leaky_rnn_ntk(x, **given, readout=w) + leaky_rnn_ntk(x, **given, readout=w, parameters=("bias",))`.
-    `leaky_rnn_kernel_alignment`, which is no sum, needs b_hh as the weights of one more input that is 1 at every step:
-    x with a column of ones, W_x with b_hh as its last column, and b_ih alone as the bias.
+    An alignment does not split into such a sum. For it, give b_hh as the weights of one more input that is 1 at every
+    step: append a column of ones to x and the column b_hh to W_x, and give b_ih alone as the bias.
 
     Args:
         module: an `nn.RNN` of one layer and one direction, or an `nn.RNNCell`; nonlinearity "relu" or "tanh", with
@@ -44,7 +44,7 @@ def from_rnn(module: nn.RNN | nn.RNNCell) -> RecurrentArguments:
         [N], b_ih + b_hh, or None; rho = 0.0; activation; batch_first, as the module has it, False for a cell.
 
     Raises:
-        TypeError: `module` is no `nn.RNN` and no `nn.RNNCell`.
+        TypeError: `module` is neither an `nn.RNN` nor an `nn.RNNCell`.
         ValueError: the module has several layers, two directions or dropout, which torch ignores in one layer.
     """
     if not isinstance(module, nn.RNN | nn.RNNCell):

@@ -41,10 +41,10 @@ def checked_networks(
         checks.tensor("readout", readout, (recurrent.dim(),), like=x)
         symbol = "[R, N_out, N]" if packed else "[N_out, N]"
         checks.shape("readout", readout, (*pack, None, N), symbol)
-    known = tuple(group for group in checks.GROUPS if weights.get(group) is not None)
-    for group in known:
-        checks.finite(group, weights[group])  # type: ignore[arg-type]
-    chosen = checks.groups(parameters, known)
+    given = {group: value for group in checks.GROUPS if (value := weights.get(group)) is not None}
+    for group, value in given.items():
+        checks.finite(group, value)
+    chosen = checks.groups(parameters, tuple(given))
     checks.steps(outputs, x.shape[-2 if batch_first else -3])
     check_precision(precision)
     if not packed:

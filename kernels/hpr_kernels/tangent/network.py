@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -140,10 +140,10 @@ class NetworkPack:
         """Packs of at most `size` networks, each with its place in this pack."""
         for start in range(0, len(self.recurrent), size):
             some = slice(start, start + size)
-            weights = {
+            weights: dict[str, Any] = {
                 name: None if value is None else value[some] for name, value in self.weights.items()
             }
-            yield some, replace(self, **weights)  # type: ignore[arg-type]
+            yield some, replace(self, **weights)
 
     def examples(self, x: Tensor, memory_budget: int) -> int:
         """How many examples fit in half of the budget with their adjoints and a copy, for rows and for columns of K.

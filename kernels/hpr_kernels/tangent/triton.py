@@ -33,13 +33,13 @@ def alignment_sums(
 
     None if one example of all networks exceeds the budget.
     """
-    weights = {
+    weights: dict[str, Any] = {
         group: None
         if old is None or (new := after.weights[group]) is None
         else torch.cat([old, new])
         for group, old in before.weights.items()
     }
-    both = replace(before, **weights)  # type: ignore[arg-type]
+    both = replace(before, **weights)
     x = x if len(x) == 1 else torch.cat([x, x])
     T, B = x.shape[1:3]
     # The adjoints may take half of the budget, and ⟨z_s, z_s'⟩ of two tiles a quarter.
