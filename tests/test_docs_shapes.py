@@ -54,7 +54,8 @@ def tensors(name: str, sizes: dict[str, int]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("second", [False, True], ids=["x1 alone", "x1 and x2"])
 @pytest.mark.parametrize(
-    "name", sorted({*shapes()} - {"FactoredJacobian", "FactoredJacobian.plan", "NTKOperator"})
+    "name",
+    sorted({*shapes()} - {"FactoredJacobian", "FactoredJacobian.plan", "NTKOperator", "from_rnn"}),
 )
 def test_the_table_of_shapes_is_right(name: str, second: bool) -> None:
     """Called with arguments of the shapes in the table, each function returns the shapes beside them."""
@@ -76,7 +77,8 @@ def test_the_table_of_shapes_is_right(name: str, second: bool) -> None:
     elif of_module and not method:
         given["module"] = module
     if name == "leaky_rnn_kernel_alignment":
-        weights = {group: given.pop(group) for group in ("recurrent", "input", "readout")}
+        groups = ("recurrent", "input", "bias", "readout")
+        weights = {group: given.pop(group) for group in groups}
         given |= {"before": weights, "after": {group: 2 * W for group, W in weights.items()}}
     function = getattr(hpr_kernels, of)
     if name == "linearize":
@@ -101,3 +103,11 @@ def test_the_table_of_shapes_is_right(name: str, second: bool) -> None:
             assert got is None
             continue
         assert list(got.shape) == sized(axes, sizes), reduce
+
+
+def test_the_weights_of_a_module_have_the_shapes_in_the_table() -> None:
+    given = hpr_kernels.from_rnn(torch.nn.RNN(AXES["N_in"], AXES["N"]))
+    wanted = {name: sized(axes, AXES) for name, axes in SHAPE.findall(shapes()["from_rnn"][1])}
+    assert {
+        name: list(W.shape) for name, W in given.items() if isinstance(W, torch.Tensor)
+    } == wanted

@@ -1,7 +1,7 @@
 """Fused kernels for recurrent networks and their exact neural tangent kernels; needs torch alone."""
 
 from hpr_kernels.gram import FactoredJacobian
-from hpr_kernels.recurrence import leaky_rnn, leaky_rnn_adjoints
+from hpr_kernels.recurrence import from_rnn, leaky_rnn, leaky_rnn_adjoints
 from hpr_kernels.tangent import (
     NTKOperator,
     leaky_rnn_kernel_alignment,
@@ -20,6 +20,7 @@ __version__ = "0.2.0.dev0"
 __all__ = [
     "FactoredJacobian",
     "NTKOperator",
+    "from_rnn",
     "leaky_rnn",
     "leaky_rnn_adjoints",
     "leaky_rnn_kernel_alignment",

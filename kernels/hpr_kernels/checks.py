@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 # Each choice that a public function offers, as a type for mypy and as a tuple for the check at run time.
-Activation = Literal["relu", "linear"]
+Activation = Literal["relu", "tanh", "linear"]
 Precision = Literal["ieee", "tf32x3", "tf32"]
 Reduction = Literal["full", "trace", "diagonal"]
 Order = Literal["auto", "hadamard", "propagate", "dense"]
-Group = Literal["recurrent", "input", "readout"]
+Group = Literal["recurrent", "input", "bias", "readout"]
 TwoLayerGroup = Literal["hidden", "readout"]
 Outputs = Literal["all", "last"] | Sequence[int]
 
@@ -199,7 +199,14 @@ def _step(t: object, T: int) -> int:
     return number + T if number < 0 else number
 
 
-def network(x: Tensor, recurrent: Tensor, input: Tensor, activation: str, name: str = "x") -> bool:
+def network(
+    x: Tensor,
+    recurrent: Tensor,
+    input: Tensor,
+    activation: str,
+    bias: Tensor | None = None,
+    name: str = "x",
+) -> bool:
     """Check one recurrent network or a pack of them, and return whether it is a pack; `name` is the argument of x."""
     tensor(name, x, (3, 4))
     tensor("recurrent", recurrent, (x.dim() - 1,), like=x)
@@ -209,6 +216,9 @@ def network(x: Tensor, recurrent: Tensor, input: Tensor, activation: str, name: 
     symbol = "R, " if pack else ""
     shape("recurrent", recurrent, (*pack, N, N), f"[{symbol}N, N]")
     shape("input", input, (*pack, N, x.shape[-1]), f"[{symbol}N, N_in]")
+    if bias is not None:
+        tensor("bias", bias, (x.dim() - 2,), like=x)
+        shape("bias", bias, (*pack, N), f"[{symbol}N]")
     if pack and x.shape[0] not in (1, *pack):
         raise ValueError(f"{name}: expected a leading axis of 1 or R = {pack[0]}, got {x.shape[0]}")
     if min(x.shape) < 1 or N < 1:

@@ -5,13 +5,17 @@ that they multiply: the **trace** z of shape [R, T + 1, B, P] holds z_s = [a_s x
 advances the network, one product over all steps gives both weight gradients, and the tangent kernel takes
 ⟨z_s, z_s'⟩ = ⟨a_s, a_s'⟩ + ⟨x_s, x_s'⟩ as one inner product. P is N + N_in rounded up to a multiple of 16, which aligns
 rows for vector loads. The rates are columns 0 … N - 1 of z_1 … z_T, a view of the trace.
+
+A bias is the weight of one more input, which is 1 at every step: with `with_constant_input`, weights are [W_h W_x b 0]
+and z_s = [a_s x_s 1 0].
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-__all__ = ["ALIGNMENT", "empty_trace", "join", "padded", "readable"]
+__all__ = ["ALIGNMENT", "empty_trace", "join", "padded", "readable", "with_constant_input"]
 
 ALIGNMENT = 16
 
@@ -28,6 +32,12 @@ def join(recurrent: Tensor, input: Tensor) -> Tensor:
     weights[..., :N] = recurrent
     weights[..., N : N + N_in] = input
     return weights
+
+
+def with_constant_input(x: Tensor, input: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """[x 1] and [W_x b], whose product is W_x x + b: x [..., T, B, N_in], W_x [..., N, N_in], b [..., N]."""
+    ones = x.new_ones(*x.shape[:-1], 1)
+    return torch.cat([x, ones], dim=-1), torch.cat([input, bias[..., None]], dim=-1)
 
 
 def empty_trace(R: int, T: int, B: int, N: int, N_in: int, like: Tensor) -> Tensor:

@@ -143,6 +143,16 @@ def prediction() -> list[Tensor | None]:
     ]
 
 
+def weights_of_a_module() -> list[Tensor]:
+    module = nn.RNN(3, 33, dtype=torch.float32, device="cpu")
+    for seed, (name, value) in enumerate(list(module.named_parameters())):
+        setattr(module, name, nn.Parameter(normal(*value.shape, seed=seed)))
+    given = hpr_kernels.from_rnn(module)
+    bias = given["bias"]
+    assert bias is not None
+    return [given["recurrent"], given["input"], bias]
+
+
 def weights(seed: int) -> dict[str, Tensor]:
     return {name: value + normal(*value.shape, seed=seed) / 50 for name, value in network().items()}
 
@@ -155,6 +165,7 @@ def after_one_draw() -> list[Tensor]:
 
 
 CALLS: dict[str, Callable[[], list[Any]]] = {
+    "from_rnn": weights_of_a_module,
     "leaky_rnn": leaky_rnn,
     "leaky_rnn_trace": trace,
     "leaky_rnn_adjoints": lambda: [

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,6 +95,26 @@ def test_ntk(R: int, self_connections: bool) -> None:
         )
     )
     assert used <= 40 * MIB + SLACK
+
+
+@pytest.mark.parametrize("parameters", [None, ("recurrent", "bias")], ids=["all", "two groups"])
+def test_ntk_with_a_bias(parameters: Any) -> None:
+    """The inputs get a column of ones, and the columns of two groups that are apart are copied."""
+    B, T, N, N_out = 800, 4, 100, 2
+    x = normal(T, B, 40)
+    weights = {
+        "recurrent": normal(N, N) / 10,
+        "input": normal(N, 40) / 10,
+        "bias": normal(N),
+        "readout": normal(N_out, N),
+    }
+    used = beside_result(
+        lambda: leaky_rnn_ntk(
+            x, **weights, rho=0.3, outputs="last", activation="tanh", parameters=parameters,
+            memory_budget=20 * MIB,
+        )
+    )  # fmt: skip
+    assert used <= 20 * MIB + SLACK
 
 
 @pytest.mark.parametrize("reduce", ["full", "trace"])

@@ -242,7 +242,7 @@ def test_fp32_error_is_that_of_torch_func(rng: torch.Generator) -> None:
         assert_close(leaky_rnn_ntk(single.x, **weights(single), rho=RHO, order=order), exact, bound)
 
 
-@pytest.mark.parametrize("activation", ["relu", "linear"])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "linear"])
 @pytest.mark.parametrize("parameters", [("hidden",), ("readout",), ("hidden", "readout")])
 @pytest.mark.parametrize(("B", "d", "N", "N_out"), [(1, 1, 1, 1), (7, 5, 33, 3), (4, 20, 198, 1)])
 def test_two_layer(
@@ -256,7 +256,7 @@ def test_two_layer(
 ) -> None:
     module = nn.Sequential(
         nn.Linear(d, N, bias=False, dtype=torch.float64),
-        nn.ReLU() if activation == "relu" else nn.Identity(),
+        {"relu": nn.ReLU(), "tanh": nn.Tanh(), "linear": nn.Identity()}[activation],
         nn.Linear(N, N_out, bias=False, dtype=torch.float64),
     )
     x = torch.randn(B, d, generator=rng, dtype=torch.float64)

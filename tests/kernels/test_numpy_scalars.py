@@ -112,6 +112,7 @@ def trials(**options: Any) -> Result:
 BUDGET = 10**8
 # A call per function, and its scalar arguments. fp16, fp32 and int32 hold these numbers exactly.
 CALLS: dict[str, tuple[Callable[..., Result], dict[str, Any]]] = {
+    "from_rnn": (lambda: hpr_kernels.from_rnn(nn.RNNCell(3, 7))["recurrent"], {}),
     "leaky_rnn": (
         lambda **options: hpr_kernels.leaky_rnn(net().x, **hidden(net()), **options),
         {"rho": 0.25, "batch_first": True},

@@ -16,7 +16,7 @@ from hpr_kernels.recurrence import op, reference
 from hpr_kernels.testing import EXAMPLES, HIDDEN, STEPS, assert_close, random_network
 
 RHO = 0.367
-ACTIVATIONS = ("relu", "linear")
+ACTIVATIONS = ("relu", "tanh", "linear")
 
 
 def rates_of(
@@ -224,7 +224,11 @@ def test_fp32_error_is_that_of_torch(rng: torch.Generator) -> None:
             "x: expected a dtype of float32 or float64",
         ),
         ({"recurrent": torch.zeros(3, 3).double()}, "recurrent: expected torch.float32 on cpu"),
-        ({"activation": "tanh"}, "activation: expected one of"),
+        ({"activation": "gelu"}, "activation: expected one of"),
+        ({"bias": torch.zeros(2)}, r"bias: expected shape \[N\] = \[3\], got \[2\]"),
+        ({"bias": torch.zeros(1, 3)}, r"bias: expected 1 axes, got shape \(1, 3\)"),
+        ({"bias": torch.zeros(3).double()}, "bias: expected torch.float32 on cpu"),
+        ({"bias": 0.5}, "bias: expected a torch.Tensor, got float"),
         ({"precision": "fp16"}, "precision: expected one of"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

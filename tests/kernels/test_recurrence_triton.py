@@ -44,6 +44,9 @@ CASES = [
     Case(R=3, N=1, B=33, T=8, N_in=1, activation="linear", rho=0.9),
     Case(R=1, N=198, B=1, T=8, N_in=28, activation="linear", rho=0.367),
     Case(R=1, N=300, B=33, T=3, N_in=28, activation="relu", rho=0.0),
+    Case(R=1, N=1, B=1, T=1, N_in=3, activation="tanh", rho=0.367),
+    Case(R=2, N=66, B=17, T=5, N_in=4, activation="tanh", rho=0.0),
+    Case(R=2, N=33, B=5, T=4, N_in=3, activation="tanh", rho=0.9),
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.R}x{c.N}-B{c.B}-T{c.T}")
 
@@ -238,15 +241,20 @@ def test_precision_on_a_card(
 
 
 def paper_specimens() -> list[Specimen]:
-    """All sizes at the default precision, and the first size at tf32 too."""
+    """All sizes at the default precision, and the first size at tf32 and with tanh too."""
     from hpr_kernels.compiled import PAPER_SIZES
     from hpr_kernels.recurrence.triton import specimens
 
-    return specimens() + specimens("tf32")[: len(specimens()) // len(PAPER_SIZES)]
+    first = len(specimens()) // len(PAPER_SIZES)
+    tanh = [
+        replace(specimen, arguments={**specimen.arguments, "ACTIVATION": "tanh"})
+        for specimen in specimens()[:first]
+    ]
+    return specimens() + specimens("tf32")[:first] + tanh
 
 
 def specimen_id(specimen: Specimen) -> str:
-    return f"{specimen.name}, {specimen.arguments['PRECISION']}"
+    return f"{specimen.name}, {specimen.arguments['PRECISION']}, {specimen.arguments['ACTIVATION']}"
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

@@ -18,6 +18,7 @@ from hpr_kernels import internal
 PUBLIC = {
     "FactoredJacobian",
     "NTKOperator",
+    "from_rnn",
     "leaky_rnn",
     "leaky_rnn_adjoints",
     "leaky_rnn_kernel_alignment",

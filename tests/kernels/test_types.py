@@ -68,10 +68,10 @@ CALLS = {
 }
 # Every value that is right, and one that is wrong.
 RIGHT = {
-    "activation": ("'relu'", "'linear'"),
+    "activation": ("'relu'", "'tanh'", "'linear'"),
     "precision": ("'ieee'", "'tf32x3'", "'tf32'"),
     "outputs": ("'all'", "'last'", "[0, 2]"),
-    "parameters": ("None", "('recurrent',)", "['input', 'readout']"),
+    "parameters": ("None", "('recurrent',)", "['input', 'bias', 'readout']"),
     "reduce": ("'full'", "'trace'", "'diagonal'"),
     "order": ("'auto'", "'hadamard'", "'propagate'", "'dense'"),
     "progress": ("None", "lambda done, total: None"),
@@ -86,7 +86,7 @@ WRONG = {
     "progress": "lambda done: None",
 }
 # Weights go by keyword, and torch's own argument is no argument here.
-REFUSED = ("leaky_rnn(t, t, t, 0.5)", "leaky_rnn(t, recurrent=t, input=t, rho=0.5, bias=t)")
+REFUSED = ("leaky_rnn(t, t, t, 0.5)", "leaky_rnn(t, recurrent=t, input=t, rho=0.5, hx=t)")
 
 CONFIGURATION = f"""
 [mypy]

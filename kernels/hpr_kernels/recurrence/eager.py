@@ -34,6 +34,8 @@ def forward(
         rates = trace[:, t + 1, :, :N]
         if activation == "relu":
             torch.clamp(h.mT, min=0, out=rates)
+        elif activation == "tanh":
+            torch.tanh(h.mT, out=rates)
         else:
             rates.copy_(h.mT)
 
@@ -59,15 +61,17 @@ def sweep(
         if s < T - 1:
             torch.bmm(g[:, s + 1], recurrent, out=pulled)
             here.add_(pulled, alpha=1 - rho)
-        if activation == "relu":
-            mask(here, trace[:, s + 1, :, :N])
+        mask(here, trace[:, s + 1, :, :N], activation)
         if s < T - 1:
             here.add_(g[:, s + 1], alpha=rho)
 
 
-def mask(g: Tensor, rates: Tensor) -> None:
-    """Multiply `g` by f'(h) of ReLU in place: set it to zero where the rate is zero, in one pass."""
-    torch.ops.aten.threshold_backward.grad_input(g, rates, 0, grad_input=g)
+def mask(g: Tensor, rates: Tensor, activation: str = "relu") -> None:
+    """Multiply `g` by f'(h) in place, in one pass: zero where the rate is zero for ReLU, 1 - a² for tanh."""
+    if activation == "relu":
+        torch.ops.aten.threshold_backward.grad_input(g, rates, 0, grad_input=g)
+    elif activation == "tanh":
+        torch.ops.aten.tanh_backward.grad_input(g, rates, grad_input=g)
 
 
 def adjoints(
@@ -97,9 +101,8 @@ def adjoints(
         if s in steps:
             first = later - N_out
             g[:, s, first:later] = readout[:, :, None]
-        if activation == "relu":
-            active = g[:, s, first:]
-            mask(active, trace[:, s + 1, None, :, :N].expand_as(active))
+        active = g[:, s, first:]
+        mask(active, trace[:, s + 1, None, :, :N].expand_as(active), activation)
         if here.numel():
             here.add_(g[:, s + 1, later:], alpha=rho)
         later = first

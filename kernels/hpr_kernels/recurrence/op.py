@@ -18,28 +18,31 @@ from hpr_kernels.backend import DEFAULT_PRECISION, check_precision
 from hpr_kernels.recurrence import dispatch
 
 
+# Longer than 60 lines: the docstring is the public reference of all arguments.
 @outside_autocast
 def leaky_rnn(
     x: Tensor,
     *,
     recurrent: Tensor,
     input: Tensor,
+    bias: Tensor | None = None,
     rho: float,
     activation: checks.Activation = "relu",
     precision: checks.Precision = DEFAULT_PRECISION,
     batch_first: bool = False,
 ) -> Tensor:
-    """Rates of the leaky ReLU network over all steps, h_0 = 0 (Liu et al. 2024, Eq. 1).
+    """Rates of the leaky recurrent network over all steps, h_0 = 0 (Liu et al. 2024, Eq. 1).
 
-    h_{t+1} = rho h_t + (1 - rho) (W_h f(h_t) + W_x x_t)
+    h_{t+1} = rho h_t + (1 - rho) (W_h f(h_t) + W_x x_t + b)
 
     Args:
         x: inputs [R or 1, T, B, N_in], or [T, B, N_in] for a plain network; with `batch_first` [R or 1, B, T, N_in] or
             [B, T, N_in].
         recurrent: W_h [R, N, N], row = postsynaptic; [N, N] for a plain network.
         input: W_x [R, N, N_in]; [N, N_in] for a plain network.
-        rho: leak factor exp(-dt/tau) in [0, 1).
-        activation: f, "relu" (f'(0) = 0) or "linear".
+        bias: b [R, N]; [N] for a plain network; None for b = 0.
+        rho: leak factor exp(-dt/tau) in [0, 1). `nn.RNN` has rho = 0, see `from_rnn`.
+        activation: f, "relu" (f'(0) = 0), "tanh" or "linear".
         precision: how products of fp32 numbers round in the Triton kernels: "ieee", "tf32x3" (nearly as exact, on
             tensor cores) or "tf32". Torch, which serves the CPU and other dtypes, ignores it. The products that turn
             ∂L/∂h into the gradients of x and the weights are torch's on every device and follow torch's settings.
@@ -55,12 +58,14 @@ def leaky_rnn(
     Raises:
         ValueError, TypeError: the message names the argument that does not fit.
     """
-    packed = checks.network(x, recurrent, input, activation)
+    packed = checks.network(x, recurrent, input, activation, bias)
     rho = checks.leak(rho)
     check_precision(precision)
     batch_first = checks.flag("batch_first", batch_first)
     if batch_first:
         x = x.transpose(-3, -2)
+    if bias is not None:
+        x, input = layout.with_constant_input(x, input, bias)
     if not packed:
         x, recurrent, input = x[None], recurrent[None], input[None]
     x = x.expand(len(recurrent), -1, -1, -1)
@@ -102,7 +107,8 @@ def leaky_rnn_adjoints(
 ) -> Tensor:
     """Adjoints g_s^{b,(t,k)} = ∂y_{t,k}^b / ∂h_{s+1} of the outputs y_t = w a_{t+1}, for all examples at once.
 
-    g_t = f'(h_{t+1}) ∘ w_k, g_s = rho g_{s+1} + (1 - rho) f'(h_{s+1}) ∘ (W_hᵀ g_{s+1}), zero for s > t.
+    g_t = f'(h_{t+1}) ∘ w_k, g_s = rho g_{s+1} + (1 - rho) f'(h_{s+1}) ∘ (W_hᵀ g_{s+1}), zero for s > t. The bias
+    of a network is no argument, because the adjoints depend on it through the rates alone.
 
     Args:
         rates: a_1 … a_T, [R, T, B, N] or [T, B, N], as `leaky_rnn` returns them; with `batch_first` [R, B, T, N] or
@@ -111,7 +117,7 @@ def leaky_rnn_adjoints(
         readout: w [R, N_out, N] or [N_out, N].
         rho: leak factor in [0, 1).
         outputs: "all" steps, the "last" one, or ascending steps t (0-based: y_t reads a_{t+1}).
-        activation: "relu" or "linear".
+        activation: f, "relu", "tanh" or "linear".
         precision: of the Triton kernels, as in `leaky_rnn`.
         batch_first: whether `rates` has examples before steps. The adjoints have examples first in either case.
 

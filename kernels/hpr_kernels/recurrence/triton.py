@@ -21,6 +21,7 @@ from hpr_kernels import checks
 from hpr_kernels.backend import DEFAULT_PRECISION, launch_options
 from hpr_kernels.compiled import PAPER_SIZES, PaperSize, Specimen
 from hpr_kernels.layout import padded
+from hpr_kernels.recurrence.activations import rate_of, times_slope
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def forward_kernel(
     B,
     N,
     P,
-    RELU: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -94,11 +95,8 @@ def forward_kernel(
             if t > 0:
                 h += rho * tl.load(p_h + unit, mask=here & (unit < Q), other=0.0)
             tl.store(p_h + unit, h, mask=here & (unit < Q))
-            if RELU:
-                # This comparison keeps a NaN, which `tl.maximum` would replace by 0.
-                h = tl.where(h < 0, 0.0, h)
             # The mask ends at N, because the inputs follow the rates in a row.
-            tl.store(p_z + z_step + unit, h, mask=here & (unit < N))
+            tl.store(p_z + z_step + unit, rate_of(h, ACTIVATION), mask=here & (unit < N))
             p_w += BLOCK_N * P
         tl.debug_barrier()
         p_z += z_step
@@ -119,7 +117,7 @@ def sweep_kernel(
     B,
     N,
     P,
-    RELU: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -178,9 +176,9 @@ def sweep_kernel(
                     readout + (r * N_out + o % N_out) * Q + unit, mask=unit < Q, other=0.0
                 )
                 value += w_k
-            if RELU:
+            if ACTIVATION != "linear":
                 rate = tl.load(p_a + unit, mask=inside, other=0.0)
-                value = tl.where(rate <= 0, 0.0, value)
+                value = times_slope(value, rate, ACTIVATION)
             leaked = tl.load(p_g + g_step + unit, mask=inside & (back > 0), other=0.0)
             value = tl.where(unit < N, value + rho * leaked, 0.0)
             tl.store(p_g + unit, value, mask=inside)
@@ -211,7 +209,7 @@ def forward(
         B,
         N,
         P,
-        RELU=activation == "relu",
+        ACTIVATION=activation,
         PRECISION=precision,
         **FORWARD.options,
     )
@@ -280,7 +278,7 @@ def _sweep(
         B,
         N,
         P,
-        RELU=activation == "relu",
+        ACTIVATION=activation,
         PRECISION=precision,
         **tile.options,
     )
@@ -368,7 +366,7 @@ def _recurrence_specimen(
             "B": size.B,
             "N": size.N,
             "P": padded(size.N + size.N_in),
-            "RELU": True,
+            "ACTIVATION": "relu",
             "PRECISION": precision,
             **tile.blocks,
             **own,

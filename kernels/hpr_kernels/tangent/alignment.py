@@ -37,7 +37,8 @@ def leaky_rnn_kernel_alignment(
     Args:
         x: inputs [T, B, N_in]; for a pack [R or 1, T, B, N_in]. With `batch_first` [B, T, N_in] or
             [R or 1, B, T, N_in].
-        before: the weights of K_0: "recurrent", "input" and "readout" as in `leaky_rnn_ntk`.
+        before: the weights of K_0: "recurrent", "input" and "readout" as in `leaky_rnn_ntk`, and "bias" if the networks
+            have one.
         after: the weights of K_f.
         rho, outputs, parameters, order, activation, self_connections, precision: as in `leaky_rnn_ntk`. On a GPU
             "auto" and "hadamard" keep the tiles of both kernels in registers; the other orders write blocks to memory.
@@ -72,12 +73,15 @@ def leaky_rnn_kernel_alignment(
 def _check_weights(
     name: str, weights: Mapping[str, Tensor | None], like: Mapping[str, Tensor | None]
 ) -> None:
-    """`weights` is a dict of the three groups, of the shapes of `like`."""
+    """`weights` is a dict of the groups, of the shapes of `like`; "bias" may be left out of both."""
     if not isinstance(weights, Mapping):
         raise TypeError(f"{name}: expected a dict of weights, got {type(weights).__name__}")
-    for group in set(weights) & set(like):
-        one, other = (getattr(of[group], "shape", None) for of in (like, weights))
+    for group in checks.GROUPS:
+        if group != "bias" and (group not in weights or group not in like):
+            continue
+        one, other = (getattr(of.get(group), "shape", None) for of in (like, weights))
         if one != other:
             raise ValueError(f"{name}: expected {group} as before, {one}, got {other}")
-    if set(weights) != set(checks.GROUPS):
-        raise ValueError(f"{name}: expected the weights {checks.GROUPS}, got {tuple(weights)}")
+    required = tuple(group for group in checks.GROUPS if group != "bias")
+    if {*weights, "bias"} != set(checks.GROUPS):
+        raise ValueError(f"{name}: expected the weights {required}, got {tuple(weights)}")

@@ -30,9 +30,9 @@ def checked_networks(
     """
     batch_first = checks.flag("batch_first", batch_first)
     self_connections = checks.flag("self_connections", self_connections)
-    recurrent, input, readout = (weights[group] for group in checks.GROUPS)
+    recurrent, input, bias, readout = (weights.get(group) for group in checks.GROUPS)
     # The checks name an argument that is None.
-    packed = checks.network(x, recurrent, input, activation, name)  # type: ignore[arg-type]
+    packed = checks.network(x, recurrent, input, activation, bias, name)  # type: ignore[arg-type]
     assert recurrent is not None
     assert input is not None
     rho = checks.leak(rho)
@@ -41,19 +41,26 @@ def checked_networks(
         checks.tensor("readout", readout, (recurrent.dim(),), like=x)
         symbol = "[R, N_out, N]" if packed else "[N_out, N]"
         checks.shape("readout", readout, (*pack, None, N), symbol)
-    for group in checks.GROUPS:
-        value = weights[group]
-        if value is not None:
-            checks.finite(group, value)
-    known = checks.GROUPS if readout is not None else checks.GROUPS[:2]
-    chosen = checks.groups(parameters, known)
+    given = {group: value for group in checks.GROUPS if (value := weights.get(group)) is not None}
+    for group, value in given.items():
+        checks.finite(group, value)
+    chosen = checks.groups(parameters, tuple(given))
     checks.steps(outputs, x.shape[-2 if batch_first else -3])
     check_precision(precision)
     if not packed:
         recurrent, input = recurrent[None], input[None]
-        readout = None if readout is None else readout[None]
+        bias, readout = (None if value is None else value[None] for value in (bias, readout))
     return NetworkPack(
-        recurrent, input, readout, rho, activation, outputs, chosen, self_connections, precision
+        recurrent,
+        input,
+        bias,
+        readout,
+        rho,
+        activation,
+        outputs,
+        chosen,
+        self_connections,
+        precision,
     )
 
 

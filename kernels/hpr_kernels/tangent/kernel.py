@@ -23,6 +23,7 @@ def leaky_rnn_ntk(
     *,
     recurrent: Tensor,
     input: Tensor,
+    bias: Tensor | None = None,
     readout: Tensor | None,
     rho: float,
     outputs: checks.Outputs = "all",
@@ -37,10 +38,10 @@ def leaky_rnn_ntk(
 ) -> Tensor:
     """Exact NTK K = ∇_W y ∇_W yᵀ of a leaky recurrent network (Liu et al. 2024, Eq. 1, 2 and 6), without the Jacobian.
 
-    K_ij = (1 - rho)² Σ_{s,s'} ⟨g_s^i, g_s'^j⟩ (⟨a_s^b, a_s'^b'⟩ + ⟨x_s^b, x_s'^b'⟩)
+    K_ij = (1 - rho)² Σ_{s,s'} ⟨g_s^i, g_s'^j⟩ (⟨a_s^b, a_s'^b'⟩ + ⟨x_s^b, x_s'^b'⟩ + 1)
            + [k = k'] ⟨a_{t+1}^b, a_{t'+1}^b'⟩.
 
-    The three terms belong to the parameter groups "recurrent", "input" and "readout".
+    The terms belong to the parameter groups "recurrent", "input", "bias" (the 1, with a bias only) and "readout".
 
     Args:
         x1: inputs [T, B1, N_in]; for a pack of R networks [R or 1, T, B1, N_in]. With `batch_first` [B1, T, N_in] or
@@ -49,17 +50,18 @@ def leaky_rnn_ntk(
             K(x1, x1).
         recurrent: W_h [N, N] or [R, N, N], row = postsynaptic.
         input: W_x [N, N_in] or [R, N, N_in].
+        bias: b [N] or [R, N] of the recurrence, as in `leaky_rnn`; None for none.
         readout: w [N_out, N] or [R, N_out, N]; None for the rates themselves as outputs, N_out = N.
         rho: leak factor exp(-dt/tau) in [0, 1).
         outputs: which steps' outputs are rows: "all", "last", or ascending steps t (0-based).
-        parameters: the groups to differentiate by, some of ("recurrent", "input", "readout"); None for all, without
-            "readout" if that is None.
+        parameters: the groups to differentiate by, some of ("recurrent", "input", "bias", "readout"); None for all,
+            without "bias" or "readout" if that is None.
         reduce: "full" for all pairs of rows; "diagonal" for pairs of one output (t, k) of two examples; "trace" for
             the sum (not the mean) of those over the outputs.
         order: the order of contraction, see `FactoredJacobian.gram`; every order is exact.
         memory_budget: bytes that may be allocated beside the result. If needed, the kernel is computed in tiles of
             some examples, or of some outputs of one example.
-        activation: f, "relu" or "linear".
+        activation: f, "relu", "tanh" or "linear".
         self_connections: False leaves the diagonal of W_h out of the parameters. Under Dale's law, W_h = |W| ∘ sign
             with sign = 0 on the diagonal, this gives the kernel with respect to W.
         precision: how products of fp32 numbers round in the Triton kernels: "ieee", "tf32x3" (nearly as exact, on
@@ -77,7 +79,7 @@ def leaky_rnn_ntk(
     checks.choice("reduce", reduce, checks.REDUCTIONS)
     checks.choice("order", order, checks.ORDERS)
     memory_budget = checks.budget(memory_budget)
-    weights = {"recurrent": recurrent, "input": input, "readout": readout}
+    weights = {"recurrent": recurrent, "input": input, "bias": bias, "readout": readout}
     networks = checked_networks(
         "x1", x1, weights, rho=rho, outputs=outputs, parameters=parameters, activation=activation,
         self_connections=self_connections, precision=precision, batch_first=batch_first,

@@ -132,19 +132,22 @@ def fewer(outputs: int, N_out: int) -> Iterator[int]:
 
 def tile_bytes(pack: NetworkPack, x: Tensor, outputs: int) -> int:
     """Bytes that a tile of one example of one network keeps: adjoints, diagonal, trace and rates."""
-    _, T, _, N_in = x.shape
-    N = pack.recurrent.shape[-1]
+    T, N = x.shape[1], pack.recurrent.shape[-1]
     adjoints = outputs * N * (T + 1) if pack.factored else 0
-    return x.element_size() * (adjoints + (T + 1) * padded(N + N_in) + T * N)
+    copied = T * (N + 1) if pack.scattered else 0
+    return x.element_size() * (
+        adjoints + (T + 1) * padded(N + pack.inputs_per_step(x)) + T * N + copied
+    )
 
 
 def passing_bytes(pack: NetworkPack, x: Tensor, outputs: int) -> int:
-    """Bytes that making such a tile frees again: the joined weights, and a copy of the adjoints for the diagonal."""
-    N = pack.recurrent.shape[-1]
-    weights = 2 * N * padded(N + x.shape[-1])
+    """Bytes that making such a tile frees again: joined weights and inputs, a copy of the adjoints for the diagonal."""
+    T, N = x.shape[1], pack.recurrent.shape[-1]
+    weights = 2 * N * padded(N + pack.inputs_per_step(x))
+    joined = 0 if pack.bias is None else (T + N) * pack.inputs_per_step(x)
     copied = pack.factored and not pack.self_connections
-    copy = outputs * N * x.shape[1] if copied else 0
-    return x.element_size() * (weights + copy)
+    copy = outputs * N * T if copied else 0
+    return x.element_size() * (weights + joined + copy)
 
 
 def block_entries(outputs: int, reduce: Reduction) -> int:
@@ -158,7 +161,5 @@ def least(
     """Bytes that the contraction of two tiles of one network needs at the least."""
     if not pack.factored:
         return 0
-    _, T, _, N_in = x.shape
-    N = pack.recurrent.shape[-1]
-    F = N * ("recurrent" in pack.groups) + N_in * ("input" in pack.groups)
+    T, N, F = x.shape[1], pack.recurrent.shape[-1], pack.columns(x)
     return dispatch.least_bytes(examples, outputs, T, N, F, x, reduce, order)

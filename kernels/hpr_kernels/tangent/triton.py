@@ -33,19 +33,18 @@ def alignment_sums(
 
     None if one example of all networks exceeds the budget.
     """
-    pairs = [(n.recurrent, n.input, n.readout) for n in (before, after)]
-    recurrent, input, readout = (
-        None if old is None or new is None else torch.cat([old, new])
-        for old, new in zip(*pairs, strict=True)
-    )
-    assert recurrent is not None
-    assert input is not None
-    both = replace(before, recurrent=recurrent, input=input, readout=readout)
+    weights: dict[str, Any] = {
+        group: None
+        if old is None or (new := after.weights[group]) is None
+        else torch.cat([old, new])
+        for group, old in before.weights.items()
+    }
+    both = replace(before, **weights)
     x = x if len(x) == 1 else torch.cat([x, x])
     T, B = x.shape[1:3]
     # The adjoints may take half of the budget, and ⟨z_s, z_s'⟩ of two tiles a quarter.
-    inner = int((memory_budget / 4 / (len(recurrent) * T * T * x.element_size())) ** 0.5)
-    size = min(both.examples(x, memory_budget) // len(recurrent), inner)
+    inner = int((memory_budget / 4 / (len(both.recurrent) * T * T * x.element_size())) ** 0.5)
+    size = min(both.examples(x, memory_budget) // len(both.recurrent), inner)
     if size < 1:
         return None
     total = torch.zeros(3, len(before.recurrent), dtype=torch.float64, device=x.device)

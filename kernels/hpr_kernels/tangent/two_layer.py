@@ -39,7 +39,7 @@ def two_layer_ntk(
         readout: W_2 [N_out, N] or [R, N_out, N].
         parameters: the groups to differentiate by, some of ("hidden", "readout"); None for both.
         reduce, order, memory_budget, precision: as in `leaky_rnn_ntk`.
-        activation: f, "relu" (f'(0) = 0) or "linear".
+        activation: f, "relu" (f'(0) = 0), "tanh" or "linear".
 
     Returns:
         K [M1, M2] or [R, M1, M2], M = B · N_out rows ordered (b, k).
