@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,8 @@ def ntk(
             weights count once.
         x1: [B1, …], each example a row of the batch, of any dtype that the module takes.
         x2: second inputs [B2, …] of the same dtype and device; None for K(x1, x1).
-        parameters: names as in `module.named_parameters()`; None for all that require a gradient.
+        parameters: names as in `module.named_parameters()`, or patterns such as "encoder.*" and "*.bias", which stand
+            for all parameters that match; None for all that require a gradient.
         reduce: "full" for all pairs of rows; "diagonal" for pairs of one output of two examples; "trace" for the sum
             (not the mean) of those over the outputs.
         order: how the factors are contracted, as in `FactoredJacobian.gram`.
@@ -100,7 +102,7 @@ def ntk(
 
 
 def _names(module: nn.Module, parameters: Sequence[str] | None) -> list[str]:
-    """The parameters asked for, each once."""
+    """The parameters asked for by name or by pattern, each once."""
     available = dict(module.named_parameters())
     if not available:
         raise ValueError(f"module: expected one with parameters, got {type(module).__name__}")
@@ -110,7 +112,21 @@ def _names(module: nn.Module, parameters: Sequence[str] | None) -> list[str]:
             raise ValueError(
                 "parameters: expected names where no parameter requires a gradient, got None"
             )
-    return list(dict.fromkeys(checks.groups(parameters, tuple(available))))
+    listed = isinstance(parameters, Iterable) and not isinstance(parameters, str)
+    patterns = list(parameters) if listed else [parameters]
+    found = [_matching(pattern, available) for pattern in patterns]
+    if not found or not all(found):
+        raise ValueError(f"parameters: expected some of {tuple(available)}, got {parameters!r}")
+    return list(dict.fromkeys(name for names in found for name in names))
+
+
+def _matching(pattern: object, available: Iterable[str]) -> list[str]:
+    """The parameters that a name or a pattern of the shell stands for."""
+    if not isinstance(pattern, str):
+        return []
+    # A name may have the characters of a pattern itself, as in a `ParameterDict`.
+    exact = [name for name in available if name == pattern]
+    return exact or [name for name in available if fnmatchcase(name, pattern)]
 
 
 def _check_batch(name: str, x: Tensor, like: Tensor | None) -> None:
