@@ -7,16 +7,20 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
-from hpr_kernels.tangent.patches import Convolution, patches
+from hpr_kernels.tangent.patches import Convolution, Lookup, patches
+from hpr_kernels.tangent.recorded_calls import Scale
 from hpr_kernels.tangent.uses import (
     Record,
     Recorder,
     Use,
-    factored,
+    kinds,
     record,
+    segments,
     substituted,
 )
+from hpr_kernels.tangent.views import Rows
 
 
 class ModuleRows(NamedTuple):
@@ -34,9 +38,11 @@ class ModuleRows(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """The uses of one weight by an example.
+    """The uses of one weight, or of some of its rows, by an example.
 
     Attributes:
+        name: the parameter.
+        rows: its first row and the end; None for all of them.
         places: the places of the uses in `Split.uses`.
         S: positions of all uses.
         N: units of a group.
@@ -46,6 +52,8 @@ class Layer(NamedTuple):
         transposed: whether it is a transposed convolution.
     """
 
+    name: str
+    rows: Rows | None
     places: list[int]
     S: int
     N: int
@@ -55,14 +63,39 @@ class Layer(NamedTuple):
     transposed: bool
 
 
-def _layer(weight: Tensor, places: list[int], uses: Sequence[Use]) -> Layer:
+def _layers(
+    name: str, weight: Tensor, uses: Sequence[Use], parts: Sequence[Rows] | None
+) -> dict[str, Layer]:
+    """The layer of a weight by its name, or one of each of its parts that is used."""
+    places = [i for i, use in enumerate(uses) if use.weight == name]
+    if not places or isinstance(uses[places[0]].settings, Scale):
+        return {}
+    if parts is None:
+        return {name: _layer(name, weight, None, places, uses)}
+    found = {}
+    for first, end in parts:
+        inside = [
+            i for i in places if first >= uses[i].first_row and end <= uses[i].first_row + uses[i].units
+        ]  # fmt: skip
+        if inside:
+            found[f"{name}[{first}:{end}]"] = _layer(name, weight, (first, end), inside, uses)
+    return found
+
+
+def _layer(
+    name: str, weight: Tensor, rows: Rows | None, places: list[int], uses: Sequence[Use]
+) -> Layer:
     found = [uses[place] for place in places]
     S, units = sum(use.shape.numel() // use.units for use in found), found[0].units
     settings = found[0].settings
     if isinstance(settings, Convolution):
-        groups, F = settings.groups, weight.numel() // units
-        return Layer(places, S, units // groups, groups, F, False, settings.transposed)
-    return Layer(places, S, units, 1, len(weight), True, False)
+        groups = settings.groups
+        if rows is not None:
+            first, end = rows
+            return Layer(name, rows, places, S, end - first, 1, weight[0].numel(), False, False)
+        F, transposed = weight.numel() // units, settings.transposed
+        return Layer(name, None, places, S, units // groups, groups, F, False, transposed)
+    return Layer(name, None, places, S, units, 1, len(weight), True, False)
 
 
 class Split:
@@ -73,10 +106,16 @@ class Split:
         weights: the parameters to differentiate by.
         kept: those among them whose gradients are kept as factors.
         found: the uses by one example of the shape.
+        parts: of each weight that is used in parts, their rows.
     """
 
     def __init__(
-        self, module: nn.Module, weights: dict[str, Tensor], kept: set[str], found: Record
+        self,
+        module: nn.Module,
+        weights: dict[str, Tensor],
+        kept: set[str],
+        found: Record,
+        parts: dict[str, list[Rows]],
     ) -> None:
         self.call = substituted(module)
         self.constants = {name: value for name, value in weights.items() if name in kept}
@@ -91,14 +130,15 @@ class Split:
         ]
         self.uses = [use for use in named if use.weight is not None or use.bias is not None]
         self.layers: dict[str, Layer] = {}
+        # The places of biases and of the scales of norms, whose gradients are written out.
         self.biases: dict[str, list[int]] = {}
         for name, value in self.constants.items():
-            by_weight = [i for i, use in enumerate(self.uses) if use.weight == name]
-            if by_weight:
-                self.layers[name] = _layer(value, by_weight, self.uses)
-            by_bias = [i for i, use in enumerate(self.uses) if use.bias == name]
-            if by_bias:
-                self.biases[name] = by_bias
+            layers = _layers(name, value, self.uses, parts.get(name))
+            self.layers |= layers
+            if not layers:
+                self.biases[name] = [
+                    i for i, use in enumerate(self.uses) if name in (use.weight, use.bias)
+                ]
 
     def rows(self, x: Tensor, directions: Tensor) -> ModuleRows:
         """The gradients of outputs of the examples x [b, …] along directions [o, O] in the space of the outputs."""
@@ -125,27 +165,33 @@ class Split:
         found = {name: value[0, 0] for name, value in rows.direct.items()}
         for name, weight in self.constants.items():
             found[name] = torch.zeros_like(weight)
-            if name in self.layers:
-                layer = self.layers[name]
-                g, z = self.adjoints(layer, rows)[0, 0], self.inputs(layer, rows)[0]
-                if layer.tokens:
-                    known = z >= 0
-                    found[name].index_add_(0, z[known], g[known])
-                else:
-                    parts = zip(g.split(layer.N, dim=1), z.unbind(1), strict=True)
-                    blocks = torch.stack([a.mT @ b for a, b in parts])  # [groups, N, F]
-                    if layer.transposed:
-                        # The weight has the channels first.
-                        channels = len(weight) // layer.groups
-                        blocks = blocks.unflatten(2, (channels, -1)).transpose(1, 2)
-                    found[name] = blocks.reshape(weight.shape)
             if name in self.biases:
-                found[name] = self.bias(name, rows)[0, 0]
+                found[name] = self.bias(name, rows)[0, 0].view_as(weight)
+        for layer in self.layers.values():
+            weight = found[layer.name]
+            g, z = self.adjoints(layer, rows)[0, 0], self.inputs(layer, rows)[0]
+            if layer.tokens:
+                known = z >= 0
+                weight.index_add_(0, z[known], g[known])
+            else:
+                parts = zip(g.split(layer.N, dim=1), z.unbind(1), strict=True)
+                blocks = torch.stack([a.mT @ b for a, b in parts])  # [groups, N, F]
+                if layer.transposed:
+                    # The weight has the channels first.
+                    channels = len(weight) // layer.groups
+                    blocks = blocks.unflatten(2, (channels, -1)).transpose(1, 2)
+                some = weight if layer.rows is None else weight[slice(*layer.rows)]
+                some.copy_(blocks.reshape(some.shape))
         return found
 
     def adjoints(self, layer: Layer, rows: ModuleRows) -> Tensor:
-        """Those of all uses of a weight, [b, o, S, units]."""
-        return torch.cat([self._positions(place, rows) for place in layer.places], dim=2)
+        """Those of all uses of a layer, [b, o, S, units]."""
+        found = [self._positions(place, rows) for place in layer.places]
+        if layer.rows is not None:
+            first, end = layer.rows
+            starts = [self.uses[place].first_row for place in layer.places]
+            found = [g[..., first - at : end - at] for g, at in zip(found, starts, strict=True)]
+        return torch.cat(found, dim=2)
 
     def inputs(self, layer: Layer, rows: ModuleRows) -> Tensor:
         """Those of all uses of a weight: [b, S, groups, F], or the tokens [b, S], -1 where there is no gradient."""
@@ -154,22 +200,41 @@ class Split:
             settings, x = self.uses[place].settings, rows.inputs[place]
             if isinstance(settings, Convolution):
                 found.append(patches(x, settings))
-            else:
+            elif isinstance(settings, Lookup):
                 tokens = x.reshape(len(x), -1)
                 hidden = -1 if settings.padding_idx is None else settings.padding_idx
                 found.append(tokens.masked_fill(tokens == hidden, -1))
         return torch.cat(found, dim=1)
 
     def bias(self, name: str, rows: ModuleRows) -> Tensor:
-        """The gradients by a bias, [b, o, units]."""
-        found = [self._positions(place, rows).sum(2) for place in self.biases[name]]
-        return torch.stack(found).sum(0) if len(found) > 1 else found[0]
+        """The gradients by a bias or by the scale of a norm, [b, o, units]."""
+        total: Tensor | None = None
+        for place in self.biases[name]:
+            use, g = self.uses[place], self._positions(place, rows)
+            if use.weight == name:
+                z = _channels_last(rows.inputs[place], use)
+                one = (g * z.reshape(len(z), 1, -1, use.units)).sum(2)
+            else:
+                one = g.sum(2)
+                if use.bias_rows is not None:
+                    first, end = use.bias_rows
+                    one = pad(one, (first, self.constants[name].numel() - end))
+            total = one if total is None else total + one
+        assert total is not None
+        return total
 
     def _positions(self, place: int, rows: ModuleRows) -> Tensor:
         """The adjoints of one use, [b, o, S, units]."""
         use, g = self.uses[place], rows.adjoints[place]
-        axes = len(use.settings.kernel) if isinstance(use.settings, Convolution) else 0
-        return g.movedim(-(axes + 1), -1).reshape(*g.shape[:2], -1, use.units)
+        return _channels_last(g, use).reshape(*g.shape[:2], -1, use.units)
+
+
+def _channels_last(value: Tensor, use: Use) -> Tensor:
+    """`value` [..., channels, *spatial] with the channels last."""
+    settings = use.settings
+    axes = settings.axes if isinstance(settings, Scale) else 0
+    axes = len(settings.kernel) if isinstance(settings, Convolution) else axes
+    return value.movedim(-(axes + 1), -1)
 
 
 def splits(
@@ -178,5 +243,5 @@ def splits(
     """The module at each of `examples` [1, …]; the same parameters are factored at all of them."""
     call = substituted(module)
     records = [record(call, weights, x) for x in examples]
-    kept = factored(records)
-    return [Split(module, weights, kept, one) for one in records]
+    kept, parts = set(kinds(records)), segments(records)
+    return [Split(module, weights, kept, one, parts) for one in records]

@@ -15,6 +15,7 @@ from hpr_kernels.gram.factors import Factors
 from hpr_kernels.memory import give_back
 from hpr_kernels.tangent.block import ROWS, add_products
 from hpr_kernels.tangent.layers import Layer, ModuleRows, Split
+from hpr_kernels.tangent.recorded_calls import Scale
 
 
 class Piece(NamedTuple):
@@ -223,6 +224,9 @@ def _bytes(split: Split, examples: int, outputs: int) -> int:
         ),
         default=0,
     )
+    # The gradient by the scale of a norm is a sum of products of this size.
+    scales = (use.shape.numel() for use in split.uses if isinstance(use.settings, Scale))
+    layer = max(layer, 2 * outputs * max(scales, default=0))
     # `vjp` makes a copy of the rows. It takes a matrix of the directions.
     rows = 2 * (outputs * gradients + inputs)
     return element * (examples * (rows + layer) + outputs * split.outputs)
