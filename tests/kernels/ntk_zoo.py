@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from ntk_zoo_layers import LAYERS
+from ntk_zoo_parts import Case, Own, sequence, weight
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
 
 F64 = torch.float64
-
-
-class Own(nn.Module):
-    """A module of some parts and of a function of them and the input."""
-
-    def __init__(self, forward: Callable[..., Tensor], **parts: Any) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self.function = forward
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
-
-
-def weight(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(shape) / shape[-1] ** 0.5)
 
 
 def rnn(self: Any, x: Tensor) -> Tensor:
@@ -94,23 +78,9 @@ def pairs(self: Any, x: Tensor) -> Tensor:
     return self.a(self.e(x) * self.e(x.flip(1))).sum(1)
 
 
-def sequence(*parts: nn.Module) -> nn.Module:
-    return nn.Sequential(*parts)
-
-
 def attention(self: Any, x: Tensor) -> Tensor:
     mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
     return self.attention(x, x, x, attn_mask=mask)[0]
-
-
-class Case(NamedTuple):
-    """A module, the shape of an input, and the parameters that are differentiated directly."""
-
-    make: Callable[[], nn.Module]
-    shape: tuple[int, ...]
-    direct: tuple[str, ...] = ()
-    # Size of the vocabulary if inputs are tokens.
-    tokens: int = 0
 
 
 def linear_head(convolution: nn.Module, inputs: int) -> nn.Module:
@@ -133,7 +103,6 @@ def encoder(**options: Any) -> nn.Module:
     return nn.TransformerEncoderLayer(4, 2, 6, 0.0, batch_first=True, **options)
 
 
-NORMS = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias")
 ZOO: dict[str, Case] = {
     "one layer": Case(lambda: nn.Linear(4, 3), (4,)),
     "perceptron": Case(lambda: sequence(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)), (4,)),
@@ -215,18 +184,16 @@ ZOO: dict[str, Case] = {
     "own recurrence": Case(lambda: Own(rnn, w=weight(5, 5), input=nn.Linear(3, 5), readout=nn.Linear(5, 2)), (4, 3)),
     "own gates": Case(lambda: Own(gated, x=nn.Linear(2, 9), h=nn.Linear(3, 9)), (3, 2)),
     "GRU cell": Case(
-        lambda: Own(gru_cell, cell=nn.GRUCell(3, 4), readout=nn.Linear(4, 2)), (3, 3),
-        ("cell.weight_ih", "cell.weight_hh", "cell.bias_ih", "cell.bias_hh")),
+        lambda: Own(gru_cell, cell=nn.GRUCell(3, 4), readout=nn.Linear(4, 2)), (3, 3)),
     "layer norm": Case(
-        lambda: sequence(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 2)),
-        (4,), ("1.weight", "1.bias")),
+        lambda: sequence(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 2)), (4,)),
     "batch norm": Case(
-        lambda: sequence(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)).eval(), (4,), ("1.weight", "1.bias")),
+        lambda: sequence(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)).eval(), (4,)),
     "positional table": Case(
         lambda: Own(positional, inner=nn.Linear(3, 4), table=weight(2, 4), head=nn.Linear(8, 2)), (2, 3), ("table",)),
     "attention": Case(lambda: Own(attention, attention=nn.MultiheadAttention(4, 2, batch_first=True)), (3, 4)),
-    "encoder": Case(lambda: encoder().eval(), (2, 4), NORMS),
-    "encoder, norm first": Case(lambda: encoder(norm_first=True, activation="gelu").eval(), (2, 4), NORMS),
+    "encoder": Case(lambda: encoder().eval(), (2, 4)),
+    "encoder, norm first": Case(lambda: encoder(norm_first=True, activation="gelu").eval(), (2, 4)),
     "embedding": Case(
         lambda: sequence(nn.Embedding(7, 3, padding_idx=-2), nn.Linear(3, 2), nn.Tanh(), nn.Flatten()), (3,), tokens=7),
     "one embedding, tied": Case(
@@ -236,6 +203,7 @@ ZOO: dict[str, Case] = {
         lambda: Own(lambda self, x: F.linear(self.e(x).tanh(), self.e.weight)[:, 0], e=nn.Embedding(7, 3)), (3,),
         ("e.weight",), tokens=7),
     "embedding bag": Case(lambda: nn.EmbeddingBag(7, 3, mode="sum"), (3,), ("weight",), tokens=7),
+    **LAYERS,
 }  # fmt: skip
 
 

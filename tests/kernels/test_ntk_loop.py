@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from hpr_kernels import ntk
 from hpr_kernels.checks import REDUCTIONS
-from hpr_kernels.tangent.layers import splits
+from hpr_kernels.tangent.split import splits
 from hpr_kernels.testing import assert_close
 
 

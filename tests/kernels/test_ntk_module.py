@@ -75,6 +75,16 @@ class ByAnotherWay(nn.Module):
         return x @ self.held[0].mT + self.linear.bias
 
 
+class Last(nn.GRU):
+    """The last state alone."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x)[1][0]
+
+
 def pruned() -> nn.Module:
     module = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
     prune.random_unstructured(module[0], "weight", amount=0.5)
@@ -102,6 +112,7 @@ KEPT: dict[str, nn.Module] = {
     "batch norm": nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).eval(),
     "scalar outputs": Function(lambda y: y.square().sum(-1)),
     "gradients": after_a_call(nn.Linear(4, 3)),
+    "recurrent layer": nn.Sequential(nn.Unflatten(1, (2, 2)), Last(), nn.Linear(3, 2)),
 }
 REFUSED: dict[str, tuple[nn.Module, str]] = {
     "batch norm": (
@@ -245,26 +256,6 @@ def test_what_is_refused_is_named_and_left_as_it_was(name: str, rng: torch.Gener
     with pytest.raises((ValueError, TypeError), match=f"^{message}") as caught:
         ntk(module, x)
     assert "\n" not in str(caught.value)
-    assert_same(before, state(module))
-
-
-def test_a_recurrent_layer_without_a_rule_is_named(rng: torch.Generator) -> None:
-    """torch.func has no rule for torch's fused recurrent layers."""
-
-    class Last(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.rnn = nn.GRU(4, 3, batch_first=True)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.rnn(x)[0][:, -1]
-
-    module = Last()
-    before = state(module)
-    with pytest.raises(
-        ValueError, match=r"^module: expected one that torch.func's vmap and jacrev"
-    ):
-        ntk(module, torch.randn(3, 2, 4, generator=rng))
     assert_same(before, state(module))
 
 

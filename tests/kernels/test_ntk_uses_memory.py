@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from ntk_zoo import Own, weight
+from ntk_zoo_parts import Own, weight
 from test_memory import MIB, SLACK, beside_result, normal
 from torch import nn
 

@@ -45,7 +45,8 @@ def ntk(
             weights count once.
         x1: [B1, …], each example a row of the batch, of any dtype that the module takes.
         x2: second inputs [B2, …] of the same dtype and device; None for K(x1, x1).
-        parameters: names as in `module.named_parameters()`; None for all that require a gradient.
+        parameters: names as in `module.named_parameters()`, or patterns such as "encoder.*" and "*.bias", which stand
+            for all parameters that match; None for all that require a gradient.
         reduce: "full" for all pairs of rows; "diagonal" for pairs of one output of two examples; "trace" for the sum
             (not the mean) of those over the outputs.
         order: how the factors are contracted, as in `FactoredJacobian.gram`.

@@ -15,7 +15,8 @@ from hpr_kernels.gram.factors import Factors
 from hpr_kernels.memory import give_back
 from hpr_kernels.progress import Progress, Steps
 from hpr_kernels.tangent.block import add_products
-from hpr_kernels.tangent.layers import JacobianRows, Layer, Split
+from hpr_kernels.tangent.layers import Layer
+from hpr_kernels.tangent.split import JacobianRows, Split
 
 
 class Piece(NamedTuple):

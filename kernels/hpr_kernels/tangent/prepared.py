@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from hpr_kernels import checks
 from hpr_kernels.checks import Reduction
 from hpr_kernels.tangent import probe
-from hpr_kernels.tangent.layers import Split, splits
 from hpr_kernels.tangent.pieces import Side
+from hpr_kernels.tangent.split import Split, splits
 
 
 class Prepared(NamedTuple):
@@ -123,7 +124,7 @@ def through_transforms() -> Iterator[None]:
 
 
 def _names(module: nn.Module, parameters: Sequence[str] | None) -> list[str]:
-    """The parameters asked for, each once."""
+    """The parameters asked for by name or by pattern, each once."""
     available = dict(module.named_parameters())
     if not available:
         raise ValueError(f"module: expected one with parameters, got {type(module).__name__}")
@@ -133,7 +134,21 @@ def _names(module: nn.Module, parameters: Sequence[str] | None) -> list[str]:
             raise ValueError(
                 "parameters: expected names where no parameter requires a gradient, got None"
             )
-    return list(dict.fromkeys(checks.groups(parameters, tuple(available))))
+    listed = isinstance(parameters, Iterable) and not isinstance(parameters, str)
+    patterns = list(parameters) if listed else [parameters]
+    found = [_matching(pattern, available) for pattern in patterns]
+    if not found or not all(found):
+        raise ValueError(f"parameters: expected some of {tuple(available)}, got {parameters!r}")
+    return list(dict.fromkeys(name for names in found for name in names))
+
+
+def _matching(pattern: object, available: Iterable[str]) -> list[str]:
+    """The parameters that a name or a pattern of the shell stands for."""
+    if not isinstance(pattern, str):
+        return []
+    # A name may have the characters of a pattern itself, as in a `ParameterDict`.
+    exact = [name for name in available if name == pattern]
+    return exact or [name for name in available if fnmatchcase(name, pattern)]
 
 
 def _check_batch(name: str, x: Tensor, like: Tensor | None) -> None:

@@ -17,8 +17,10 @@ from hpr_kernels import checks
 from hpr_kernels.checks import Order, Reduction
 from hpr_kernels.gram import dispatch
 from hpr_kernels.tangent.block import ROWS
-from hpr_kernels.tangent.layers import Layer, Split
+from hpr_kernels.tangent.layers import Layer
 from hpr_kernels.tangent.pieces import Side, Sizes
+from hpr_kernels.tangent.recorded_calls import Scale
+from hpr_kernels.tangent.split import Split
 
 # A differentiation of no rows takes the time of so many rows.
 CALL = 8
@@ -130,7 +132,7 @@ def _fitting(problem: _Problem, b: int, o: int, *, smallest: bool) -> Sizes | No
         passes = element * max(one.passing(o) for one in numbers)
         if fixed + adds + max(passes, 2 * least, budget // 8) > budget and not smallest:
             return None
-        if any(name in split.shared.kept for name in names):
+        if any(name in split.ways.kinds for name in names):
             needed = max(needed, fixed + adds + max(passes, least))
         if groups and fixed + held + adds + max(passed + passes, 2 * least, budget // 8) <= budget:
             groups[-1] += names
@@ -154,8 +156,11 @@ def _numbers(part: Split) -> _Numbers:
     for layer in part.layers.values():
         row += layer.S * layer.groups * layer.N
         example += layer.S * (1 if layer.tokens else layer.groups * layer.F)
+    # The gradient by the scale of a norm is a sum of products of this size.
+    scales = (use.shape.numel() for use in part.uses if isinstance(use.settings, Scale))
     # `vjp` makes a copy of what it returns.
-    return _Numbers(row, example, 2 * (adjoints + direct), inputs + 2 * example)
+    passing = 2 * (adjoints + direct) + max(scales, default=0)
+    return _Numbers(row, example, passing, inputs + 2 * example)
 
 
 def _one_hot(sides: Sequence[Side], b: int) -> int:

@@ -8,6 +8,7 @@ and the adjoint is the gradient by the tap.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -16,99 +17,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from hpr_kernels.tangent.patches import Convolution, Lookup, convolution, transposed_convolution
+from hpr_kernels.tangent.patches import Convolution
+from hpr_kernels.tangent.recorded_calls import CALLS, Call, Scale, Settings, affine, form, kind
+from hpr_kernels.tangent.recurrent_layers import can_compose, composed, weights_as_registered
+from hpr_kernels.tangent.views import VIEWS, Rows, rows_of, tensors_of
 
-LINEAR = Convolution()
-FLOATING = (torch.float32, torch.float64)
 OTHER_CALLS = "other calls of linear layers than in the first run of an example"
 
 
-class Call(NamedTuple):
-    """The arguments of a call that multiplies a weight into an input."""
-
-    settings: Convolution | Lookup
-    input: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    units: int
-
-
 class Use(NamedTuple):
-    """A call by one example: the names of its parameters that are kept as factors, and the sizes of its tensors."""
+    """A call by one example: the names of its parameters that are kept as factors, and the sizes of its tensors.
 
-    settings: Convolution | Lookup
+    Where the call takes only some rows of a parameter, `weight_rows` and `bias_rows` have the first row and the end.
+    """
+
+    settings: Settings
     weight: str | None
     bias: str | None
     units: int
     input_shape: torch.Size
     shape: torch.Size
     dtype: torch.dtype
+    weight_rows: Rows | None = None
+    bias_rows: Rows | None = None
 
-
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Call | None:
-    if weight.dim() != 2 or input.dtype not in FLOATING:
-        return None
-    return Call(LINEAR, input, weight, bias, len(weight))
-
-
-def _convolution(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Call | None:
-    if input.dtype not in FLOATING:
-        return None
-    settings = convolution(tuple(weight.shape[2:]), stride, padding, dilation, groups)
-    return Call(settings, input, weight, bias, len(weight))
-
-
-def _transposed(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Call | None:
-    if input.dtype not in FLOATING:
-        return None
-    kernel = tuple(weight.shape[2:])
-    settings = transposed_convolution(kernel, stride, padding, output_padding, groups, dilation)
-    return Call(settings, input, weight, bias, weight.shape[1] * groups)
-
-
-def _embedding(
-    input: Tensor,
-    weight: Tensor,
-    padding_idx: int | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
-) -> Call | None:
-    if max_norm is not None or scale_grad_by_freq or sparse or weight.dtype not in FLOATING:
-        return None
-    if padding_idx is not None and padding_idx < 0:
-        padding_idx += len(weight)
-    return Call(Lookup(padding_idx), input, weight, None, weight.shape[1])
-
-
-CALLS: dict[Callable[..., Tensor], Callable[..., Call | None]] = {
-    F.linear: _linear,
-    F.conv1d: _convolution,
-    F.conv2d: _convolution,
-    F.conv3d: _convolution,
-    F.conv_transpose1d: _transposed,
-    F.conv_transpose2d: _transposed,
-    F.conv_transpose3d: _transposed,
-    F.embedding: _embedding,
-}
+    @property
+    def first_row(self) -> int:
+        """The row of the weight that the first unit has."""
+        return 0 if self.weight_rows is None else self.weight_rows[0]
 
 
 def _opened(function: Any) -> FunctionType:
@@ -140,6 +76,8 @@ class Recorder(TorchFunctionMode):
         self.names, self.taps = names, taps
         self.uses: list[Use] = []
         self.inputs: list[Tensor] = []
+        # By its id each view of a parameter, which is held so that no other tensor gets the id, and the parameter.
+        self.views: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -148,11 +86,45 @@ class Recorder(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             with self:
                 return _ATTENTION(*args, **kwargs)
+        if can_compose(func, args, kwargs):
+            with self:
+                return composed(func, args, kwargs)
+        if func in VIEWS:
+            return self._viewed(func, args, kwargs)
         call = CALLS[func](*args, **kwargs) if func in CALLS else None
-        if call is None:
-            return func(*args, **kwargs)
-        weight, bias = self.names.get(id(call.weight)), self.names.get(id(call.bias))
-        if call.bias is not None and call.bias.shape != (call.units,):
+        return func(*args, **kwargs) if call is None else self._recorded(call, func, args, kwargs)
+
+    def _viewed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of a function of `VIEWS`, remembered if it is a view of a parameter to record."""
+        result = func(*args, **kwargs)
+        whole = args[0] if args else None
+        _, root = self.views.get(id(whole), (None, whole if id(whole) in self.names else None))
+        # Gradients do not go through a view that is made without them.
+        if root is not None and torch.is_grad_enabled():
+            self.views |= {id(view): (view, root) for view in tensors_of(result)}
+        return result
+
+    def _name(self, value: Tensor | None, settings: Settings) -> tuple[str | None, Rows | None]:
+        """The parameter to record that an argument is, and which rows of it, None for all; (None, None) for others."""
+        if id(value) in self.names:
+            return self.names[id(value)], None
+        # The rows are units in these operations only.
+        plain = isinstance(settings, Convolution) and settings.groups == 1
+        if id(value) not in self.views or not plain or form(settings)[-1]:
+            return None, None
+        view, root = self.views[id(value)]
+        rows = rows_of(view, root)
+        name = None if rows is None else self.names[id(root)]
+        return name, None if rows == (0, len(root)) else rows
+
+    def _recorded(
+        self, call: Call, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor:
+        """The result of a call with a tap, if it has a parameter to record."""
+        weight, weight_rows = self._name(call.weight, call.settings)
+        bias, bias_rows = self._name(call.bias, call.settings)
+        norm = isinstance(call.settings, Scale)
+        if call.bias is not None and call.bias.shape != (call.units,) and not norm:
             bias = None
         # A weight that is its own input has gradients as an input too.
         own = call.input is call.weight or call.input is call.bias
@@ -163,16 +135,15 @@ class Recorder(TorchFunctionMode):
             for value, name in ((call.weight, weight), (call.bias, bias))
             if value is not None and name is not None
         }
-        y = func(
-            *(constant.get(id(value), value) for value in args),
-            **{key: constant.get(id(value), value) for key, value in kwargs.items()},
-        )
+        z, y = _evaluated(call, func, args, kwargs, constant)
         if y.numel() == 0:
             return y
-        use = Use(call.settings, weight, bias, call.units, call.input.shape, y.shape, y.dtype)
+        use = Use(
+            call.settings, weight, bias, call.units, z.shape, y.shape, y.dtype, weight_rows, bias_rows
+        )  # fmt: skip
         tap = self._tap(y)
         self.uses.append(use)
-        self.inputs.append(call.input)
+        self.inputs.append(z)
         return y + tap
 
     def _inside_transform(self, call: Call) -> bool:
@@ -182,7 +153,7 @@ class Recorder(TorchFunctionMode):
         """
         return self.taps is None and any(
             torch._C._functorch.is_functorch_wrapped_tensor(value)
-            for value in (call.input, call.bias)
+            for value in (call.input, call.weight, call.bias)
             if value is not None
         )
 
@@ -200,6 +171,24 @@ class Recorder(TorchFunctionMode):
         return self.taps[count]
 
 
+def _evaluated(
+    call: Call,
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    instead: dict[int, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """The input of the weight and the result of a call, where `instead` replaces arguments, by their ids."""
+    if isinstance(call.settings, Scale) and call.normalised is not None:
+        z = call.normalised()
+        weight = instead.get(id(call.weight), call.weight)
+        bias = instead.get(id(call.bias), call.bias)
+        return z, affine(z, weight, bias, call.settings.axes)
+    given = (instead.get(id(value), value) for value in args)
+    named = {key: instead.get(id(value), value) for key, value in kwargs.items()}
+    return call.input, func(*given, **named)
+
+
 Substituted = Callable[[dict[str, Tensor], Tensor], Tensor]
 
 
@@ -210,7 +199,7 @@ def substituted(module: nn.Module) -> Substituted:
     slots = {
         f"{prefix}.{name}" if prefix else name: parameter
         for prefix, part in module.named_modules()
-        for name, parameter in part.named_parameters(recurse=False)
+        for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False)
     }
     canonical = {id(parameter): name for name, parameter in module.named_parameters()}
 
@@ -219,7 +208,8 @@ def substituted(module: nn.Module) -> Substituted:
             slot: weights.get(canonical[id(parameter)], parameter.detach())
             for slot, parameter in slots.items()
         }
-        return torch.func.functional_call(module, held, (x,), tie_weights=False)
+        with weights_as_registered(module):
+            return torch.func.functional_call(module, held, (x,), tie_weights=False)
 
     return call
 
@@ -253,27 +243,40 @@ def record(call: Substituted, weights: dict[str, Tensor], x: Tensor) -> Record:
     return Record(recorder.uses, other, y.numel(), y.dtype)
 
 
-def _kind(settings: Convolution | Lookup) -> tuple[Any, ...]:
-    """What uses of one weight must have in common, so that their outer products are of one form."""
-    if isinstance(settings, Convolution):
-        return len(settings.kernel), settings.groups, settings.transposed
-    return (Lookup,)
-
-
-def factored(records: Sequence[Record]) -> set[str]:
-    """The parameters whose every use is recorded, in one way: as a bias, or as the weight of one kind of operation."""
-    ways: dict[str, set[Any]] = {}
+def kinds(records: Sequence[Record]) -> dict[str, str]:
+    """The kind of each parameter whose every use is recorded, in one way: as a bias, or as a weight of one form."""
+    ways: dict[str, dict[Any, str]] = {}
     for use in (use for one in records for use in one.uses):
         if use.weight is not None:
-            ways.setdefault(use.weight, set()).add(_kind(use.settings))
+            ways.setdefault(use.weight, {})[form(use.settings)] = kind(use.settings)
         if use.bias is not None:
-            ways.setdefault(use.bias, set()).add("bias")
-    single = {name for name, found in ways.items() if len(found) == 1}
-    return single.difference(*(one.other for one in records))
+            ways.setdefault(use.bias, {})["bias"] = "bias"
+    other = set().union(*(one.other for one in records))
+    return {
+        name: next(iter(found.values()))
+        for name, found in ways.items()
+        if len(found) == 1 and name not in other
+    }
+
+
+def segments(records: Sequence[Record]) -> dict[str, list[Rows]]:
+    """Of each weight of which a call took some rows, parts of its rows, so that every call took whole parts."""
+    found = [use for one in records for use in one.uses]
+    in_parts = {use.weight for use in found if use.weight_rows is not None}
+    bounds: dict[str, set[int]] = {}
+    for use in found:
+        if use.weight is not None and use.weight in in_parts:
+            ends = use.first_row, use.first_row + use.units
+            bounds.setdefault(use.weight, set()).update(ends)
+    return {name: list(pairwise(sorted(cuts))) for name, cuts in bounds.items()}
 
 
 def uses(module: nn.Module, x: Tensor) -> dict[str, str]:
-    """For each parameter "factored" if `ntk` of inputs like x [B, …] keeps its gradients as factors, else "direct"."""
+    """How `ntk` of inputs like x [B, …] computes the gradients by each parameter.
+
+    They are factors by the weight of a "linear" layer, a "convolution" or an "embedding", sums over positions by a
+    "bias" or a "scale", and else differentiated by torch, "direct".
+    """
     weights = {name: value.detach() for name, value in module.named_parameters()}
-    kept = factored([record(substituted(module), weights, x[:1])])
-    return {name: "factored" if name in kept else "direct" for name in weights}
+    kept = kinds([record(substituted(module), weights, x[:1])])
+    return {name: kept.get(name, "direct") for name in weights}
