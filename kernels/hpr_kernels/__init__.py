@@ -11,6 +11,7 @@ from hpr_kernels.tangent import (
     ntk,
     ntk_alignment,
     ntk_operator,
+    ntk_plan,
     predict_mse,
     two_layer_ntk,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "ntk",
     "ntk_alignment",
     "ntk_operator",
+    "ntk_plan",
     "predict_mse",
     "two_layer_ntk",
 ]

@@ -188,6 +188,7 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
     ],
     "ntk": lambda: [hpr_kernels.ntk(small_module(), normal(5, 3))],
     "ntk_operator": lambda: [module_operator() @ normal(18)],
+    "ntk_plan": lambda: [hpr_kernels.ntk_plan(small_module(), normal(2, 3))],
     "ntk_alignment": alignment_of_modules,
     "leaky_rnn_ntk_operator": lambda: [recurrent_operator() @ normal(10)],
     "NTKOperator.matvec": lambda: both_operators(lambda one, u: one.matvec(u)),

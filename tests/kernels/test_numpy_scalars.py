@@ -65,6 +65,11 @@ def module_alignment(**options: Any) -> Tensor:
     return hpr_kernels.ntk_alignment(before, after, torch.ones(5, 3), **options)
 
 
+def module_plan(**options: Any) -> Tensor:
+    plan = hpr_kernels.ntk_plan(two_modules()[0], torch.ones(5, 3), **options)
+    return torch.tensor([plan.examples, plan.outputs, plan.differentiations])
+
+
 def small_operator(**options: Any) -> NTKOperator:
     x = torch.arange(15.0).view(5, 3).sin()
     return hpr_kernels.ntk_operator(nn.Sequential(two_modules()[0], nn.Tanh()), x, **options)
@@ -145,6 +150,7 @@ CALLS: dict[str, tuple[Callable[..., Result], dict[str, Any]]] = {
         {"memory_budget": BUDGET},
     ),
     "ntk": (module, {"memory_budget": BUDGET}),
+    "ntk_plan": (module_plan, {"memory_budget": BUDGET}),
     "ntk_alignment": (module_alignment, {"memory_budget": BUDGET}),
     "ntk_operator": (module_operator, {"memory_budget": BUDGET}),
     "leaky_rnn_ntk_operator": (

@@ -28,6 +28,7 @@ PUBLIC = {
     "ntk",
     "ntk_alignment",
     "ntk_operator",
+    "ntk_plan",
     "predict_mse",
     "two_layer_ntk",
 }

@@ -96,6 +96,30 @@ def least_bytes(
     return least_workspace(shape, order)
 
 
+def order_of(
+    examples: int,
+    outputs: int,
+    T: int,
+    N: int,
+    F: int,
+    like: Tensor,
+    reduce: Reduction,
+    order: Order,
+    memory_budget: int,
+    *,
+    symmetric: bool,
+) -> Order:
+    """The order in which `gram` by torch contracts packs of one of these sizes; `order` itself where Triton chooses."""
+    if _by_triton(like, order):
+        return order
+    reach = (T - 1,) * (outputs if reduce == "full" else 1)
+    shape = ContractionShape(
+        examples, examples, reach, reach, T, T, N * outputs if reduce == "trace" else N, F,
+        like.element_size(), symmetric=symmetric, threads=threads(like.device),
+    )  # fmt: skip
+    return make_plan(shape, order, memory_budget).order
+
+
 def _by_triton(like: Tensor, order: Order) -> bool:
     # No Triton kernel serves "propagate".
     return order != "propagate" and uses_triton(like)

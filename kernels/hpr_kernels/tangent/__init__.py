@@ -7,6 +7,7 @@ from hpr_kernels.tangent.linearized import linearize
 from hpr_kernels.tangent.module import ntk
 from hpr_kernels.tangent.module_alignment import ntk_alignment
 from hpr_kernels.tangent.module_operator import ntk_operator
+from hpr_kernels.tangent.module_plan import ntk_plan
 from hpr_kernels.tangent.network_operator import leaky_rnn_ntk_operator
 from hpr_kernels.tangent.prediction import predict_mse
 from hpr_kernels.tangent.two_layer import two_layer_ntk
@@ -20,6 +21,7 @@ __all__ = [
     "ntk",
     "ntk_alignment",
     "ntk_operator",
+    "ntk_plan",
     "predict_mse",
     "two_layer_ntk",
 ]

@@ -241,16 +241,19 @@ class Split:
                 known = z >= 0
                 weight.index_add_(0, z[known], g[0, known])
                 continue
+            if layer.bias is not None:
+                found[layer.bias] = g[0].sum(0)
+                z = z[..., :-1]
+            some = weight if layer.rows is None else weight[slice(*layer.rows)]
+            if layer.groups == 1 and not layer.transposed:
+                torch.mm(g[0].mT, z[:, 0], out=some.view(layer.N, -1))
+                continue
             parts = zip(g[0].split(layer.N, dim=1), z.unbind(1), strict=True)
             blocks = torch.stack([a.mT @ b for a, b in parts])  # [groups, N, F]
-            if layer.bias is not None:
-                found[layer.bias] = blocks[..., -1].flatten()
-                blocks = blocks[..., :-1]
             if layer.transposed:
                 # The weight has the channels first.
                 channels = len(weight) // layer.groups
                 blocks = blocks.unflatten(2, (channels, -1)).transpose(1, 2)
-            some = weight if layer.rows is None else weight[slice(*layer.rows)]
             some.copy_(blocks.reshape(some.shape))
         return found
 

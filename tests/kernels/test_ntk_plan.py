@@ -1,0 +1,112 @@
+"""`ntk_plan` says what `ntk` does: the kind and order of each parameter, and how often it differentiates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from ntk_zoo import F64, Own, weight
+from torch import Tensor, nn
+
+from hpr_kernels import ntk, ntk_plan
+from hpr_kernels.checks import ORDERS, REDUCTIONS, Order, Reduction
+from hpr_kernels.gram import dispatch
+from hpr_kernels.tangent.module_plan import NTKPlan
+from hpr_kernels.tangent.pieces import Side
+
+
+def mixed() -> nn.Module:
+    """A network of every kind of parameter."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.norm(self.table(x) + self.places).mT
+        return self.readout(self.convolution(y).tanh().flatten(1))
+
+    return Own(
+        forward, table=nn.Embedding(9, 4), norm=nn.LayerNorm(4), places=weight(6, 4),
+        convolution=nn.Conv1d(4, 5, 3), readout=nn.Linear(20, 3),
+    ).to(F64)  # fmt: skip
+
+
+X = torch.arange(30).view(5, 6) % 9
+
+
+def test_each_parameter_has_its_kind() -> None:
+    plan = ntk_plan(mixed(), X)
+    assert {name: (one.kind, one.positions) for name, one in plan.parameters.items()} == {
+        "table.weight": ("embedding", 6),
+        "norm.weight": ("scale", 0),
+        "norm.bias": ("bias", 0),
+        "places": ("direct", 0),
+        "convolution.weight": ("convolution", 4),
+        "convolution.bias": ("bias", 4),
+        "readout.weight": ("linear", 1),
+        "readout.bias": ("bias", 1),
+    }
+    assert (plan.examples, plan.outputs, plan.at_once, plan.by) == (5, 3, 5, "vmap")
+    assert len(plan.groups) == plan.differentiations == 1
+    lines = [line.split() for line in str(plan).splitlines()]
+    assert ["norm.weight", "scale", "written", "out"] in lines
+    assert [
+        "table.weight",
+        "embedding",
+        "6",
+        "positions,",
+        plan.parameters["table.weight"].order,
+    ] in lines
+
+
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+@pytest.mark.parametrize("budget", [1 << 28, 60_000, 20_000, 8_000])
+@pytest.mark.parametrize("second", [False, True])
+def test_as_many_differentiations_as_planned(
+    reduce: Reduction, budget: int, second: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, x2 = mixed(), X[:3] if second else None
+    plan = ntk_plan(module, X, x2, reduce=reduce, memory_budget=budget)
+    calls = []
+    rows = Side.rows
+    monkeypatch.setattr(Side, "rows", lambda *args: calls.append(args) or rows(*args))
+    ntk(module, X, x2, reduce=reduce, memory_budget=budget)
+    assert len(calls) == plan.differentiations
+    if budget == 8_000:
+        assert plan.differentiations > 1
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_order_is_that_of_the_contraction(
+    order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 2)).to(F64)
+    x = torch.ones(5, 6, 4, dtype=F64)
+    made = []
+    plan_of = dispatch.make_plan
+
+    def seen(*args: Any) -> Any:
+        made.append(plan_of(*args))
+        return made[-1]
+
+    plan = ntk_plan(module, x, order=order)
+    monkeypatch.setattr(dispatch, "make_plan", seen)
+    ntk(module, x, order=order)
+    weights = [plan.parameters[name].order for name in ("0.weight", "2.weight")]
+    assert weights == [one.order for one in made]
+    assert order == "auto" or set(weights) == {order}
+
+
+def test_a_loop_is_named() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.linear(x) * torch.tensor([1 + float(row[0].item() > 0) for row in x])[:, None]
+
+    plan = ntk_plan(Own(forward, linear=nn.Linear(4, 3)), torch.ones(3, 4))
+    assert isinstance(plan, NTKPlan)
+    assert plan.by == "loop"
+    assert "3 examples at once by loop" in str(plan)
+
+
+def test_it_refuses_what_the_kernel_refuses() -> None:
+    with pytest.raises(ValueError, match=r"^memory_budget: expected at least \d+ bytes, got 10"):
+        ntk_plan(mixed(), X, memory_budget=10)
+    with pytest.raises(ValueError, match=r"^module: expected each example on its own, got Dropout"):
+        ntk_plan(nn.Sequential(nn.Linear(4, 3), nn.Dropout()), torch.ones(3, 4))
