@@ -6,13 +6,14 @@ settings is measured by each of them, and the fastest is what the table has.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peers.ntk_models import LeakyNetwork
+from benchmarks.peers.ntk_models import GatedNetwork, LeakyNetwork
 from benchmarks.suites.calls import KernelCall
 
 # Columns of the Jacobian per product, as the authors of empirical-ntks have it in their example.
@@ -33,9 +34,12 @@ class Method(NamedTuple):
 
 
 def this_engine(module: nn.Module, x: Tensor, _: int | None) -> KernelCall:
-    """`hpr_kernels.ntk` with its default budget."""
+    """`hpr_kernels.ntk` with its default budget, which takes torch's own recurrent layers."""
     from hpr_kernels import ntk
 
+    if isinstance(module, GatedNetwork):
+        module = copy.deepcopy(module)
+        module.composed = False
     return lambda: ntk(module, x)
 
 
