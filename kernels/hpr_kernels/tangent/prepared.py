@@ -49,7 +49,7 @@ def prepared(
             f"module: expected a torch.nn.Module, got {type(module).__name__}; "
             "a function becomes one as the forward of a module that holds its parameters"
         )
-    names = _names(module, parameters)
+    names = parameter_names(module, parameters)
     _check_batch("x1", x1, None)
     if x2 is not None:
         _check_batch("x2", x2, x1)
@@ -122,7 +122,7 @@ def through_transforms() -> Iterator[None]:
         ) from error
 
 
-def _names(module: nn.Module, parameters: Sequence[str] | None) -> list[str]:
+def parameter_names(module: nn.Module, parameters: Sequence[str] | None) -> list[str]:
     """The parameters asked for, each once."""
     available = dict(module.named_parameters())
     if not available:
