@@ -14,6 +14,7 @@ from hpr_kernels.progress import Progress
 from hpr_kernels.tangent.kernel import leaky_rnn_ntk
 
 
+# Longer than 60 lines: the docstring is the public reference of all arguments.
 @outside_autocast
 def two_layer_ntk(
     x1: Tensor,
