@@ -117,13 +117,3 @@ def test_what_the_page_says_is_refused(message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=re.escape(message)):
         ntk(module, torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))
     assert all(torch.equal(before[name], value) for name, value in state.items())
-
-
-def test_dropout_that_drops_nothing_is_refused_in_training_mode() -> None:
-    module = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.0))
-    x = torch.randn(4, 3)
-    with pytest.raises(
-        ValueError, match=r"got Dropout '1' in training mode; call module\.eval\(\)"
-    ):
-        ntk(module, x)
-    assert ntk(module.eval(), x).shape == (8, 8)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hpr_kernels import ntk
-from hpr_kernels.tangent.prepared import _names
+from hpr_kernels.tangent.prepared import parameter_names
 
 X = torch.ones(3, 4)
 PATTERNS: dict[str, tuple[Any, list[str]]] = {
@@ -26,7 +26,7 @@ PATTERNS: dict[str, tuple[Any, list[str]]] = {
 def test_parameters_by_patterns(given: Any, expected: list[str]) -> None:
     module = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
     module.add_module("3[a]", nn.Linear(2, 2))
-    assert list(_names(module, given)) == expected
+    assert list(parameter_names(module, given)) == expected
     assert torch.equal(ntk(module, X, parameters=given), ntk(module, X, parameters=expected))
 
 

@@ -44,6 +44,7 @@ CALLS = {
         "parameters",
         "reduce",
         "order",
+        "progress",
     ),
     "leaky_rnn_kernel_alignment(t, before={{}}, after={{}}, rho=0.5, {})": (
         "activation",
@@ -51,6 +52,7 @@ CALLS = {
         "outputs",
         "parameters",
         "order",
+        "progress",
     ),
     "leaky_rnn_ntk_operator(t, recurrent=t, input=t, readout=t, rho=0.5, {})": (
         "activation",
@@ -60,7 +62,13 @@ CALLS = {
     ),
     "ntk_operator(m, t).matvec(t, {})": ("progress",),
     "ntk_alignment(m, m, t, {})": ("order", "progress"),
-    "two_layer_ntk(t, hidden=t, readout=t, {})": ("activation", "precision", "reduce", "order"),
+    "two_layer_ntk(t, hidden=t, readout=t, {})": (
+        "activation",
+        "precision",
+        "reduce",
+        "order",
+        "progress",
+    ),
     "FactoredJacobian(t, t).gram({})": ("precision", "reduce", "order"),
     "FactoredJacobian(t, t).plan({})": ("reduce", "order"),
     "readout_cross_entropy(t, t, i, t, {})": ("precision",),

@@ -96,7 +96,7 @@ def least_bytes(
     return least_workspace(shape, order)
 
 
-def order_of(
+def plan_of(
     examples: int,
     outputs: int,
     T: int,
@@ -108,16 +108,16 @@ def order_of(
     memory_budget: int,
     *,
     symmetric: bool,
-) -> Order:
-    """The order in which `gram` by torch contracts packs of one of these sizes; `order` itself where Triton chooses."""
+) -> ContractionPlan | None:
+    """The plan of `gram` by torch for packs of one of these sizes whose outputs reach all steps; None with Triton."""
     if _by_triton(like, order):
-        return order
+        return None
     reach = (T - 1,) * (outputs if reduce == "full" else 1)
     shape = ContractionShape(
         examples, examples, reach, reach, T, T, N * outputs if reduce == "trace" else N, F,
         like.element_size(), symmetric=symmetric, threads=threads(like.device),
     )  # fmt: skip
-    return make_plan(shape, order, memory_budget).order
+    return make_plan(shape, order, memory_budget)
 
 
 def _by_triton(like: Tensor, order: Order) -> bool:

@@ -11,6 +11,7 @@ from hpr_kernels import checks
 from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.backend import DEFAULT_PRECISION
 from hpr_kernels.gram import MEMORY_BUDGET
+from hpr_kernels.progress import Progress, Steps
 from hpr_kernels.tangent import dispatch
 from hpr_kernels.tangent.arguments import checked_inputs, checked_networks
 
@@ -31,6 +32,7 @@ def leaky_rnn_kernel_alignment(
     self_connections: bool = True,
     precision: checks.Precision = DEFAULT_PRECISION,
     batch_first: bool = False,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Tangent kernel alignment Tr(K_f K_0) / (‖K_f‖ ‖K_0‖) (Liu et al. 2024, Eq. 6), without a whole kernel in memory.
 
@@ -44,6 +46,7 @@ def leaky_rnn_kernel_alignment(
             "auto" and "hadamard" keep the tiles of both kernels in registers; the other orders write blocks to memory.
         memory_budget: bytes that may be allocated, whatever the number of rows.
         batch_first: whether x has examples before steps, as in `torch.nn.RNN`.
+        progress: called as progress(done, total) after each pair of blocks, one of each kernel.
 
     Returns:
         The alignment, fp64, [R] or [] for a plain network; sums accumulate in fp64. NaN where a kernel is zero.
@@ -51,6 +54,8 @@ def leaky_rnn_kernel_alignment(
     Raises:
         ValueError, TypeError: as `leaky_rnn_ntk`.
     """
+    # A wrong argument is named before any work.
+    Steps(progress, None)
     checks.choice("order", order, checks.ORDERS)
     memory_budget = checks.budget(memory_budget)
     networks = []
@@ -65,7 +70,9 @@ def leaky_rnn_kernel_alignment(
         )  # fmt: skip
     with torch.no_grad():
         packed = checked_inputs("x", x, batch_first)
-        sums = dispatch.alignment_sums(networks[0], networks[1], packed, order, memory_budget)
+        sums = dispatch.alignment_sums(
+            networks[0], networks[1], packed, order, memory_budget, progress
+        )
     alignment = sums[0] / (sums[1] * sums[2]).sqrt()
     return alignment if x.dim() == 4 else alignment[0]
 

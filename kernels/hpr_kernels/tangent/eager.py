@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from hpr_kernels.checks import Order, Reduction
 from hpr_kernels.memory import give_back
+from hpr_kernels.progress import Progress, Steps
 from hpr_kernels.tangent.network import NetworkPack
 from hpr_kernels.tangent.tiling import TileRows, alignment_tiling, budgeted, kernel_tiling
 
@@ -18,6 +21,7 @@ def kernel(
     reduce: Reduction,
     order: Order,
     memory_budget: int,
+    progress: Progress | None = None,
 ) -> Tensor:
     """K of x1 and x2 [R or 1, T, B, N_in]: at once if all adjoints fit, else in tiles (see `tiling`)."""
     right = x1 if x2 is None else x2
@@ -29,17 +33,20 @@ def kernel(
         left = pack.block(x1)
         other = None if x2 is None else pack.block(x2)
         with budgeted(tiling.workspace, memory_budget):
-            return left.kernel(other, reduce, order, tiling.workspace)
+            K = left.kernel(other, reduce, order, tiling.workspace)
+        Steps(progress, 1).step()
+        return K
     O, P = pack.count(x1.shape[1]), pack.count(right.shape[1])
     shapes = {"full": (B1, O, B2, P), "diagonal": (B1, B2, O), "trace": (B1, B2)}
     K = x1.new_empty(R, *shapes[reduce])
+    facing = partial(_facing, rows, columns, x2 is None, reduce)
+    blocks = sum(len(facing(number)) for number in range(len(rows)))
+    steps = Steps(progress, -(-R // tiling.networks) * blocks)
     for some, part in pack.networks(tiling.networks):
         y1, y2 = (x if len(x) == 1 else x[some] for x in (x1, right))
         for number, row in enumerate(rows):
             left = part.block(y1[:, :, row.examples], row.outputs)
-            for column in columns if x2 is not None else columns[number:]:
-                if reduce != "full" and row.outputs.rows != column.outputs.rows:
-                    continue
+            for column in facing(number):
                 same = x2 is None and column == row
                 other = None if same else part.block(y2[:, :, column.examples], column.outputs)
                 with budgeted(tiling.workspace, memory_budget):
@@ -50,9 +57,21 @@ def kernel(
                     _place(K[some], block.transpose(1, 2), column, row, reduce)
                 # Free the memory before the next block is made.
                 del other, block
+                steps.step()
             del left
             give_back(x1.device)
     return K.flatten(3).flatten(1, 2) if reduce == "full" else K
+
+
+def _facing(
+    rows: list[TileRows], columns: list[TileRows], symmetric: bool, reduce: Reduction, number: int
+) -> list[TileRows]:
+    """The tiles of columns with which the tile `number` of rows makes a block, one for each pair if `symmetric`."""
+    return [
+        column
+        for column in (columns[number:] if symmetric else columns)
+        if reduce == "full" or rows[number].outputs.rows == column.outputs.rows
+    ]
 
 
 def _place(K: Tensor, block: Tensor, row: TileRows, column: TileRows, reduce: Reduction) -> None:
@@ -69,12 +88,19 @@ def _place(K: Tensor, block: Tensor, row: TileRows, column: TileRows, reduce: Re
 
 
 def alignment_sums(
-    before: NetworkPack, after: NetworkPack, x: Tensor, order: Order, memory_budget: int
+    before: NetworkPack,
+    after: NetworkPack,
+    x: Tensor,
+    order: Order,
+    memory_budget: int,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Σ K_f K_0, Σ K_f² and Σ K_0², [3, R] in fp64; `before` makes K_0, `after` K_f; x [R or 1, T, B, N_in]."""
     sums = torch.zeros(3, len(before.recurrent), dtype=torch.float64, device=x.device)
     tiling = alignment_tiling(before, x, order, memory_budget)
     tiles = tiling.tiles(before, x)
+    packs = -(-len(before.recurrent) // tiling.networks)
+    steps = Steps(progress, packs * len(tiles) * (len(tiles) + 1) // 2)
     pairs = zip(*(pack.networks(tiling.networks) for pack in (before, after)), strict=True)
     for (some, old), (_, new) in pairs:
         y = x if len(x) == 1 else x[some]
@@ -93,6 +119,7 @@ def alignment_sums(
                 # A block off the diagonal counts for its transpose, too.
                 sums[:, some] += (1.0 if column == row else 2.0) * _sums(*blocks)
                 del blocks
+                steps.step()
             del lefts
             give_back(x.device)
     return sums

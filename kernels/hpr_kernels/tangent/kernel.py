@@ -11,6 +11,7 @@ from hpr_kernels import checks
 from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.backend import DEFAULT_PRECISION
 from hpr_kernels.gram import MEMORY_BUDGET
+from hpr_kernels.progress import Progress, Steps
 from hpr_kernels.tangent import eager
 from hpr_kernels.tangent.arguments import check_second, checked_inputs, checked_networks
 
@@ -35,6 +36,7 @@ def leaky_rnn_ntk(
     self_connections: bool = True,
     precision: checks.Precision = DEFAULT_PRECISION,
     batch_first: bool = False,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Exact NTK K = ∇_W y ∇_W yᵀ of a leaky recurrent network (Liu et al. 2024, Eq. 1, 2 and 6), without the Jacobian.
 
@@ -67,6 +69,7 @@ def leaky_rnn_ntk(
         precision: how products of fp32 numbers round in the Triton kernels: "ieee", "tf32x3" (nearly as exact, on
             tensor cores) or "tf32". Torch, which serves the CPU and other dtypes, ignores it.
         batch_first: whether x1 and x2 have examples before steps, as in `torch.nn.RNN`. The shape does not show it.
+        progress: called as progress(done, total) after each block of the kernel.
 
     Returns:
         "full": K [M1, M2], M = B · len(steps) · N_out rows ordered (b, t, k); "diagonal": [B1, B2, M / B];
@@ -76,6 +79,8 @@ def leaky_rnn_ntk(
         ValueError, TypeError: naming the argument that does not fit, that holds NaN or infinity, or a budget that is
             too small for one output of one example. The adjoints, if they overflow.
     """
+    # A wrong argument is named before any work.
+    Steps(progress, None)
     checks.choice("reduce", reduce, checks.REDUCTIONS)
     checks.choice("order", order, checks.ORDERS)
     memory_budget = checks.budget(memory_budget)
@@ -89,5 +94,5 @@ def leaky_rnn_ntk(
     with torch.no_grad():
         first = checked_inputs("x1", x1, batch_first)
         second = None if x2 is None else checked_inputs("x2", x2, batch_first)
-        K = eager.kernel(networks, first, second, reduce, order, memory_budget)
+        K = eager.kernel(networks, first, second, reduce, order, memory_budget, progress)
     return K if x1.dim() == 4 else K[0]

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hpr_kernels import checks
 from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.tangent import probe
+from hpr_kernels.tangent.prepared import parameter_names
 from hpr_kernels.tangent.uses import substituted
 
 Weights = dict[str, Tensor]
@@ -44,17 +45,8 @@ def linearize(module: nn.Module, *, parameters: Sequence[str] | None = None) -> 
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
-    available = dict(module.named_parameters())
-    if not available:
-        raise ValueError(f"module: expected one with parameters, got {type(module).__name__}")
-    if parameters is None:
-        parameters = [name for name, parameter in available.items() if parameter.requires_grad]
-        if not parameters:
-            raise ValueError(
-                "parameters: expected names where no parameter requires a gradient, got None"
-            )
-    names = list(dict.fromkeys(checks.groups(parameters, tuple(available))))
-    for name, parameter in available.items():
+    names = parameter_names(module, parameters)
+    for name, parameter in module.named_parameters():
         checks.finite(f"parameter {name}", parameter.detach())
     for name, part in module.named_modules():
         random = isinstance(part, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd)

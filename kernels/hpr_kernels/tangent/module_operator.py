@@ -14,7 +14,7 @@ from hpr_kernels.gram import MEMORY_BUDGET
 from hpr_kernels.progress import Steps
 from hpr_kernels.tangent import probe
 from hpr_kernels.tangent.linear_operator import Gradients, NTKOperator
-from hpr_kernels.tangent.pieces import Side, module_kernel
+from hpr_kernels.tangent.pieces import sum_of_squares
 from hpr_kernels.tangent.prepared import (
     Prepared,
     prepared,
@@ -153,14 +153,16 @@ class ModuleJacobian:
     def trace(self, steps: Steps) -> Tensor:
         """Tr J Jᵀ, from the factors of one example at a time."""
         with undisturbed(), through_transforms():
-            total = self.like.new_zeros(1)
             found = Prepared(self.twin, list(self.weights), self.x, None)
-            whole, _ = sides(found, "trace")
-            for example in self.x.split(1):
-                side = Side(whole.split, example)
-                sizes = piece_sizes(side, None, "trace", "auto", self.memory_budget)
-                total += module_kernel(side, None, sizes, reduce="trace", order="auto")[0]
-                steps.step()
+            side, _ = sides(found, "trace")
+            sizes = piece_sizes(side, None, "trace", "auto", self.memory_budget)
+            total = self.like.new_zeros(1)
+            for piece in side.pieces(sizes.examples, sizes.outputs):
+                for names in sizes.groups:
+                    part = side.part(names)
+                    total += sum_of_squares(part.split, part.rows(piece, sizes.few))
+                if piece.outputs.stop == side.split.outputs:
+                    steps.step(piece.examples.stop - piece.examples.start)
         return total
 
     def each(self) -> Iterator[ModuleJacobian]:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from hpr_kernels import checks
 from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.checks import Order, Reduction
-from hpr_kernels.gram import MEMORY_BUDGET, dispatch
+from hpr_kernels.gram import MEMORY_BUDGET
 from hpr_kernels.tangent.layers import Layer
 from hpr_kernels.tangent.pieces import Side, Sizes
 from hpr_kernels.tangent.prepared import prepared, sides
-from hpr_kernels.tangent.sizes import piece_sizes
+from hpr_kernels.tangent.sizes import contraction, piece_sizes
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,8 @@ def ntk_plan(
 def _order(
     layer: Layer, left: Side, right: Side | None, sizes: Sizes, reduce: Reduction, order: Order
 ) -> Order:
-    b, o = min(sizes.examples, len(left.x)), min(sizes.outputs, left.split.outputs)
-    features = min(layer.F, 2 * b * layer.S) if layer.tokens else layer.F
-    return dispatch.order_of(
-        b, o, layer.S, layer.N, features, left.like, reduce, order, sizes.workspace,
+    plan = contraction(
+        layer, left.like, sizes.examples, sizes.outputs, reduce, order, sizes.workspace,
         symmetric=right is None,
     )  # fmt: skip
+    return order if plan is None else plan.order

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hpr_kernels.checks import Order, Reduction
-from hpr_kernels.gram import dispatch
+from hpr_kernels.gram import dispatch, products
 from hpr_kernels.gram.eager import mirror
 from hpr_kernels.gram.factors import Factors
 from hpr_kernels.memory import give_back
@@ -127,15 +127,12 @@ class Kernel:
     ) -> None:
         """Add the products of two pieces. `columns` None stands for `rows`: then `mirror` completes K."""
         if left.width:
-            one, two = (side.written[None] for side in (rows, columns or rows))
-            add_products(self.shown[None], one, two, 1, self.reduce, columns is None)
-        for name, layer in left.layers.items():
-            if name not in right.layers:
-                continue
-            others = None if columns is None else columns.factors[name]
-            for first, second in _factors(layer, rows.factors[name], others):
+            first, second = (side.written[None] for side in (rows, columns or rows))
+            add_products(self.shown[None], first, second, 1, self.reduce, columns is None)
+        for layer, one, two in _alike(left, rows, right, columns):
+            for factors, others in _factors(layer, one, two):
                 dispatch.add_gram(
-                    self.entries, first, second,
+                    self.entries, factors, others,
                     reduce=self.reduce, order=order, memory_budget=workspace,
                 )  # fmt: skip
 
@@ -195,6 +192,59 @@ def _place(K: Kernel, block: Kernel, first: Piece, second: Piece, *, mirrored: b
     K.entries[place, first.examples, :, second.examples] += block.entries
     if mirrored:
         K.entries[place, second.examples, :, first.examples] += block.entries.transpose(1, 3)
+
+
+def sum_of_squares(split: Split, rows: JacobianRows) -> Tensor:
+    """The sum of the squares of all entries of rows, []."""
+    total = rows.written.square().sum()
+    for name, layer in split.layers.items():
+        for factors, _ in _factors(layer, rows.factors[name], None):
+            total += products.trace(factors.g[0], factors.z[0])
+    return total
+
+
+Pair = tuple[Tensor, Tensor]
+
+
+def _alike(
+    left: Split, rows: JacobianRows, right: Split, columns: JacobianRows | None
+) -> list[tuple[Layer, Pair, Pair | None]]:
+    """The layers with their factors on both sides; those of equal adjoints as one layer, which has the inputs of all.
+
+    The results of layers that are added have equal adjoints, as those of the input and of the state in a recurrent
+    network.
+    """
+    found: list[tuple[Layer, Pair, Pair | None]] = []
+    for name, layer in left.layers.items():
+        if name not in right.layers:
+            continue
+        one, two = rows.factors[name], None if columns is None else columns.factors[name]
+        place = next((i for i, other in enumerate(found) if _equal((layer, one, two), other)), None)
+        if place is None:
+            found.append((layer, one, two))
+            continue
+        first, g, h = found[place]
+        joined = first._replace(F=first.F + layer.F)
+        z = torch.cat([g[1], one[1]], -1)
+        y = None if h is None or two is None else (h[0], torch.cat([h[1], two[1]], -1))
+        found[place] = joined, (g[0], z), y
+    return found
+
+
+def _equal(one: tuple[Layer, Pair, Pair | None], other: tuple[Layer, Pair, Pair | None]) -> bool:
+    """Whether the adjoints of two layers are equal on both sides."""
+    if one[0].tokens or other[0].tokens or one[0].groups > 1 or other[0].groups > 1:
+        return False
+    sides = [
+        (a, b) for a, b in zip(one[1:], other[1:], strict=True) if a is not None and b is not None
+    ]
+    # The first numbers of most layers differ, so that few are compared as a whole.
+    return all(
+        a[0].shape == b[0].shape
+        and torch.equal(a[0][0, 0, 0], b[0][0, 0, 0])
+        and torch.equal(a[0], b[0])
+        for a, b in sides
+    )
 
 
 def _factors(

@@ -50,7 +50,7 @@ def prepared(
             f"module: expected a torch.nn.Module, got {type(module).__name__}; "
             "a function becomes one as the forward of a module that holds its parameters"
         )
-    names = _names(module, parameters)
+    names = parameter_names(module, parameters)
     _check_batch("x1", x1, None)
     if x2 is not None:
         _check_batch("x2", x2, x1)
@@ -60,7 +60,7 @@ def prepared(
         x1, x2 = probe.plain(x1), None if x2 is None else probe.plain(x2)
         with torch.no_grad():
             twin = probe.twin(module)
-            probe.check(twin, x1)
+            probe.check(twin, x1, module)
             if x2 is not None:
                 probe.run_module(twin, "x2", x2[:1])
         with through_transforms():
@@ -123,7 +123,7 @@ def through_transforms() -> Iterator[None]:
         ) from error
 
 
-def _names(module: nn.Module, parameters: Sequence[str] | None) -> list[str]:
+def parameter_names(module: nn.Module, parameters: Sequence[str] | None) -> list[str]:
     """The parameters asked for by name or by pattern, each once."""
     available = dict(module.named_parameters())
     if not available:

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from hpr_kernels import checks
+from hpr_kernels.tangent.views import unwrapped
 
 
 def twin(module: nn.Module) -> nn.Module:
@@ -83,24 +85,34 @@ def run_module(module: nn.Module, name: str, x: Tensor) -> Tensor:
     return y
 
 
-def check(module: nn.Module, x: Tensor) -> None:
-    """Refuse a module whose outputs are not a function of each example alone; x [B, …].
+def check(module: nn.Module, x: Tensor, original: nn.Module) -> None:
+    """Refuse a module whose outputs are not a function of each example and its own parameters alone; x [B, …].
+
+    Args:
+        module: a copy of `original`.
+        x: a batch, of which one or two examples are run.
+        original: the module of the caller.
 
     Raises:
         ValueError, TypeError: it draws random numbers, changes its buffers, gives other outputs when it is called
-            again, or mixes examples; the submodule or buffer is named.
+            again, mixes examples, or reads a parameter of the original; the submodule, buffer or parameter is named.
     """
     for name, part in module.named_modules():
-        mixes = isinstance(part, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd)
-        if mixes and part.training:
+        drops = isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0
+        if part.training and (drops or isinstance(part, nn.modules.batchnorm._BatchNorm)):
             raise ValueError(
                 f"module: expected each example on its own, got {type(part).__name__} "
                 f"{name!r} in training mode; call module.eval()"
             )
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     drawing: list[str] = []
-    with _watched(module, drawing):
+    with _watched(module, drawing), _Strangers(original) as strangers:
         few = run_module(module, "x1", x[:2])
+    if strangers.read:
+        raise ValueError(
+            f"module: expected {strangers.read[0]!r} to be read where it is registered, "
+            "got another object that holds it, such as a function, which copy.deepcopy does not copy"
+        )
     if drawing:
         raise ValueError(f"module: expected no random numbers, got some drawn by {drawing[0]}")
     for name, buffer in module.named_buffers():
@@ -154,7 +166,7 @@ def check_gradient(
         known: Sequence[Tensor | None] = [None] * len(held)
         if y.requires_grad:
             known = torch.autograd.grad(y, list(held.values()), along, allow_unused=True)
-    found = gradient(x, along)
+    found = {name: value.detach() for name, value in gradient(x, along).items()}
     size = sum(float(value.norm()) ** 2 for value in known if value is not None) ** 0.5
     for name, value in zip(held, known, strict=True):
         if name not in names:
@@ -166,6 +178,29 @@ def check_gradient(
             raise ValueError(
                 f"module: expected {name!r} to be read where it is registered, got another gradient by torch.func"
             )
+
+
+class _Strangers(TorchFunctionMode):
+    """Lists the parameters of `original` that an operation takes, which a copy of the module should not have."""
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self.names = {_memory(value): name for name, value in original.named_parameters()}
+        self.read: list[str] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:  # fmt: skip
+        for value in _tensors([*args, *(kwargs or {}).values()]):
+            if value.numel() and _memory(value) in self.names:
+                self.read.append(self.names[_memory(value)])
+        return func(*args, **(kwargs or {}))
+
+
+def _memory(value: Tensor) -> int:
+    """The place of a tensor's memory; 0 for one that has none, as sparse tensors."""
+    value = unwrapped(value)
+    return value.untyped_storage().data_ptr() if value.layout == torch.strided else 0
 
 
 @contextmanager

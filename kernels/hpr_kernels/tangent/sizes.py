@@ -12,18 +12,20 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from hpr_kernels import checks
 from hpr_kernels.checks import Order, Reduction
 from hpr_kernels.gram import dispatch
+from hpr_kernels.gram.contraction_plan import CALL, ContractionPlan
 from hpr_kernels.tangent.block import ROWS
 from hpr_kernels.tangent.layers import Layer
 from hpr_kernels.tangent.pieces import Side, Sizes
 from hpr_kernels.tangent.recorded_calls import Scale
 from hpr_kernels.tangent.split import Split
 
-# A differentiation of no rows takes the time of so many rows.
-CALL = 8
+# The calls of torch that a use of a parameter stands for in a differentiation.
+CALLS = 12
 
 
 class _Numbers(NamedTuple):
@@ -60,7 +62,7 @@ class _Problem(NamedTuple):
 def piece_sizes(
     left: Side, right: Side | None, reduce: Reduction, order: Order, memory_budget: int
 ) -> Sizes:
-    """The sizes with which the fewest rows are made twice.
+    """The sizes with which the estimated time of differentiation and contraction is shortest.
 
     Raises:
         BudgetTooSmallError: one output of one example does not fit.
@@ -76,22 +78,44 @@ def piece_sizes(
         sizes = _fitting(problem, b, o, smallest=best is None and (b, o) == (1, 1))
         if sizes is None:
             continue
-        cost = _pairs(problem, b, o) * len(sizes.groups) * (b * o + CALL)
+        cost = _cost(problem, sizes)
         if best is None or cost < least:
             best, least = sizes, cost
     assert best is not None
     return best
 
 
-def _pairs(problem: _Problem, b: int, o: int) -> int:
-    """The pairs of pieces that make up the kernel, each of which makes rows."""
+def _cost(problem: _Problem, sizes: Sizes) -> float:
+    """The multiply-adds of differentiation and contraction, weighted as in a `ContractionPlan`."""
+    pairs, squares = _pairs(problem, sizes.examples, sizes.outputs)
+    split, like = problem.left.split, problem.left.like
+    layers = split.layers.values()
+    # A backward pass multiplies the adjoints of each layer with its weights, after a forward pass of one output.
+    row = sum(layer.S * layer.groups * layer.N * _features(layer, 1) for layer in layers)
+    differentiation = sizes.examples * (sizes.outputs + 1) * row + CALL * CALLS * len(split.uses)
+    total = float(len(sizes.groups) * (pairs + squares) * differentiation)
+    for layer in layers:
+        for times, symmetric in ((squares, True), (pairs, False)):
+            plan = contraction(
+                layer, like, sizes.examples, sizes.outputs, problem.reduce, problem.order,
+                sizes.workspace, symmetric=symmetric,
+            ) if times else None  # fmt: skip
+            if plan is not None:
+                total += times * layer.groups * plan.costs[plan.order].weighted
+    return total
+
+
+def _pairs(problem: _Problem, b: int, o: int) -> tuple[int, int]:
+    """The pairs of different pieces that make up the kernel, and of pieces with themselves. Each makes rows."""
     parts = [math.ceil(side.split.outputs / o) for side in problem.sides]
     examples = [math.ceil(len(side.x) / b) for side in problem.sides]
+    if problem.right is not None:
+        by_outputs = math.prod(parts) if problem.reduce == "full" else parts[0]
+        return math.prod(examples) * by_outputs, 0
     if problem.reduce == "full":
-        pieces = [n * m for n, m in zip(examples, parts, strict=True)]
-        return math.prod(pieces) if len(pieces) > 1 else pieces[0] * (pieces[0] + 1) // 2
-    each = math.prod(examples) if len(examples) > 1 else examples[0] * (examples[0] + 1) // 2
-    return parts[0] * each
+        pieces = examples[0] * parts[0]
+        return pieces * (pieces - 1) // 2, pieces
+    return parts[0] * examples[0] * (examples[0] - 1) // 2, parts[0] * examples[0]
 
 
 def _tried(B: int, O: int) -> Iterator[tuple[int, int]]:
@@ -177,6 +201,24 @@ def _one_hot(sides: Sequence[Side], b: int) -> int:
 def _features(layer: Layer, examples: int) -> int:
     """Inputs of a unit; of an embedding at most as many as both sides of a kernel have tokens."""
     return min(layer.F, 2 * examples * layer.S) if layer.tokens else layer.F
+
+
+def contraction(
+    layer: Layer,
+    like: Tensor,
+    b: int,
+    o: int,
+    reduce: Reduction,
+    order: Order,
+    workspace: int,
+    *,
+    symmetric: bool,
+) -> ContractionPlan | None:
+    """The plan for one group of a layer between two pieces, without causality; None where Triton contracts."""
+    return dispatch.plan_of(
+        b, o, layer.S, layer.N, _features(layer, b), like, reduce, order, workspace,
+        symmetric=symmetric,
+    )  # fmt: skip
 
 
 def _least(split: Split, b: int, o: int, problem: _Problem) -> int:

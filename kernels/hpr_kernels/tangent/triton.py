@@ -22,12 +22,17 @@ from hpr_kernels.gram.rows import (
     shared_arguments,
 )
 from hpr_kernels.gram.triton import as_types, pairs_with_steps, stored, weights
+from hpr_kernels.progress import Progress, Steps
 from hpr_kernels.tangent.block import JacobianBlock
 from hpr_kernels.tangent.network import NetworkPack
 
 
 def alignment_sums(
-    before: NetworkPack, after: NetworkPack, x: Tensor, memory_budget: int
+    before: NetworkPack,
+    after: NetworkPack,
+    x: Tensor,
+    memory_budget: int,
+    progress: Progress | None = None,
 ) -> Tensor | None:
     """Σ K_f K_0, Σ K_f² and Σ K_0², [3, R] in fp64, of two packs as one pack of 2 R; x [R or 1, T, B, N_in].
 
@@ -47,6 +52,8 @@ def alignment_sums(
     size = min(both.examples(x, memory_budget) // len(both.recurrent), inner)
     if size < 1:
         return None
+    parts = -(-B // size)
+    steps = Steps(progress, parts * (parts + 1) // 2)
     total = torch.zeros(3, len(before.recurrent), dtype=torch.float64, device=x.device)
     for start in range(0, B, size):
         left = both.block(x[:, :, start : start + size])
@@ -56,6 +63,7 @@ def alignment_sums(
             left.check_finite_unless(right, sums)
             # A block off the diagonal counts for its transpose, too.
             total += (1.0 if right is None else 2.0) * sums
+            steps.step()
     return total
 
 

@@ -10,9 +10,11 @@ from hpr_kernels import checks
 from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.backend import DEFAULT_PRECISION
 from hpr_kernels.gram import MEMORY_BUDGET
+from hpr_kernels.progress import Progress
 from hpr_kernels.tangent.kernel import leaky_rnn_ntk
 
 
+# Longer than 60 lines: the docstring is the public reference of all arguments.
 @outside_autocast
 def two_layer_ntk(
     x1: Tensor,
@@ -26,6 +28,7 @@ def two_layer_ntk(
     memory_budget: int = MEMORY_BUDGET,
     activation: checks.Activation = "relu",
     precision: checks.Precision = DEFAULT_PRECISION,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Exact NTK of y = W_2 f(W_1 x): the recurrent case at T = 1, rho = 0 (Liu et al. 2024, Section 2.3).
 
@@ -38,7 +41,7 @@ def two_layer_ntk(
         hidden: W_1 [N, d] or [R, N, d].
         readout: W_2 [N_out, N] or [R, N_out, N].
         parameters: the groups to differentiate by, some of ("hidden", "readout"); None for both.
-        reduce, order, memory_budget, precision: as in `leaky_rnn_ntk`.
+        reduce, order, memory_budget, precision, progress: as in `leaky_rnn_ntk`.
         activation: f, "relu" (f'(0) = 0), "tanh" or "linear".
 
     Returns:
@@ -73,4 +76,5 @@ def two_layer_ntk(
         memory_budget=memory_budget,
         activation=activation,
         precision=precision,
+        progress=progress,
     )

@@ -31,7 +31,7 @@ def tensors_of(result: Any) -> tuple[Tensor, ...]:
 
 def rows_of(view: Tensor, root: Tensor) -> Rows | None:
     """(start, stop) where `view` is root[start:stop] in memory; None where it is something else."""
-    view, root = _unwrapped(view), _unwrapped(root)
+    view, root = unwrapped(view), unwrapped(root)
     if view.dim() != root.dim() or view.shape[1:] != root.shape[1:] or view.numel() == 0:
         return None
     if view.untyped_storage().data_ptr() != root.untyped_storage().data_ptr():
@@ -46,7 +46,7 @@ def rows_of(view: Tensor, root: Tensor) -> Rows | None:
     )
 
 
-def _unwrapped(value: Tensor) -> Tensor:
+def unwrapped(value: Tensor) -> Tensor:
     """The tensor in memory of one that a transform of torch.func has wrapped."""
     while torch._C._functorch.is_functorch_wrapped_tensor(value):
         value = torch._C._functorch.get_unwrapped(value)
