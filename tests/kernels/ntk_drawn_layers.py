@@ -157,7 +157,7 @@ def over_steps(layer: Callable[[Draw, tuple[int, ...]], Made]) -> Callable[..., 
 
 def recurrent(draw: Draw, shape: tuple[int, ...]) -> Made:
     kind = choose(draw, nn.RNN, nn.GRU, nn.LSTM)
-    first, both = flag(draw), flag(draw)
+    first, both = flag(draw), choose(draw, True, False, True)
     options: dict[str, Any] = {}
     size = draw(st.integers(1, 3))
     if kind is nn.RNN:
@@ -271,6 +271,6 @@ def without_parameters(draw: Draw, shape: tuple[int, ...]) -> Made:
 VECTORS = [linear, linear, norm, affine, bilinear, cell, without_parameters]
 SEQUENCES = [
     linear, norm, affine, convolution, over_steps(convolution), transposed, over_steps(transposed),
-    recurrent, recurrent, cell, attention, attention, encoder, without_parameters,
+    recurrent, recurrent, recurrent, cell, attention, attention, encoder, without_parameters,
 ]  # fmt: skip
 IMAGES = [convolution, convolution, transposed, norm, affine, linear, without_parameters]

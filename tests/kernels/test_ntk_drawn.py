@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from ntk_drawn import Drawn, drawn
+from ntk_drawn import STARTS, Drawn, drawn
 from ntk_zoo import jacobians, reduced
 from torch import Tensor
 
@@ -63,10 +63,10 @@ def check(one: Drawn) -> None:
         assert torch.equal(value, old)
 
 
-@settings(
-    max_examples=60, deadline=None, database=None, derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
-)  # fmt: skip
-@given(drawn())
-def test_modules_drawn_at_random(one: Drawn) -> None:
-    check(one)
+@pytest.mark.parametrize("start", STARTS)
+def test_modules_drawn_at_random(start: str) -> None:
+    run = settings(
+        max_examples=25, deadline=None, database=None, derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
+    )  # fmt: skip
+    run(given(drawn(start))(check))()
