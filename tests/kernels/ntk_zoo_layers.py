@@ -116,6 +116,11 @@ def transformer(self: Any, x: Tensor) -> Tensor:
     return self.a(x, x[:, 1:].tanh(), tgt_mask=mask)[:, -1, :2]
 
 
+def both_ways_and_norm(self: Any, x: Tensor) -> Tensor:
+    y = F.conv1d(F.conv_transpose1d(x.mT, self.w).mT.contiguous(), self.w)
+    return F.rms_norm(y, (1,)).flatten(1)[:, :1]
+
+
 def parts_of_a_weight(self: Any, x: Tensor) -> Tensor:
     """Rows of one weight: three of them, two that overlap with those, all, and rows by another way."""
     first = F.linear(x, self.w[:3], self.b[:3])
@@ -241,6 +246,9 @@ LAYERS: dict[str, Case] = {
         .eval(), (2, 4)),
     "transformer": Case(
         lambda: Own(transformer, a=nn.Transformer(4, 2, 1, 1, 3, batch_first=True)).eval(), (3, 4)),
+    # The gradient by the kernel fails under vmap at several examples, and not at one.
+    "one kernel both ways, then a norm": Case(
+        lambda: Own(both_ways_and_norm, w=weight(2, 2, 2)), (1, 2), ("w",)),
     "parts of a weight": Case(lambda: Own(parts_of_a_weight, w=weight(6, 4), b=weight(6)), (2, 4)),
     "every second row": Case(lambda: Own(every_second_row, w=weight(4, 4)), (4,), ("w",)),
     "columns of a weight": Case(lambda: Own(columns, w=weight(2, 4)), (4,), ("w",)),

@@ -128,7 +128,13 @@ class Split:
 
     def _differentiated(self, x: Tensor, directions: Tensor) -> Derivatives:
         if self.by_vmap:
-            return self._by_vmap(x, directions)
+            try:
+                return self._by_vmap(x, directions)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:
+                # Some operations differentiate under vmap at one example, and fail at several.
+                self.by_vmap = False
         each = [self._by_loop(one, directions) for one in x]
         adjoints, inputs = (
             [torch.stack(values) for values in zip(*found, strict=True)]
