@@ -325,7 +325,7 @@ def test_progress() -> None:
     operator.rmatvec(normal(12, 3), progress=progress)
     told(calls, 21)
     calls.clear()
-    ntk_operator(module, x1, memory_budget=3000).trace(progress=progress)
+    ntk_operator(module, x1, memory_budget=1000).trace(progress=progress)
     told(calls, 4)
     symmetric = ntk_operator(module, x1)
     for method in (symmetric.leading_eigenvalues, symmetric.leading_eigenvectors):

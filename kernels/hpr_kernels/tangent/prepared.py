@@ -15,7 +15,7 @@ from hpr_kernels import checks
 from hpr_kernels.checks import Reduction
 from hpr_kernels.tangent import probe
 from hpr_kernels.tangent.pieces import Side
-from hpr_kernels.tangent.split import Split, splits
+from hpr_kernels.tangent.split import splits
 
 
 class Prepared(NamedTuple):
@@ -70,22 +70,14 @@ def prepared(
 def sides(found: Prepared, reduce: Reduction) -> tuple[Side, Side | None]:
     """Both sides of a kernel, None for x1 again, with their gradients checked at one example each.
 
-    Where vmap does not go through a module, its examples and outputs are differentiated one after another.
-
     Raises:
         ValueError: a gradient is not that of the module, or both sides must have equal outputs and do not.
         RuntimeError: torch does not differentiate the module.
     """
     inputs = [found.x1] if found.x2 is None else [found.x1, found.x2]
     made = splits(found.twin, found.weights, [x[:1] for x in inputs])
-    try:
-        _check_gradients(found, made, inputs)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:
-        for split in made:
-            split.by_vmap = False
-        _check_gradients(found, made, inputs)
+    for split, x in zip(made, inputs, strict=True):
+        probe.check_gradient(found.twin, split.gradient, found.names, x[0])
     if reduce != "full" and made[0].outputs != made[-1].outputs:
         raise ValueError(
             f"x2: expected {made[0].outputs} outputs per example as of x1 for reduce={reduce!r}, "
@@ -93,11 +85,6 @@ def sides(found: Prepared, reduce: Reduction) -> tuple[Side, Side | None]:
         )
     left, *others = (Side(split, x) for split, x in zip(made, inputs, strict=True))
     return left, others[0] if others else None
-
-
-def _check_gradients(found: Prepared, made: Sequence[Split], inputs: Sequence[Tensor]) -> None:
-    for split, x in zip(made, inputs, strict=True):
-        probe.check_gradient(found.twin, split.gradient, found.names, x[0])
 
 
 @contextmanager
