@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from ntk_zoo import F64, jacobians, reduced
 from torch import Tensor, nn
 
-from hpr_kernels import ntk
+from hpr_kernels import linearize, ntk, ntk_operator, ntk_plan
 from hpr_kernels.testing import assert_close
 
 X = torch.ones(3, 4)
@@ -29,8 +32,14 @@ class Captured(nn.Module):
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_parameter_held_by_a_function_is_named(frozen: bool) -> None:
-    with pytest.raises(ValueError, match=r"^module: expected 'w' to be read where it is regist"):
-        ntk(Captured(frozen=frozen), X)
+    module = Captured(frozen=frozen)
+    calls: list[Callable[[], Any]] = [
+        lambda: ntk(module, X), lambda: ntk_operator(module, X), lambda: linearize(module)(X),
+        lambda: ntk_plan(module, X),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(ValueError, match=r"expected 'w' to be read where it is registered"):
+            call()
 
 
 def test_dropout_that_drops_nothing_is_no_fault() -> None:

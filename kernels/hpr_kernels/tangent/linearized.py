@@ -32,7 +32,7 @@ def linearize(module: nn.Module, *, parameters: Sequence[str] | None = None) -> 
         module: returns one tensor. It stays unchanged, and so do the random number generators. Modules that draw random
             numbers or change their buffers (dropout and batch normalisation in training mode) are refused, some of them
             at the first call of the result. Examples of a batch may depend on each other.
-        parameters: names as in `module.named_parameters()` of the parameters to expand in; None for all that require a
+        parameters: names or patterns, as in `ntk`, of the parameters to expand in; None for all that require a
             gradient. The others stay at θ0.
 
     Returns:
@@ -49,15 +49,14 @@ def linearize(module: nn.Module, *, parameters: Sequence[str] | None = None) -> 
     for name, parameter in module.named_parameters():
         checks.finite(f"parameter {name}", parameter.detach())
     for name, part in module.named_modules():
-        random = isinstance(part, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd)
-        if random and part.training:
+        if probe.depends_on_more(part):
             raise ValueError(
                 f"module: expected one whose outputs depend on x alone, got {type(part).__name__} "
                 f"{name!r} in training mode; call module.eval()"
             )
     # Autograd could not use parameters that were made in inference mode.
     with probe.random_numbers_kept(), torch.inference_mode(False), torch.no_grad():
-        return Linearized(probe.twin(module), names)
+        return Linearized(probe.twin(module), names, module)
 
 
 class Linearized(nn.Module):
@@ -66,11 +65,13 @@ class Linearized(nn.Module):
     Args:
         frozen: the copy of the module, with θ0.
         names: the parameters to expand in.
+        original: the module itself, which the copy must not read.
     """
 
     _frozen: nn.Module
+    _original: nn.Module | None
 
-    def __init__(self, frozen: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, frozen: nn.Module, names: Sequence[str], original: nn.Module) -> None:
         super().__init__()
         frozen.requires_grad_(False)
         held = dict(frozen.named_parameters())
@@ -81,8 +82,9 @@ class Linearized(nn.Module):
                 _register(self, slot, own[id(parameter)])
         # As a submodule the copy would be in the state_dict and follow `train`.
         self.__dict__["_frozen"] = frozen
+        # Until the first call, which checks.
+        self.__dict__["_original"] = original
         self._names = list(names)
-        self._checked = False
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Linearized:
         super()._apply(fn, recurse)
@@ -106,10 +108,10 @@ class Linearized(nn.Module):
         gradients = torch.is_grad_enabled() and not inference
         with torch.inference_mode(False), torch.set_grad_enabled(gradients):
             x = x.clone() if x.is_inference() else x
-            if not self._checked:
+            if self._original is not None:
                 with probe.random_numbers_kept(), torch.no_grad():
-                    self._check(x.detach())
-                self._checked = True
+                    self._check(x.detach(), self._original)
+                self.__dict__["_original"] = None
             y, change = self._expansion(x)
             return y + change
 
@@ -136,12 +138,13 @@ class Linearized(nn.Module):
                     f"module: expected one that torch.func.vjp goes through twice, got {probe.told(error)}"
                 ) from error
 
-    def _check(self, x: Tensor) -> None:
+    def _check(self, x: Tensor, original: nn.Module) -> None:
         """Refuse a module that gives no tensor, draws random numbers, changes its buffers or reads tensors beside θ."""
         module, given = probe.twin(self._frozen), f"x of shape {list(x.shape)} and {x.dtype}"
         before, state = [buffer.clone() for buffer in module.buffers()], probe.random_state()
         try:
-            y: Any = module(x.clone())
+            with probe.Strangers(original) as strangers:
+                y: Any = module(x.clone())
         except torch.OutOfMemoryError:
             raise
         # A module can fail in any way.
@@ -149,6 +152,7 @@ class Linearized(nn.Module):
             raise ValueError(
                 f"module: expected one that takes {given}, got {probe.told(error)}"
             ) from error
+        strangers.refuse()
         if not isinstance(y, Tensor):
             raise TypeError(
                 f"module: expected a tensor as its result, got {type(y).__name__}; "

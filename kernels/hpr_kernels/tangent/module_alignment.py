@@ -41,7 +41,7 @@ def ntk_alignment(
         before: the module of K_0, as in `ntk`.
         after: the module of K_f, of the same architecture: its parameters have the names and shapes of those of before.
         x: [B, …], as in `ntk`.
-        parameters: names as in `before.named_parameters()`; None for all that require a gradient in `before`.
+        parameters: names or patterns, as in `ntk`; None for all that require a gradient in `before`.
         order: as in `ntk`.
         memory_budget: bytes of gradients, blocks and contractions, whatever the number of rows; the copies of the
             modules and their intermediate results need further memory.

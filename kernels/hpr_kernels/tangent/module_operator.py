@@ -46,7 +46,7 @@ def ntk_operator(
         module: as in `ntk`; copied here, so that a later change of its weights does not change the operator.
         x1: [B1, …], as in `ntk`; not copied.
         x2: second inputs [B2, …] of the same dtype and device; None for the symmetric kernel K(x1, x1).
-        parameters: names as in `module.named_parameters()`; None for all that require a gradient.
+        parameters: names or patterns, as in `ntk`; None for all that require a gradient.
         memory_budget: bytes for the vectors over the parameters and for the results of the module's operations. It sets
             how many vectors, and how many examples, a product takes at a time. One of each always goes, however large.
 

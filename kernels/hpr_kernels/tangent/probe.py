@@ -85,6 +85,12 @@ def run_module(module: nn.Module, name: str, x: Tensor) -> Tensor:
     return y
 
 
+def depends_on_more(part: nn.Module) -> bool:
+    """Whether a submodule is known to draw random numbers or to mix examples: dropout and batch norm in training."""
+    drops = isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0
+    return part.training and (drops or isinstance(part, nn.modules.batchnorm._BatchNorm))
+
+
 def check(module: nn.Module, x: Tensor, original: nn.Module) -> None:
     """Refuse a module whose outputs are not a function of each example and its own parameters alone; x [B, …].
 
@@ -98,21 +104,16 @@ def check(module: nn.Module, x: Tensor, original: nn.Module) -> None:
             again, mixes examples, or reads a parameter of the original; the submodule, buffer or parameter is named.
     """
     for name, part in module.named_modules():
-        drops = isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0
-        if part.training and (drops or isinstance(part, nn.modules.batchnorm._BatchNorm)):
+        if depends_on_more(part):
             raise ValueError(
                 f"module: expected each example on its own, got {type(part).__name__} "
                 f"{name!r} in training mode; call module.eval()"
             )
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     drawing: list[str] = []
-    with _watched(module, drawing), _Strangers(original) as strangers:
+    with _watched(module, drawing), Strangers(original) as strangers:
         few = run_module(module, "x1", x[:2])
-    if strangers.read:
-        raise ValueError(
-            f"module: expected {strangers.read[0]!r} to be read where it is registered, "
-            "got another object that holds it, such as a function, which copy.deepcopy does not copy"
-        )
+    strangers.refuse()
     if drawing:
         raise ValueError(f"module: expected no random numbers, got some drawn by {drawing[0]}")
     for name, buffer in module.named_buffers():
@@ -157,7 +158,8 @@ def check_gradient(
     """
     # All parameters give the size of a gradient, because that by a bias before a norm is all rounding.
     held = {name: value for name, value in module.named_parameters() if value.is_floating_point()}
-    with torch.enable_grad():
+    # In evaluation mode cuDNN's recurrent layers have no gradient.
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=not x.is_cuda):
         for parameter in held.values():
             parameter.requires_grad_()
         y = module(x[None]).flatten()
@@ -180,7 +182,7 @@ def check_gradient(
             )
 
 
-class _Strangers(TorchFunctionMode):
+class Strangers(TorchFunctionMode):
     """Lists the parameters of `original` that an operation takes, which a copy of the module should not have."""
 
     def __init__(self, original: nn.Module) -> None:
@@ -195,6 +197,14 @@ class _Strangers(TorchFunctionMode):
             if value.numel() and _memory(value) in self.names:
                 self.read.append(self.names[_memory(value)])
         return func(*args, **(kwargs or {}))
+
+    def refuse(self) -> None:
+        """Raise a ValueError that names the first such parameter, if there was one."""
+        if self.read:
+            raise ValueError(
+                f"module: expected {self.read[0]!r} to be read where it is registered, "
+                "got another object that holds it, such as a function, which copy.deepcopy does not copy"
+            )
 
 
 def _memory(value: Tensor) -> int:
