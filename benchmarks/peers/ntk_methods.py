@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peers.ntk_models import GatedNetwork, LeakyNetwork
-from benchmarks.suites.calls import KernelCall
+from benchmarks.peers.ntk_models import GatedNetwork
+from benchmarks.suites.calls import KernelCall, LeakyNetwork
 
 # Columns of the Jacobian per product, as the authors of empirical-ntks have it in their example.
 COLUMNS = 20_000

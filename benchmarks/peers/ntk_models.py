@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.suites.calls import LeakyNetwork
 from benchmarks.suites.cases import RHO, SHAPES, NetworkShape, draw_network
 
 
@@ -146,28 +147,6 @@ class BagOfTokens(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Outputs [B, O] of tokens [B, T]."""
         return self.perceptron(self.embedding(tokens).mean(1))
-
-
-class LeakyNetwork(nn.Module):
-    """The network of Eq. 1 and 2 as a loop over steps, by the weights of `draw_network`."""
-
-    def __init__(self, shape: NetworkShape) -> None:
-        super().__init__()
-        _, recurrent, input, readout = draw_network(shape)
-        self.recurrent, self.input = nn.Parameter(recurrent), nn.Parameter(input)
-        self.readout = nn.Parameter(readout) if shape.readout else None
-        self.last = shape.outputs == "last"
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Outputs of all steps or of the last, [B, T O] or [B, O], of inputs [B, T, N_in]."""
-        rates = h = x.new_zeros(len(x), len(self.recurrent))
-        found = []
-        for drive in F.linear(x, self.input).unbind(1):
-            h = RHO * h + (1 - RHO) * (F.linear(rates, self.recurrent) + drive)
-            rates = h.relu()
-            found.append(rates)
-        read = torch.stack(found[-1:] if self.last else found, 1)
-        return (read if self.readout is None else F.linear(read, self.readout)).flatten(1)
 
 
 def perceptron(B: int, widths: tuple[int, ...]) -> Model:

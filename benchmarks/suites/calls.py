@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .cases import RHO, NetworkShape, draw_network, pack_of_runs
 from .measure import CPU, Call
@@ -71,6 +72,36 @@ def ntk_by_torch_func(shape: NetworkShape) -> KernelCall:
         return torch.stack([J @ J.mT for J in jacobians]).sum(0)
 
     return call
+
+
+class LeakyNetwork(nn.Module):
+    """The network of Eq. 1 and 2 as a loop over steps, by the weights of `draw_network`."""
+
+    def __init__(self, shape: NetworkShape) -> None:
+        super().__init__()
+        _, recurrent, input, readout = draw_network(shape)
+        self.recurrent, self.input = nn.Parameter(recurrent), nn.Parameter(input)
+        self.readout = nn.Parameter(readout) if shape.readout else None
+        self.last = shape.outputs == "last"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs of all steps or of the last, [B, T O] or [B, O], of inputs [B, T, N_in]."""
+        rates = h = x.new_zeros(len(x), len(self.recurrent))
+        found = []
+        for drive in F.linear(x, self.input).unbind(1):
+            h = RHO * h + (1 - RHO) * (F.linear(rates, self.recurrent) + drive)
+            rates = h.relu()
+            found.append(rates)
+        read = torch.stack(found[-1:] if self.last else found, 1)
+        return (read if self.readout is None else F.linear(read, self.readout)).flatten(1)
+
+
+def module_ntk_call(shape: NetworkShape) -> KernelCall:
+    """The kernel of the same network, which `ntk` knows as a loop of torch's operations."""
+    from hpr_kernels import ntk
+
+    module, x = LeakyNetwork(shape), draw_network(shape).x.movedim(1, 0)
+    return lambda: ntk(module, x)
 
 
 def training_call(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from .calls import DRAWS, ntk_by_torch_func, ntk_call, training_call, trial_calls
+from .calls import DRAWS, module_ntk_call, ntk_by_torch_func, ntk_call, training_call, trial_calls
 from .cases import RHO, SHAPES, NetworkShape, draw_network
 from .experiments import filled
 from .measure import Call, device, exponent, peak_memory, slowdown, work
@@ -30,6 +30,11 @@ class Slowdowns:
         """768 rows at the 2AF shape, beside the Jacobians by jacrev and their contraction."""
         shape = SHAPES["2AF"]
         return slowdown(ntk_call(shape), ntk_by_torch_func(shape), rounds=5)
+
+    def track_slowdown_of_ntk_of_a_module_against_the_fused_one(self) -> float:
+        """768 rows at the 2AF shape, by `ntk` of a loop over steps, beside `leaky_rnn_ntk`."""
+        shape = SHAPES["2AF"]
+        return slowdown(module_ntk_call(shape), ntk_call(shape), rounds=9)
 
     def track_slowdown_of_training_against_its_products(self) -> float:
         """Time per FLOP of 40 networks of 300 units, beside that of the products of rates and weights of one step.

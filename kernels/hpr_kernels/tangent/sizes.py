@@ -78,22 +78,28 @@ def piece_sizes(
         sizes = _fitting(problem, b, o, smallest=best is None and (b, o) == (1, 1))
         if sizes is None:
             continue
-        cost = _cost(problem, sizes)
+        cost, free = _cost(problem, sizes)
         if best is None or cost < least:
             best, least = sizes, cost
+        if free and len(sizes.groups) == 1 and sum(_pairs(problem, b, o)) == 1:
+            # Nothing is made twice, and every contraction is the fastest one.
+            break
     assert best is not None
     return best
 
 
-def _cost(problem: _Problem, sizes: Sizes) -> float:
-    """The multiply-adds of differentiation and contraction, weighted as in a `ContractionPlan`."""
+def _cost(problem: _Problem, sizes: Sizes) -> tuple[float, bool]:
+    """The multiply-adds of differentiation and contraction, weighted as in a `ContractionPlan`.
+
+    The second result is whether the memory budget lets every contraction have its fastest order.
+    """
     pairs, squares = _pairs(problem, sizes.examples, sizes.outputs)
     split, like = problem.left.split, problem.left.like
     layers = split.layers.values()
     # A backward pass multiplies the adjoints of each layer with its weights, after a forward pass of one output.
     row = sum(layer.S * layer.groups * layer.N * _features(layer, 1) for layer in layers)
     differentiation = sizes.examples * (sizes.outputs + 1) * row + CALL * CALLS * len(split.uses)
-    total = float(len(sizes.groups) * (pairs + squares) * differentiation)
+    total, free = float(len(sizes.groups) * (pairs + squares) * differentiation), True
     for layer in layers:
         for times, symmetric in ((squares, True), (pairs, False)):
             plan = contraction(
@@ -101,8 +107,11 @@ def _cost(problem: _Problem, sizes: Sizes) -> float:
                 sizes.workspace, symmetric=symmetric,
             ) if times else None  # fmt: skip
             if plan is not None:
-                total += times * layer.groups * plan.costs[plan.order].weighted
-    return total
+                weighted = plan.costs[plan.order].weighted
+                total += times * layer.groups * weighted
+                fastest = min(cost.weighted for cost in plan.costs.values())
+                free = free and (problem.order != "auto" or weighted == fastest)
+    return total, free
 
 
 def _pairs(problem: _Problem, b: int, o: int) -> tuple[int, int]:
