@@ -13,8 +13,8 @@ from hpr_kernels.autocast import outside_autocast
 from hpr_kernels.gram import MEMORY_BUDGET
 from hpr_kernels.progress import Steps
 from hpr_kernels.tangent import probe
+from hpr_kernels.tangent.layer_factors import sum_of_squares
 from hpr_kernels.tangent.linear_operator import Gradients, NTKOperator
-from hpr_kernels.tangent.pieces import sum_of_squares
 from hpr_kernels.tangent.prepared import (
     Prepared,
     prepared,

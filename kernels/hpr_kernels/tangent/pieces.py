@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hpr_kernels.checks import Order, Reduction
-from hpr_kernels.gram import dispatch, products
+from hpr_kernels.gram import dispatch
 from hpr_kernels.gram.eager import mirror
-from hpr_kernels.gram.factors import Factors
 from hpr_kernels.memory import give_back
 from hpr_kernels.progress import Progress, Steps
 from hpr_kernels.tangent.block import add_products
-from hpr_kernels.tangent.layers import Layer
+from hpr_kernels.tangent.layer_factors import factors_by_layer
 from hpr_kernels.tangent.split import JacobianRows, Split
 
 
@@ -129,12 +128,11 @@ class Kernel:
         if left.width:
             first, second = (side.written[None] for side in (rows, columns or rows))
             add_products(self.shown[None], first, second, 1, self.reduce, columns is None)
-        for layer, one, two in _alike(left, rows, right, columns):
-            for factors, others in _factors(layer, one, two):
-                dispatch.add_gram(
-                    self.entries, factors, others,
-                    reduce=self.reduce, order=order, memory_budget=workspace,
-                )  # fmt: skip
+        pairs = factors_by_layer(left, rows, right, columns, self.reduce, order, workspace)
+        for factors, others, room in pairs:
+            dispatch.add_gram(
+                self.entries, factors, others, reduce=self.reduce, order=order, memory_budget=room
+            )
 
     def mirror(self) -> None:
         """Complete a symmetric K from its pairs of examples b ≤ b'."""
@@ -192,99 +190,3 @@ def _place(K: Kernel, block: Kernel, first: Piece, second: Piece, *, mirrored: b
     K.entries[place, first.examples, :, second.examples] += block.entries
     if mirrored:
         K.entries[place, second.examples, :, first.examples] += block.entries.transpose(1, 3)
-
-
-def sum_of_squares(split: Split, rows: JacobianRows) -> Tensor:
-    """The sum of the squares of all entries of rows, []."""
-    total = rows.written.square().sum()
-    for name, layer in split.layers.items():
-        for factors, _ in _factors(layer, rows.factors[name], None):
-            total += products.trace(factors.g[0], factors.z[0])
-    return total
-
-
-Pair = tuple[Tensor, Tensor]
-
-
-def _alike(
-    left: Split, rows: JacobianRows, right: Split, columns: JacobianRows | None
-) -> list[tuple[Layer, Pair, Pair | None]]:
-    """The layers with their factors on both sides; those of equal adjoints as one layer, which has the inputs of all.
-
-    The results of layers that are added have equal adjoints, as those of the input and of the state in a recurrent
-    network.
-    """
-    found: list[tuple[Layer, Pair, Pair | None]] = []
-    for name, layer in left.layers.items():
-        if name not in right.layers:
-            continue
-        one, two = rows.factors[name], None if columns is None else columns.factors[name]
-        place = next((i for i, other in enumerate(found) if _equal((layer, one, two), other)), None)
-        if place is None:
-            found.append((layer, one, two))
-            continue
-        first, g, h = found[place]
-        joined = first._replace(F=first.F + layer.F)
-        z = torch.cat([g[1], one[1]], -1)
-        y = None if h is None or two is None else (h[0], torch.cat([h[1], two[1]], -1))
-        found[place] = joined, (g[0], z), y
-    return found
-
-
-def _equal(one: tuple[Layer, Pair, Pair | None], other: tuple[Layer, Pair, Pair | None]) -> bool:
-    """Whether the adjoints of two layers are equal on both sides."""
-    if one[0].tokens or other[0].tokens or one[0].groups > 1 or other[0].groups > 1:
-        return False
-    sides = [
-        (a, b) for a, b in zip(one[1:], other[1:], strict=True) if a is not None and b is not None
-    ]
-    # The first numbers of most layers differ, so that few are compared as a whole.
-    return all(
-        a[0].shape == b[0].shape
-        and torch.equal(a[0][0, 0, 0], b[0][0, 0, 0])
-        and torch.equal(a[0], b[0])
-        for a, b in sides
-    )
-
-
-def _factors(
-    layer: Layer, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor] | None
-) -> Iterator[tuple[Factors, Factors | None]]:
-    """The factors of each group of a weight on both sides."""
-    z, y = rows[1], None if columns is None else columns[1]
-    if layer.tokens:
-        z, y = _one_hot(z, y, rows[0].dtype)
-    sides = [(rows[0], z)] if columns is None or y is None else [(rows[0], z), (columns[0], y)]
-    reaches = [_reach(g) for g, _ in sides]
-    for group in range(layer.groups):
-        units = slice(group * layer.N, (group + 1) * layer.N)
-        found = [
-            Factors(g[None, ..., units], x[None, :, :, group], (reach,))
-            for (g, x), reach in zip(sides, reaches, strict=True)
-        ]
-        yield found[0], found[1] if len(found) > 1 else None
-
-
-def _reach(g: Tensor) -> tuple[int, ...]:
-    """The last position with an adjoint of each output or an earlier one, of g [b, o, S, units]: causality, if any."""
-    o, S = g.shape[1:3]
-    # As a rule there is none, which the first output shows.
-    if S == 1 or bool(g[:, 0, -1].any()):
-        return (S - 1,) * o
-    active = torch.linalg.vector_norm(g, ord=torch.inf, dim=(0, 3)) != 0  # [o, S]
-    last = (active * torch.arange(S, device=g.device)).amax(1).cummax(0).values
-    return tuple(last.tolist())
-
-
-def _one_hot(
-    tokens: Tensor, others: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor | None]:
-    """Inputs [b, S, 1, F] of an embedding, one-hot over the F tokens that occur on either side; token -1 is zero."""
-    seen = tokens if others is None else torch.cat([tokens.flatten(), others.flatten()])
-    vocabulary = seen.clamp(min=0).unique()
-    found = [
-        None if side is None else (side[..., None, None] == vocabulary).to(dtype)
-        for side in (tokens, others)
-    ]
-    assert found[0] is not None
-    return found[0], found[1]
