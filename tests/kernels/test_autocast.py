@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import hpr_kernels
 from hpr_kernels import FactoredJacobian, NTKOperator, testing
 from hpr_kernels.gram import ContractionPlan
+from hpr_kernels.tangent.module_plan import NTKPlan
 
 PACKAGES = ("", ".recurrence", ".gram", ".loss", ".update", ".trials", ".tangent", ".testing")
 
@@ -279,7 +280,7 @@ def test_the_same_bits_in_every_mode(name: str, mode: str, threads: int) -> None
             assert (one.dtype, one.device) == (other.dtype, other.device)
             assert torch.equal(one, other)
         else:
-            assert isinstance(other, ContractionPlan | tuple | float | None)
+            assert isinstance(other, ContractionPlan | NTKPlan | tuple | float | None)
             assert one == other
 
 

@@ -174,8 +174,9 @@ def _fitting(problem: _Problem, b: int, o: int, *, smallest: bool) -> Sizes | No
             groups.append(names)
             held, passed = adds, passes
         if held + passed > most:
-            most, few = held + passed, max(1, min(b, (budget - fixed - held) // max(passed, 1)))
-            workspace = max(least, budget - fixed - held)
+            most, workspace = held + passed, max(least, budget - fixed - held)
+            # A part is left to the intermediate results of the module.
+            few = max(1, min(b, workspace * 3 // 4 // max(passed, 1)))
     if needed > budget:
         raise checks.BudgetTooSmallError(needed, budget)
     return Sizes(b, o, few, groups, workspace)
