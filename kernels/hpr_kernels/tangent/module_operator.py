@@ -93,7 +93,8 @@ class ModuleJacobian:
             self.outputs = self.call(held, first).numel()
         # Forward mode and reverse mode hold a second number for each.
         self.chunk = max(1, self.memory_budget // 2 // max(1, 2 * counter.total))
-        probe.check_gradient(self.twin, self._gradient, list(self.weights), self.x[0])
+        witness = probe.Witness(self.twin, self.x[0])
+        witness.check(self._gradient(self.x[0], witness.along))
         self._choose_way(first)
 
     @property

@@ -97,6 +97,8 @@ def ntk_plan(
     memory_budget = checks.budget(memory_budget)
     with prepared(module, x1, x2, parameters) as found:
         left, right = sides(found, reduce)
+        for side in (left, right or left):
+            side.check()
         sizes = piece_sizes(left, right, reduce, order, memory_budget)
     pairs = sizes.pairs(left, right, reduce)
     firsts = len(left.pieces(sizes.examples, sizes.outputs))

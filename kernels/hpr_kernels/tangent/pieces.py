@@ -15,6 +15,7 @@ from hpr_kernels.memory import give_back
 from hpr_kernels.progress import Progress, Steps
 from hpr_kernels.tangent.block import add_products
 from hpr_kernels.tangent.layer_factors import factors_by_layer
+from hpr_kernels.tangent.probe import Witness
 from hpr_kernels.tangent.split import JacobianRows, Split
 
 
@@ -26,10 +27,11 @@ class Piece(NamedTuple):
 
 
 class Side(NamedTuple):
-    """The inputs x [B, …] on one side of a kernel, and the module at their shape."""
+    """The inputs x [B, …] on one side of a kernel, the module at their shape, and its gradients at the first of them."""
 
     split: Split
     x: Tensor
+    witness: Witness
 
     @property
     def like(self) -> Tensor:
@@ -38,7 +40,7 @@ class Side(NamedTuple):
 
     def part(self, names: Sequence[str]) -> Side:
         """The same side, differentiated by these parameters alone."""
-        return Side(self.split.part(names), self.x)
+        return Side(self.split.part(names), self.x, self.witness)
 
     def pieces(self, examples: int, outputs: int) -> list[Piece]:
         """Pieces of at most so many examples and outputs, examples before outputs."""
@@ -50,7 +52,11 @@ class Side(NamedTuple):
         ]
 
     def rows(self, piece: Piece, few: int) -> JacobianRows:
-        """The rows of the Jacobian in a piece, differentiated `few` examples at a time."""
+        """The rows of the Jacobian in a piece, differentiated `few` examples at a time.
+
+        Raises:
+            ValueError: the gradient by a parameter at the first example is not that of the module.
+        """
         give_back(self.x.device)
         some = piece.outputs
         directions = torch.zeros(
@@ -58,7 +64,24 @@ class Side(NamedTuple):
             dtype=self.split.found.dtype, device=self.x.device,
         )  # fmt: skip
         directions.diagonal(some.start).fill_(1)
-        return self.split.rows(self.x[piece.examples], directions, few)
+        rows = self.split.rows(self.x[piece.examples], directions, few)
+        if piece.examples.start == 0:
+            whole = len(directions) == self.split.outputs
+            self.check(rows if whole else None)
+        return rows
+
+    def check(self, rows: JacobianRows | None = None) -> None:
+        """Check the gradients that were not checked so far, by rows of all outputs of the first example, if given.
+
+        Raises:
+            ValueError: the gradient by a parameter at the first example is not that of the module.
+        """
+        if not self.split.weights.keys() & self.witness.known.keys():
+            return
+        along = self.witness.along
+        if rows is None:
+            rows, along = self.split.rows(self.x[:1], along[None], 1), along.new_ones(1)
+        self.witness.check(self.split.gradient(rows, along))
 
 
 class Sizes(NamedTuple):

@@ -136,50 +136,55 @@ def check(module: nn.Module, x: Tensor, original: nn.Module) -> None:
         )
 
 
-def check_gradient(
-    module: nn.Module,
-    gradient: Callable[[Tensor, Tensor], dict[str, Tensor]],
-    names: Sequence[str],
-    x: Tensor,
-) -> None:
-    """Compare `gradient` with that of the module by autograd, at one example x.
+class Witness:
+    """The gradients of a module by autograd at one example, with which those by substituted parameters are compared.
 
     If the module reads a parameter elsewhere than where it is registered, autograd finds a gradient and `torch.func`
     does not, because it substitutes a tensor only in the registered place.
 
     Args:
         module: a copy that is nobody else's.
-        gradient: takes x and a direction in the space of the outputs, [O]; gives the gradient by each parameter.
-        names: the parameters.
         x: an example.
 
-    Raises:
-        ValueError: naming such a parameter.
+    Attributes:
+        along: the direction in the space of the outputs, [O], along which the gradients are.
+        known: the gradients that were not compared so far, None for those that autograd does not find.
     """
-    # All parameters give the size of a gradient, because that by a bias before a norm is all rounding.
-    held = {name: value for name, value in module.named_parameters() if value.is_floating_point()}
-    # In evaluation mode cuDNN's recurrent layers have no gradient.
-    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=not x.is_cuda):
-        for parameter in held.values():
-            parameter.requires_grad_()
-        y = module(x[None]).flatten()
-        # A direction that weights all outputs and needs no random numbers.
-        along = torch.arange(1, len(y) + 1, dtype=y.dtype, device=y.device).cos()
-        known: Sequence[Tensor | None] = [None] * len(held)
-        if y.requires_grad:
-            known = torch.autograd.grad(y, list(held.values()), along, allow_unused=True)
-    found = {name: value.detach() for name, value in gradient(x, along).items()}
-    size = sum(float(value.norm()) ** 2 for value in known if value is not None) ** 0.5
-    for name, value in zip(held, known, strict=True):
-        if name not in names:
-            continue
-        # `torch.dist` makes no copy of a large weight.
-        error = found[name].norm() if value is None else torch.dist(found[name], value)
-        # A NaN passes here; the check of the kernel names it.
-        if float(error) > 1e-3 * size:
-            raise ValueError(
-                f"module: expected {name!r} to be read where it is registered, got another gradient by torch.func"
-            )
+
+    def __init__(self, module: nn.Module, x: Tensor) -> None:
+        # All parameters give the size of a gradient, because that by a bias before a norm is all rounding.
+        held = {
+            name: value for name, value in module.named_parameters() if value.is_floating_point()
+        }
+        # In evaluation mode cuDNN's recurrent layers have no gradient.
+        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=not x.is_cuda):
+            for parameter in held.values():
+                parameter.requires_grad_()
+            y = module(x[None]).flatten()
+            # A direction that weights all outputs and needs no random numbers.
+            self.along = torch.arange(1, len(y) + 1, dtype=y.dtype, device=y.device).cos()
+            found: Sequence[Tensor | None] = [None] * len(held)
+            if y.requires_grad:
+                found = torch.autograd.grad(y, list(held.values()), self.along, allow_unused=True)
+        self.known: dict[str, Tensor | None] = dict(zip(held, found, strict=True))
+        self.size = sum(float(value.norm()) ** 2 for value in found if value is not None) ** 0.5
+
+    def check(self, gradients: dict[str, Tensor]) -> None:
+        """Compare gradients along the direction, by parameter.
+
+        Raises:
+            ValueError: naming a parameter with another gradient.
+        """
+        for name, value in gradients.items():
+            known = self.known.pop(name)
+            # `torch.dist` makes no copy of a large weight.
+            error = value.norm() if known is None else torch.dist(value.detach(), known)
+            # A NaN passes here; the check of the kernel names it.
+            if float(error) > 1e-3 * self.size:
+                raise ValueError(
+                    f"module: expected {name!r} to be read where it is registered, "
+                    "got another gradient by torch.func"
+                )
 
 
 class Strangers(TorchFunctionMode):

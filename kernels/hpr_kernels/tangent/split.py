@@ -234,27 +234,28 @@ class Split:
         hidden = -1 if settings.padding_idx is None else settings.padding_idx
         return tokens.masked_fill(tokens == hidden, -1)
 
-    def gradient(self, x: Tensor, along: Tensor) -> dict[str, Tensor]:
-        """The gradients of one example x of its outputs along one direction [O], in the shapes of the parameters."""
-        rows = self.rows(x[None], along[None], 1)
+    def gradient(self, rows: JacobianRows, along: Tensor) -> dict[str, Tensor]:
+        """The gradients of the first example along a direction [o] of its outputs, in the shapes of the parameters."""
         found = {name: torch.zeros_like(value) for name, value in self.weights.items()}
+        along = along.to(self.dtype)
         for name, columns in self.columns.items():
-            found[name] = rows.written[0, 0, columns].view(found[name].shape)
+            found[name] = (along @ rows.written[0, :, columns]).view(found[name].shape)
         for key, layer in self.layers.items():
-            g, z = (value[0] for value in rows.factors[key])
+            adjoints, z = (value[0] for value in rows.factors[key])
+            g = torch.tensordot(along, adjoints, 1)  # [S, groups N]
             weight = found[layer.name]
             if layer.tokens:
                 known = z >= 0
-                weight.index_add_(0, z[known], g[0, known])
+                weight.index_add_(0, z[known], g[known])
                 continue
             if layer.bias is not None:
-                found[layer.bias] = g[0].sum(0)
+                found[layer.bias] = g.sum(0)
                 z = z[..., :-1]
             some = weight if layer.rows is None else weight[slice(*layer.rows)]
             if layer.groups == 1 and not layer.transposed:
-                torch.mm(g[0].mT, z[:, 0], out=some.view(layer.N, -1))
+                torch.mm(g.mT, z[:, 0], out=some.view(layer.N, -1))
                 continue
-            parts = zip(g[0].split(layer.N, dim=1), z.unbind(1), strict=True)
+            parts = zip(g.split(layer.N, dim=1), z.unbind(1), strict=True)
             blocks = torch.stack([a.mT @ b for a, b in parts])  # [groups, N, F]
             if layer.transposed:
                 # The weight has the channels first.
