@@ -27,7 +27,7 @@ class Piece(NamedTuple):
 
 
 class Side(NamedTuple):
-    """The inputs x [B, …] on one side of a kernel, the module at their shape, and its gradients at the first of them."""
+    """The inputs x [B, …] on one side of a kernel, the module at their shape, its gradients at the first."""
 
     split: Split
     x: Tensor
@@ -57,7 +57,6 @@ class Side(NamedTuple):
         Raises:
             ValueError: the gradient by a parameter at the first example is not that of the module.
         """
-        give_back(self.x.device)
         some = piece.outputs
         directions = torch.zeros(
             some.stop - some.start, self.split.outputs,
@@ -177,7 +176,8 @@ def module_kernel(
     B, C, O, O2 = len(left.x), len(other.x), left.split.outputs, other.split.outputs
     K = Kernel(B, C, O, O2, reduce, left.like)
     pairs = sizes.pairs(left, right, reduce)
-    steps = Steps(progress, len(pairs) * len(sizes.groups))
+    total = len(pairs) * len(sizes.groups)
+    steps = Steps(progress, total)
     for names in sizes.groups:
         one, two = left.part(names), other.part(names)
         held, rows = None, None
@@ -196,6 +196,9 @@ def module_kernel(
                 block.mirror()
             if block is not K:
                 _place(K, block, first, second, mirrored=right is None and not same)
+            # What the next rows do not need again the allocator would keep.
+            if steps.done + 1 < total:
+                give_back(left.x.device)
             steps.step()
     return K.shown
 
