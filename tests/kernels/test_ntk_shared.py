@@ -67,3 +67,28 @@ def test_layers_of_equal_adjoints_are_one_layer(rng: torch.Generator) -> None:
         J, H = (torch.cat(list(jacobians(module, x).values()), -1) for x in (first, second))
         assert_close(ntk(module, first, second), reduced(J, H, "full"))
         assert_close(ntk(module, first), reduced(J, J, "full"))
+
+
+class Mixed(nn.Module):
+    """A layer and a weight of another dtype."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.linear, self.w = nn.Linear(4, 3), nn.Parameter(torch.ones(4, 3, dtype=dtype) / 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + (x.to(self.w.dtype) @ self.w).abs().to(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float16])
+def test_a_parameter_of_another_dtype_is_named(dtype: torch.dtype) -> None:
+    with pytest.raises(TypeError, match=r"^parameter w: expected float32 or float64, got torch\."):
+        ntk(Mixed(dtype), X)
+    assert torch.equal(ntk(Mixed(dtype), X, parameters="linear.*"), ntk(nn.Linear(4, 3), X))
+
+
+def test_parameters_of_two_dtypes(rng: torch.Generator) -> None:
+    module, x = Mixed(F64), torch.randn(3, 4, generator=rng)
+    J = jacobians(module, x)
+    rows = torch.cat([value.double() for value in J.values()], -1)
+    assert_close(ntk(module, x), reduced(rows, rows, "full"), 1e-5)

@@ -55,7 +55,10 @@ def prepared(
     if x2 is not None:
         _check_batch("x2", x2, x1)
     for name, parameter in module.named_parameters():
-        checks.finite(f"parameter {name}", parameter.detach())
+        if name in names and parameter.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"parameter {name}: expected float32 or float64, got {parameter.dtype}")
+        if parameter.is_floating_point():
+            checks.finite(f"parameter {name}", parameter.detach())
     with undisturbed():
         x1, x2 = probe.plain(x1), None if x2 is None else probe.plain(x2)
         with torch.no_grad():

@@ -178,7 +178,9 @@ class Witness:
         for name, value in gradients.items():
             known = self.known.pop(name)
             # `torch.dist` makes no copy of a large weight.
-            error = value.norm() if known is None else torch.dist(value.detach(), known)
+            error = (
+                value.norm() if known is None else torch.dist(value.detach().to(known.dtype), known)
+            )
             # A NaN passes here; the check of the kernel names it.
             if float(error) > 1e-3 * self.size:
                 raise ValueError(

@@ -236,8 +236,10 @@ class Split:
 
     def gradient(self, rows: JacobianRows, along: Tensor) -> dict[str, Tensor]:
         """The gradients of the first example along a direction [o] of its outputs, in the shapes of the parameters."""
-        found = {name: torch.zeros_like(value) for name, value in self.weights.items()}
         along = along.to(self.dtype)
+        found = {
+            name: torch.zeros_like(value, dtype=self.dtype) for name, value in self.weights.items()
+        }
         for name, columns in self.columns.items():
             found[name] = (along @ rows.written[0, :, columns]).view(found[name].shape)
         for key, layer in self.layers.items():
