@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hpr_kernels import ntk_plan
+
 
 class Own(nn.Module):
     """A module of some parts and of a function of them and the input."""
@@ -40,3 +42,8 @@ class Case(NamedTuple):
     tokens: int = 0
     # Torch.func has no rule for a part of it.
     fused: bool = False
+
+
+def kinds(module: nn.Module, x: Tensor) -> dict[str, str]:
+    """Return what `ntk_plan` says of each parameter in one word."""
+    return {name: one.kind for name, one in ntk_plan(module, x).parameters.items()}

@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 import torch
 from ntk_zoo import F64, ZOO, jacobians, made, reduced
-from ntk_zoo_parts import Own, sequence, weight
+from ntk_zoo_parts import Own, kinds, sequence, weight
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hpr_kernels import ntk
 from hpr_kernels.checks import ORDERS, REDUCTIONS, BudgetTooSmallError
-from hpr_kernels.tangent.uses import uses
 from hpr_kernels.testing import assert_close, relative_error
 
 pytestmark = [
@@ -27,7 +26,7 @@ pytestmark = [
 @pytest.mark.parametrize("name", ZOO)
 def test_which_parameters_are_factored(name: str) -> None:
     module, x, _ = made(name)
-    direct = {key for key, way in uses(module, x).items() if way == "direct"}
+    direct = {key for key, way in kinds(module, x).items() if way == "direct"}
     assert direct == set(ZOO[name].direct)
 
 
@@ -135,7 +134,7 @@ def test_a_weight_with_another_use_at_the_other_length() -> None:
 
     module = Own(short, w=weight(3, 4)).to(F64)
     x1, x2 = torch.ones(2, 3, 4, dtype=F64), torch.ones(2, 5, 4, dtype=F64)
-    assert (uses(module, x1), uses(module, x2)) == ({"w": "linear"}, {"w": "direct"})
+    assert (kinds(module, x1), kinds(module, x2)) == ({"w": "linear"}, {"w": "direct"})
     J, H = jacobians(module, x1)["w"], jacobians(module, x2)["w"]
     assert_close(ntk(module, x1, x2), reduced(J, H, "full"))
 

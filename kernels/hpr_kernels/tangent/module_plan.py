@@ -23,8 +23,9 @@ class ParameterPlan:
     """What `ntk` does for one parameter.
 
     Attributes:
-        kind: "linear", "convolution" or "embedding" for a weight whose gradients are kept as factors; "bias" or
-            "scale" (of a norm) for sums over positions; "direct" for a parameter that torch differentiates by.
+        kind: "linear", "convolution" or "embedding" for a weight whose gradients are kept as factors; "bias", and
+            "scale" of a norm, for sums over positions, where a bias of one weight alone is kept as one more input of
+            that weight; "direct" for a parameter that torch differentiates by.
         positions: S, the number of outer products of one row of the Jacobian, over all calls; 0 where no factors are
             kept.
         order: how the factors are contracted, as in `FactoredJacobian.gram`; None where there are none. The Triton

@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from hpr_kernels import checks
@@ -147,14 +146,11 @@ def _fitting(problem: _Problem, b: int, o: int, *, smallest: bool) -> Sizes | No
     """
     sides, budget = problem.sides, problem.memory_budget
     split = sides[0].split
-    element = torch.empty(0, dtype=split.dtype).element_size()
+    element = problem.left.like.element_size()
     alone = all(len(side.x) <= b and side.split.outputs <= o for side in sides)
     copies = 2 if problem.right is None and not alone else 1
-    block = (
-        0
-        if alone
-        else {"full": (b * o) ** 2, "diagonal": b * b * o, "trace": b * b}[problem.reduce]
-    )
+    entries = {"full": (b * o) ** 2, "diagonal": b * b * o, "trace": b * b}
+    block = 0 if alone else entries[problem.reduce]
     product = 2 * min(ROWS, b * o) * b * o if split.width else 0
     fixed = element * (block + product + o * split.outputs + _one_hot(sides, b))
     least = max((_least(side.split, b, o, problem) for side in sides), default=0)
@@ -233,7 +229,7 @@ def contraction(
 
 def _least(split: Split, b: int, o: int, problem: _Problem) -> int:
     """Bytes that the contraction of two pieces needs at the least, for the layer that needs most."""
-    like = torch.empty(0, dtype=split.dtype, device=problem.left.x.device)
+    like = problem.left.like
     return max(
         (
             dispatch.least_bytes(

@@ -269,14 +269,3 @@ def segments(records: Sequence[Record]) -> dict[str, list[Rows]]:
             ends = use.first_row, use.first_row + use.units
             bounds.setdefault(use.weight, set()).update(ends)
     return {name: list(pairwise(sorted(cuts))) for name, cuts in bounds.items()}
-
-
-def uses(module: nn.Module, x: Tensor) -> dict[str, str]:
-    """How `ntk` of inputs like x [B, …] computes the gradients by each parameter.
-
-    They are factors by the weight of a "linear" layer, a "convolution" or an "embedding", sums over positions by a
-    "bias" or a "scale", and else differentiated by torch, "direct".
-    """
-    weights = {name: value.detach() for name, value in module.named_parameters()}
-    kept = kinds([record(substituted(module), weights, x[:1])])
-    return {name: kept.get(name, "direct") for name in weights}
