@@ -36,7 +36,7 @@ LAYERS = (
 ROLES = {
     "modules": {"__init__", "__main__", "base", "registry"}
     # What each operation of hpr_kernels is made of.
-    | {"dispatch", "eager", "op", "reference", "triton"},
+    | {"dispatch", "eager", "native", "op", "reference", "triton"},
     # A command line's parts, and the launches that each operation lists for the report.
     "definitions": {"main", "build_parser", "add_arguments", "run", "specimens"},
 }

@@ -2,8 +2,11 @@
 
 The environment variable HPR_KERNELS_BACKEND names the implementation:
 
-- `auto` (default): Triton kernels serve tensors on CUDA, torch serves all others. Where the kernels cannot run (Triton
-  is missing or too old, or the card is too old), torch serves CUDA as well, and one warning says so;
+- `auto` (default): Triton kernels serve tensors on CUDA, C kernels serve those on the CPU, torch serves all others and
+  what no kernel does. Where the Triton kernels cannot run (Triton is missing or too old, or the card is too old), torch
+  serves CUDA as well, and one warning says so. Where the installation has no C kernels, torch serves the CPU;
+- `native`: as `auto`, but an installation without C kernels is an error;
+- `triton`: as `auto`, but a tensor on CUDA that the kernels cannot serve is an error;
 - `torch`: torch serves every tensor;
 - `interpret`: Triton kernels serve every tensor of fp32, run by Triton's interpreter on the CPU. Set the variable
   before Python starts: Triton decides at its first import whether it compiles or interprets kernels.
@@ -23,9 +26,10 @@ import torch
 from torch import Tensor
 
 from hpr_kernels import checks
+from hpr_kernels.native import library
 
 VARIABLE = "HPR_KERNELS_BACKEND"
-BACKENDS = ("auto", "torch", "interpret")
+BACKENDS = ("auto", "native", "triton", "torch", "interpret")
 
 # How a product of fp32 numbers is computed: on the ordinary units ("ieee"), or on tensor cores from three TF32 products
 # ("tf32x3", which keeps all but the last bits of fp32) or from one ("tf32", with mantissas of 10 bits).
@@ -65,10 +69,28 @@ def uses_triton(tensor: Tensor) -> bool:
     return tensor.is_cuda and _triton_runs(tensor.device.index or 0)
 
 
+def uses_native(tensor: Tensor) -> bool:
+    """Whether the C kernels serve `tensor`. They are written for fp32 and fp64 on the CPU.
+
+    Raises:
+        RuntimeError: the variable names them, and this installation has none for this CPU.
+    """
+    name = backend()
+    if name not in ("auto", "native", "triton") or tensor.device.type != "cpu":
+        return False
+    if tensor.dtype not in library.TYPES:
+        return False
+    if name == "native" and library.obstacle():
+        raise RuntimeError(f"{VARIABLE}: expected C kernels, got none: {library.obstacle()}")
+    return not library.obstacle()
+
+
 @cache
 def _triton_runs(device: int) -> bool:
     """Whether the kernels run on a CUDA device. Where they do not, one warning per device says why."""
     obstacle = _obstacle(device)
+    if obstacle and backend() == "triton":
+        raise RuntimeError(f"{VARIABLE}: expected Triton kernels on CUDA, got none: {obstacle}")
     if obstacle:
         warnings.warn(f"hpr_kernels: torch serves CUDA: {obstacle}", RuntimeWarning, stacklevel=3)
     return not obstacle

@@ -1,4 +1,4 @@
-"""Gram matrices of checked factors, by the backend that serves them: `triton`, or `eager` (torch on any device)."""
+"""Gram matrices of checked factors, by the backend that serves them: `triton`, `native` (C), or `eager` (torch)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
-from hpr_kernels.backend import uses_triton
+from hpr_kernels.backend import uses_native, uses_triton
 from hpr_kernels.checks import Order, Precision, Reduction
-from hpr_kernels.gram import eager
+from hpr_kernels.gram import eager, native
 from hpr_kernels.gram.contraction_plan import (
     ContractionPlan,
     ContractionShape,
@@ -153,6 +153,7 @@ def _contract(
     add: bool,
 ) -> None:
     """Write to K [R P, B, O', B', O''] by torch, or add to K; of a symmetric K only the pairs of examples b ≤ b'."""
+    contract = native.contract if uses_native(left.z) else eager.contract
     # The workers' threads are not in the caller's inference mode, and may not write to a tensor that was made in it.
     with torch.inference_mode(False), torch.no_grad():
         for outputs in _parts(left, right, reduce, memory_budget):
@@ -163,7 +164,7 @@ def _contract(
                 rights = right and right.network(r).outputs(outputs).reduced(reduce)
                 others = rights.each() if rights else repeat(None, len(target))
                 for one, first, second in zip(target, lefts.each(), others, strict=True):
-                    eager.contract(one, first, second, made, add=add or outputs.start > 0)
+                    contract(one, first, second, made, add=add or outputs.start > 0)
 
 
 def _plan(

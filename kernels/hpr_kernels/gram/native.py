@@ -1,0 +1,104 @@
+"""The order "propagate" by the C kernels on the CPU; see `native/gram.h`.
+
+Each thread computes all of a pair of examples, so the result is the same on any number of threads and any CPU.
+"""
+
+from __future__ import annotations
+
+from ctypes import Structure, byref, c_int64, c_void_p
+
+import torch
+from torch import Tensor
+
+from hpr_kernels.gram import eager
+from hpr_kernels.gram.contraction_plan import ContractionPlan
+from hpr_kernels.gram.factors import Factors
+from hpr_kernels.gram.workers import each, threads
+from hpr_kernels.native.library import address, function
+
+# Rows (example, step) of the right examples that one task takes with one left example.
+TASK_ROWS = 128
+LINE = 64  # bytes
+
+
+class GramArguments(Structure):
+    """`Gram` of native/gram.h."""
+
+    _fields_ = (
+        [(name, c_int64) for name in ("B1", "O1", "S1", "B2", "O2", "S2", "N", "F")]
+        + [(name, c_int64) for name in ("symmetric", "add", "tile")]
+        + [(name, c_void_p) for name in ("reach1", "reach2", "g", "h", "z")]
+        + [(name, c_int64) for name in ("z_example", "z_step", "z_column")]
+        + [(name, c_void_p) for name in ("y", "K")]
+        + [(name, c_int64) for name in ("K_example", "K_output", "K_other")]
+        + [("counter", c_void_p)]
+    )
+
+
+def contract(
+    K: Tensor, left: Factors, right: Factors | None, plan: ContractionPlan, add: bool = False
+) -> None:
+    """Write K [B, O, B', O'] or add to it, as `gram.eager.contract` does, which serves the other orders."""
+    if plan.order == "propagate":
+        propagate(K, left, right or left, right is None, add)
+    else:
+        eager.contract(K, left, right, plan, add)
+
+
+def propagate(K: Tensor, left: Factors, right: Factors, symmetric: bool, add: bool) -> None:
+    """For each pair of examples make Σ_s' ⟨z_s, z_s'⟩ g_s' of a few units and multiply it by g_s at once."""
+    g, z, y = left.g[0], left.z[0], right.z[0]
+    (B, O, S, N), (C, P, T, _) = g.shape, right.g[0].shape
+    packed = pack_rows(g)
+    other = packed if right is left else pack_rows(right.g[0])
+    tile = max(1, min(C, TASK_ROWS // T))
+    inputs = _pack_inputs(y, tile)
+    reach1, reach2 = (torch.tensor(side.reach[0], dtype=torch.int64) for side in (left, right))
+    counter = torch.zeros(1, dtype=torch.int64)
+    arguments = GramArguments(
+        B, O, S, C, P, T, N, z.shape[-1], symmetric, add, tile,
+        reach1.data_ptr(), reach2.data_ptr(), packed.data_ptr(), other.data_ptr(),
+        z.data_ptr(), *z.stride(), inputs.data_ptr(), K.data_ptr(), *K.stride()[:3],
+        counter.data_ptr(),
+    )  # fmt: skip
+    call = function("gram", K.dtype)
+    done: list[int] = []
+    each(lambda _: done.append(call(byref(arguments))), range(threads(K.device)))
+    if not all(done):
+        raise MemoryError("gram: expected memory for one pair of examples, got none")
+
+
+def per_line(dtype: torch.dtype) -> int:
+    """Numbers in a line."""
+    return LINE // dtype.itemsize
+
+
+def pack_rows(g: Tensor) -> Tensor:
+    """The adjoints g [B, O, S, N] as [B, lines, S, O, W], W numbers to a line, with zeros beyond N."""
+    B, O, S, N = g.shape
+    W = per_line(g.dtype)
+    packed = g.new_empty(B, -(-N // W), S, O, W)
+    pack = function("pack_rows", g.dtype)
+    sizes = tuple(map(c_int64, (O, S, N)))
+    strides = tuple(map(c_int64, g.stride()))
+    each(
+        lambda b: pack(c_int64(b), *sizes, address(g), *strides, address(packed)),
+        range(B),
+    )
+    return packed
+
+
+def _pack_inputs(y: Tensor, tile: int) -> Tensor:
+    """Inputs y [C, T, F] by tiles of examples, [tiles, panels, F, W]: a lane is a row (example, step)."""
+    C, T, F = y.shape
+    W = per_line(y.dtype)
+    tiles = -(-C // tile)
+    packed = y.new_empty(tiles, -(-tile * T // W), F, W)
+    pack = function("pack_inputs", y.dtype)
+    sizes = tuple(map(c_int64, (tile, C, T, F)))
+    strides = tuple(map(c_int64, y.stride()))
+    each(
+        lambda number: pack(c_int64(number), *sizes, address(y), *strides, address(packed)),
+        range(tiles),
+    )
+    return packed

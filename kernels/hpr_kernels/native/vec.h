@@ -1,0 +1,145 @@
+// A register of numbers, and the tiles of fused multiply-adds that every kernel is made of.
+//
+// kernels.c is compiled once per instruction set and type. REAL names the type, and the compiler's own macros name the
+// instruction set. Each number of a result is one chain of fused multiply-adds in a documented order (BITS.md), and a
+// register only puts independent chains side by side. So its width has no effect on the bits.
+#pragma once
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 64")
+
+// W numbers are a line of 64 bytes. Rows are padded to whole lines, and sums over a row keep W partial sums.
+// TILE_ROWS x TILE_REGISTERS and PAIR_ROWS x PAIR_COLUMNS accumulators fit the registers of the instruction set.
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define REGISTER 64
+#define TILE_ROWS 8
+#define TILE_REGISTERS 3
+#define PAIR_ROWS 5
+#define PAIR_COLUMNS 5
+#elif defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+#define REGISTER 32
+#define TILE_ROWS 6
+#define TILE_REGISTERS 2
+#define PAIR_ROWS 3
+#define PAIR_COLUMNS 4
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#define REGISTER 16
+#define TILE_ROWS 6
+#define TILE_REGISTERS 4
+#define PAIR_ROWS 5
+#define PAIR_COLUMNS 5
+#else
+#define REGISTER 16
+#define TILE_ROWS 3
+#define TILE_REGISTERS 4
+#define PAIR_ROWS 3
+#define PAIR_COLUMNS 4
+#endif
+
+typedef REAL real;
+enum { W = 64 / sizeof(real), LANES = REGISTER / sizeof(real), PARTS = 64 / REGISTER };
+typedef real vec __attribute__((vector_size(REGISTER)));
+typedef vec vec_unaligned __attribute__((aligned(sizeof(real)), may_alias));
+
+INLINE vec load(const real *p) { return *(const vec_unaligned *)p; }
+INLINE void store(real *p, vec a) { *(vec_unaligned *)p = a; }
+INLINE vec set(real a) { return a - (vec){0}; }
+
+// Keeps a loaded value in its register, where GCC would read it from memory at every use.
+#if defined(__AVX512F__)
+#define KEEP(a) __asm__("" : "+v"(a))
+#elif defined(__x86_64__)
+#define KEEP(a) __asm__("" : "+x"(a))
+#elif defined(__ARM_NEON)
+#define KEEP(a) __asm__("" : "+w"(a))
+#else
+#define KEEP(a)
+#endif
+
+// a b + c, rounded once
+INLINE vec fma_(vec a, vec b, vec c) {
+#if defined(__AVX512F__)
+    if (sizeof(real) == 4) return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+    return (vec)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif defined(__AVX2__) && defined(__FMA__)
+    if (sizeof(real) == 4) return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+    return (vec)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__ARM_NEON)
+    if (sizeof(real) == 4) return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+    return (vec)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#else
+    UNROLL for (int l = 0; l < LANES; l++)
+        c[l] = sizeof(real) == 4 ? (real)__builtin_fmaf(a[l], b[l], c[l]) : (real)__builtin_fma(a[l], b[l], c[l]);
+    return c;
+#endif
+}
+
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+INLINE int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The rows of the next block where `left` remain: blocks of at most `limit` rows and of about one size
+INLINE int64_t rows_of(int64_t left, int64_t limit) { return up(left, up(left, limit)); }
+
+// CASE(n) for the constant n that `value` is, of 1 … `limit`, which is at most 8
+#define CASE_OF(value, limit, CASE)                                                                 \
+    switch (value) {                                                                                \
+    case 1: CASE(1) break;                                                                          \
+    case 2: if (limit >= 2) CASE(2) break;                                                          \
+    case 3: if (limit >= 3) CASE(3) break;                                                          \
+    case 4: if (limit >= 4) CASE(4) break;                                                          \
+    case 5: if (limit >= 5) CASE(5) break;                                                          \
+    case 6: if (limit >= 6) CASE(6) break;                                                          \
+    case 7: if (limit >= 7) CASE(7) break;                                                          \
+    default: if (limit >= 8) CASE(8)                                                                \
+    }
+
+// A block of MR rows and NV registers of `product`
+#define PRODUCT(MR, NV)                                                                             \
+    {                                                                                               \
+        vec acc[MR][NV];                                                                            \
+        UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < NV; j++)                     \
+            acc[i][j] = more ? load(to + i * width + j * LANES) : (vec){0};                         \
+        for (int64_t k = 0; k < K; k++) {                                                           \
+            vec right[NV];                                                                          \
+            UNROLL for (int j = 0; j < NV; j++) {                                                   \
+                right[j] = load(from + k * step + j * LANES);                                       \
+                KEEP(right[j]);                                                                     \
+            }                                                                                       \
+            UNROLL for (int i = 0; i < MR; i++) {                                                   \
+                vec left = set(a[i * row + k * column]);                                            \
+                UNROLL for (int j = 0; j < NV; j++) acc[i][j] = fma_(left, right[j], acc[i][j]);    \
+            }                                                                                       \
+        }                                                                                           \
+        UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < NV; j++)                     \
+            store(to + i * width + j * LANES, acc[i][j]);                                           \
+    }
+#define PRODUCT_WIDE(MR) PRODUCT(MR, TILE_REGISTERS)
+#define PRODUCT_NARROW(MR) PRODUCT(MR, 1)
+
+// out[i, c] = Σ_k a[i row + k column] b[k step + c], k ascending, for `rows` rows i and `registers` registers of c;
+// with `more` the chains go on from what stands in `out`. Rows of `out` are `width` apart.
+static void product(int64_t rows, int64_t registers, int64_t K, const real *a, int64_t row, int64_t column,
+                    const real *b, int64_t step, real *out, int64_t width, int more) {
+    for (int64_t count; rows; rows -= count, a += count * row, out += count * width) {
+        count = rows_of(rows, TILE_ROWS);
+        int64_t c = 0;
+        for (; c + TILE_REGISTERS <= registers; c += TILE_REGISTERS) {
+            const real *from = b + c * LANES;
+            real *to = out + c * LANES;
+            CASE_OF(count, TILE_ROWS, PRODUCT_WIDE)
+        }
+        for (; c < registers; c++) {
+            const real *from = b + c * LANES;
+            real *to = out + c * LANES;
+            CASE_OF(count, TILE_ROWS, PRODUCT_NARROW)
+        }
+    }
+}
