@@ -78,6 +78,7 @@ def test_as_many_differentiations_as_planned(
 def test_the_order_is_that_of_the_contraction(
     order: Order, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HPR_KERNELS_BACKEND", "torch")
     module = nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 2)).to(F64)
     x = torch.ones(5, 6, 4, dtype=F64)
     plan = ntk_plan(module, x, order=order)

@@ -26,11 +26,21 @@ PROPAGATED = 24.0
 # `dense` writes and reads an element of J at this cost.
 JACOBIAN = 90.0
 
+# The C kernel's costs beside one multiply-add of a large product by torch: a multiply-add of the products that make
+# Σ_s' ⟨z_s, z_s'⟩ g_s', one of those with g_s, an entry of K, and a pair of examples.
+NATIVE_PROPAGATED = 1.2
+NATIVE_CONTRACTED = 1.6
+NATIVE_ENTRY = 60.0
+NATIVE_PAIR = 6e3
+
 # These sizes fit a core's cache: rows of a block of `hadamard`; bytes that `propagate` writes before it reads them;
 # bytes of adjoints that `propagate` reads for one left example; entries of a row of J that `dense` writes.
 HADAMARD_ROWS = 192
 PROPAGATE_BLOCK = 2 << 20
 PROPAGATE_TILE = 10 << 20
+# The C kernel: rows (example, step) of the right examples of a task, and lines of products between its two stages.
+TASK_ROWS = 128
+NATIVE_LINES = 240
 DENSE_ENTRIES = 4096
 
 
@@ -38,7 +48,7 @@ DENSE_ENTRIES = 4096
 class ContractionShape:
     """What the cost of K [B1 O1, B2 O2] depends on; `reach` as in `FactoredJacobian`, `element` in bytes.
 
-    `threads` blocks are computed at a time.
+    `threads` blocks are computed at a time. With `native` the C kernel serves "propagate".
     """
 
     B1: int
@@ -52,6 +62,7 @@ class ContractionShape:
     element: int
     symmetric: bool
     threads: int
+    native: bool = False
 
     @property
     def pairs(self) -> float:
@@ -130,6 +141,13 @@ def workspace(shape: ContractionShape, order: Order, block: int) -> int:
         # Per thread: copies of the adjoints of both sides; a block of K and two products of its size; ⟨z, z'⟩.
         each = s.N * (rows1 * s.S1 + rows2 * s.S2) + 3 * rows1 * rows2 + block * block
         return s.threads * each * s.element
+    if order == "propagate" and s.native:
+        # Both sides' adjoints and the right side's inputs with padded rows; per thread ⟨z, z'⟩ and sums of W numbers.
+        W = 64 // s.element
+        adjoints = (s.N + W) * (M1 * s.S1 + M2 * s.S2)
+        inputs = (s.B2 * s.S2 + W * s.B2) * s.F
+        each = s.S1 * max(s.S2, TASK_ROWS + W) + W * (NATIVE_LINES + s.S1 * 12 + s.O1 * 12)
+        return (adjoints + inputs + s.threads * each) * s.element
     if order == "propagate":
         tile = tile_examples(s.B2, s.O2, s.S2, s.N, s.element, s.B1)
         # Copies of the adjoints of both sides; per thread a block, its factors, and ⟨z, z'⟩ of a tile.
@@ -179,6 +197,8 @@ def _hadamard(s: ContractionShape) -> tuple[float, float]:
 
 
 def _propagate(s: ContractionShape) -> tuple[float, float]:
+    if s.native:
+        return _propagate_native(s)
     elements = s.pairs * s.O2 * s.S1 * s.N
     outputs = sum((stop - start) * (s.O1 - o) for start, stop, o in halves(s.reach1, s.S1)) / s.S1
     inputs = s.pairs * s.S1 * s.S2
@@ -188,6 +208,20 @@ def _propagate(s: ContractionShape) -> tuple[float, float]:
     return (
         elements * (s.S2 + outputs) + inputs * s.F,
         padded * (s.S2 + outputs + PROPAGATED) + inputs * (s.F + NARROW) + CALL * calls,
+    )
+
+
+def _propagate_native(s: ContractionShape) -> tuple[float, float]:
+    W = 64 // s.element
+    padded = s.pairs * math.ceil(s.N / W) * W
+    propagated = padded * reached(s.reach2) * (s.reach1[-1] + 1)
+    contracted = padded * reached(s.reach1) * s.O2
+    inputs = s.pairs * s.S1 * s.S2 * s.F
+    return (
+        propagated + contracted + inputs,
+        NATIVE_PROPAGATED * (propagated + inputs)
+        + NATIVE_CONTRACTED * contracted
+        + s.pairs * (NATIVE_ENTRY * s.O1 * s.O2 + NATIVE_PAIR),
     )
 
 

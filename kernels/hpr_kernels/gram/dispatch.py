@@ -91,7 +91,7 @@ def least_bytes(
     reach = (T - 1,) * (outputs if reduce == "full" else 1)
     shape = ContractionShape(
         examples, examples, reach, reach, T, T, N * outputs if reduce == "trace" else N, F, element,
-        symmetric=False, threads=threads(like.device),
+        symmetric=False, threads=threads(like.device), native=uses_native(like),
     )  # fmt: skip
     return least_workspace(shape, order)
 
@@ -115,7 +115,7 @@ def plan_of(
     reach = (T - 1,) * (outputs if reduce == "full" else 1)
     shape = ContractionShape(
         examples, examples, reach, reach, T, T, N * outputs if reduce == "trace" else N, F,
-        like.element_size(), symmetric=symmetric, threads=threads(like.device),
+        like.element_size(), symmetric=symmetric, threads=threads(like.device), native=uses_native(like),
     )  # fmt: skip
     return make_plan(shape, order, memory_budget)
 
@@ -187,7 +187,7 @@ def _plan(
         reach1, reach2 = reach1[-1:], reach2[-1:]
     shape = ContractionShape(
         B1, B2, reach1, reach2, S1, S2, N, left.z.shape[-1], left.g.element_size(),
-        symmetric=right is None, threads=threads(left.g.device),
+        symmetric=right is None, threads=threads(left.g.device), native=uses_native(left.g),
     )  # fmt: skip
     return make_plan(shape, order, memory_budget)
 

@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 from hpr_kernels.gram import eager
-from hpr_kernels.gram.contraction_plan import ContractionPlan
+from hpr_kernels.gram.contraction_plan import TASK_ROWS, ContractionPlan
 from hpr_kernels.gram.factors import Factors
 from hpr_kernels.gram.workers import each, threads
 from hpr_kernels.native.library import address, function
 
-# Rows (example, step) of the right examples that one task takes with one left example.
-TASK_ROWS = 128
 LINE = 64  # bytes
 
 

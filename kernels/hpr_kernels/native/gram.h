@@ -85,12 +85,6 @@ INLINE real line_sum(const real *p) {
         UNROLL for (int i = 0; i < MO; i++) UNROLL for (int j = 0; j < NO; j++)                     \
             store(sums + (i * right + j) * W, acc[i][j]);                                           \
     }
-#define CONTRACT_5(MO) CONTRACT(MO, 5)
-#define CONTRACT_4(MO) CONTRACT(MO, 4)
-#define CONTRACT_3(MO) CONTRACT(MO, 3)
-#define CONTRACT_2(MO) CONTRACT(MO, 2)
-#define CONTRACT_1(MO) CONTRACT(MO, 1)
-
 // sums[o, o', W] += Σ over some lines and all steps of g[line, s, o] P[line, s, o'], for `left` and `right` outputs
 static void contract(int64_t lines, int64_t S, int64_t left, int64_t right, const int64_t *reach, const real *g_all,
                      const real *P_all, real *all) {
@@ -98,16 +92,16 @@ static void contract(int64_t lines, int64_t S, int64_t left, int64_t right, cons
         rows = rows_of(left - o, PAIR_ROWS);
         int64_t steps = reach[o + rows - 1] + 1;
         for (int64_t p = 0, columns; p < right; p += columns) {
-            columns = rows_of(right - p, PAIR_COLUMNS);
+            columns = rows_of(right - p, PAIR_COLUMNS(rows));
             for (int part = 0; part < PARTS; part++) {
                 const real *g = g_all + o * W + part * LANES, *P = P_all + p * W + part * LANES;
                 real *sums = all + (o * right + p) * W + part * LANES;
-                switch (columns) {
-                case 5: if (PAIR_COLUMNS >= 5) CASE_OF(rows, PAIR_ROWS, CONTRACT_5) break;
-                case 4: if (PAIR_COLUMNS >= 4) CASE_OF(rows, PAIR_ROWS, CONTRACT_4) break;
-                case 3: if (PAIR_COLUMNS >= 3) CASE_OF(rows, PAIR_ROWS, CONTRACT_3) break;
-                case 2: if (PAIR_COLUMNS >= 2) CASE_OF(rows, PAIR_ROWS, CONTRACT_2) break;
-                default: CASE_OF(rows, PAIR_ROWS, CONTRACT_1)
+                switch (rows) {
+                case 1: CASE_OF(columns, PAIR_COLUMNS(1), CONTRACT, 1) break;
+                case 2: CASE_OF(columns, PAIR_COLUMNS(2), CONTRACT, 2) break;
+                case 3: CASE_OF(columns, PAIR_COLUMNS(3), CONTRACT, 3) break;
+                case 4: if (PAIR_ROWS >= 4) CASE_OF(columns, PAIR_COLUMNS(4), CONTRACT, 4) break;
+                default: if (PAIR_ROWS >= 5) CASE_OF(columns, PAIR_COLUMNS(5), CONTRACT, 5)
                 }
             }
         }
@@ -150,10 +144,9 @@ static void block(const Gram *p, int64_t b, int64_t number, real *Ft, real *P, r
 
 // Returns whether there was memory.
 int EXPORT(gram)(const Gram *p) {
-    // P takes at most this many lines, 20 KiB, so that it stays in L1 with what is read beside it.
-    const int64_t near = 320;
-    int64_t right = most(PAIR_COLUMNS, least(2 * PAIR_COLUMNS, near / p->S1));
-    right = rows_of(p->O2, right);
+    // P takes at most this many lines, 15 KiB, so that it stays in L1 with what is read beside it.
+    const int64_t near = 240;
+    int64_t right = rows_of(p->O2, most(4, least(12, near / p->S1)));
     int64_t together = most(1, near / (p->S1 * right));
     int64_t Ft = p->S1 * panels(p->tile, p->S2), P = together * p->S1 * right, sums = p->O1 * right;
     real *memory = aligned_alloc(64, 64 * (Ft + P + sums));

@@ -13,34 +13,34 @@
 #define UNROLL _Pragma("GCC unroll 64")
 
 // W numbers are a line of 64 bytes. Rows are padded to whole lines, and sums over a row keep W partial sums.
-// TILE_ROWS x TILE_REGISTERS and PAIR_ROWS x PAIR_COLUMNS accumulators fit the registers of the instruction set.
+// TILE_ROWS x TILE_REGISTERS and, for rows up to PAIR_ROWS, rows x PAIR_COLUMNS(rows) accumulators fit the registers.
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #define REGISTER 64
 #define TILE_ROWS 8
 #define TILE_REGISTERS 3
 #define PAIR_ROWS 5
-#define PAIR_COLUMNS 5
+#define PAIR_COLUMNS(rows) (rows == 5 ? 5 : rows == 4 ? 6 : 8)
 #elif defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
 #define REGISTER 32
 #define TILE_ROWS 6
 #define TILE_REGISTERS 2
 #define PAIR_ROWS 3
-#define PAIR_COLUMNS 4
+#define PAIR_COLUMNS(rows) (rows == 3 ? 4 : rows == 2 ? 6 : 8)
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
 #define REGISTER 16
 #define TILE_ROWS 6
 #define TILE_REGISTERS 4
 #define PAIR_ROWS 5
-#define PAIR_COLUMNS 5
+#define PAIR_COLUMNS(rows) (rows == 5 ? 5 : rows == 4 ? 6 : 8)
 #else
 #define REGISTER 16
 #define TILE_ROWS 3
 #define TILE_REGISTERS 4
 #define PAIR_ROWS 3
-#define PAIR_COLUMNS 4
+#define PAIR_COLUMNS(rows) (rows == 3 ? 4 : rows == 2 ? 6 : 8)
 #endif
 
 typedef REAL real;
@@ -88,21 +88,21 @@ INLINE int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // The rows of the next block where `left` remain: blocks of at most `limit` rows and of about one size
 INLINE int64_t rows_of(int64_t left, int64_t limit) { return up(left, up(left, limit)); }
 
-// CASE(n) for the constant n that `value` is, of 1 … `limit`, which is at most 8
-#define CASE_OF(value, limit, CASE)                                                                 \
+// CASE(first, n) for the constant n that `value` is, of 1 … `limit`, which is at most 8
+#define CASE_OF(value, limit, CASE, first)                                                          \
     switch (value) {                                                                                \
-    case 1: CASE(1) break;                                                                          \
-    case 2: if (limit >= 2) CASE(2) break;                                                          \
-    case 3: if (limit >= 3) CASE(3) break;                                                          \
-    case 4: if (limit >= 4) CASE(4) break;                                                          \
-    case 5: if (limit >= 5) CASE(5) break;                                                          \
-    case 6: if (limit >= 6) CASE(6) break;                                                          \
-    case 7: if (limit >= 7) CASE(7) break;                                                          \
-    default: if (limit >= 8) CASE(8)                                                                \
+    case 1: CASE(first, 1) break;                                                                   \
+    case 2: if (limit >= 2) CASE(first, 2) break;                                                   \
+    case 3: if (limit >= 3) CASE(first, 3) break;                                                   \
+    case 4: if (limit >= 4) CASE(first, 4) break;                                                   \
+    case 5: if (limit >= 5) CASE(first, 5) break;                                                   \
+    case 6: if (limit >= 6) CASE(first, 6) break;                                                   \
+    case 7: if (limit >= 7) CASE(first, 7) break;                                                   \
+    default: if (limit >= 8) CASE(first, 8)                                                         \
     }
 
-// A block of MR rows and NV registers of `product`
-#define PRODUCT(MR, NV)                                                                             \
+// A block of NV registers and MR rows of `product`
+#define PRODUCT(NV, MR)                                                                             \
     {                                                                                               \
         vec acc[MR][NV];                                                                            \
         UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < NV; j++)                     \
@@ -110,36 +110,30 @@ INLINE int64_t rows_of(int64_t left, int64_t limit) { return up(left, up(left, l
         for (int64_t k = 0; k < K; k++) {                                                           \
             vec right[NV];                                                                          \
             UNROLL for (int j = 0; j < NV; j++) {                                                   \
-                right[j] = load(from + k * step + j * LANES);                                       \
+                right[j] = load(b + k * step + j * LANES);                                          \
                 KEEP(right[j]);                                                                     \
             }                                                                                       \
             UNROLL for (int i = 0; i < MR; i++) {                                                   \
-                vec left = set(a[i * row + k * column]);                                            \
+                vec left = set(from[i * row + k * column]);                                         \
                 UNROLL for (int j = 0; j < NV; j++) acc[i][j] = fma_(left, right[j], acc[i][j]);    \
             }                                                                                       \
         }                                                                                           \
         UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < NV; j++)                     \
             store(to + i * width + j * LANES, acc[i][j]);                                           \
     }
-#define PRODUCT_WIDE(MR) PRODUCT(MR, TILE_REGISTERS)
-#define PRODUCT_NARROW(MR) PRODUCT(MR, 1)
 
 // out[i, c] = Σ_k a[i row + k column] b[k step + c], k ascending, for `rows` rows i and `registers` registers of c;
 // with `more` the chains go on from what stands in `out`. Rows of `out` are `width` apart.
 static void product(int64_t rows, int64_t registers, int64_t K, const real *a, int64_t row, int64_t column,
                     const real *b, int64_t step, real *out, int64_t width, int more) {
-    for (int64_t count; rows; rows -= count, a += count * row, out += count * width) {
-        count = rows_of(rows, TILE_ROWS);
-        int64_t c = 0;
-        for (; c + TILE_REGISTERS <= registers; c += TILE_REGISTERS) {
-            const real *from = b + c * LANES;
-            real *to = out + c * LANES;
-            CASE_OF(count, TILE_ROWS, PRODUCT_WIDE)
-        }
-        for (; c < registers; c++) {
-            const real *from = b + c * LANES;
-            real *to = out + c * LANES;
-            CASE_OF(count, TILE_ROWS, PRODUCT_NARROW)
+    for (int64_t some; registers; registers -= some, b += some * LANES, out += some * LANES) {
+        some = registers < TILE_REGISTERS ? 1 : TILE_REGISTERS;
+        const real *from = a;
+        real *to = out;
+        for (int64_t i = 0, count; i < rows; i += count, from += count * row, to += count * width) {
+            count = rows_of(rows - i, TILE_ROWS);
+            if (some == 1) CASE_OF(count, TILE_ROWS, PRODUCT, 1)
+            else CASE_OF(count, TILE_ROWS, PRODUCT, TILE_REGISTERS)
         }
     }
 }
