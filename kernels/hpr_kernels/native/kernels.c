@@ -3,3 +3,5 @@
 #define JOIN(name, isa, type) JOIN_(name, isa, type)
 #define EXPORT(name) JOIN(name, ISA, REAL)
 #include "gram.h"
+#include "recurrence.h"
+#include "peak.h"

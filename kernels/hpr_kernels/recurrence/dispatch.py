@@ -1,4 +1,4 @@
-"""The recurrence on checked buffers, by the backend that serves them: Triton, or torch on any device.
+"""The recurrence on checked buffers, by the backend that serves them: Triton, C, or torch on any device.
 
 `op.py` checks arguments and calls these functions, and `hpr` calls them on buffers that it allocates once. Each has one
 signature for every backend.
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hpr_kernels import layout
 from hpr_kernels.backend import DEFAULT_PRECISION, uses_triton
-from hpr_kernels.recurrence import eager
+from hpr_kernels.recurrence import eager, native
 from hpr_kernels.recurrence.eager import mask
 
 __all__ = ["adjoints", "forward", "mask", "sweep", "sweep_buffer"]
@@ -35,6 +35,8 @@ def forward(
 
         with torch.cuda.device_of(trace):
             triton.forward(trace, weights, rho, activation, precision, potentials)
+    elif native.serves(trace, weights):
+        native.forward(trace, weights, rho, activation)
     else:
         eager.forward(trace, weights, rho, activation, precision, potentials)
 
@@ -54,13 +56,15 @@ def sweep(
 ) -> None:
     """Turn ∂L/∂a_{s+1} in `g` [R, T, B, Q] into ∂L/∂h_{s+1} in place; `sweep_buffer` allocates such a `g`.
 
-    The numbers stand in columns 0 … N - 1. The Triton kernel sets the columns from N on to zero, torch leaves them.
+    The numbers stand in columns 0 … N - 1. The Triton kernel sets the columns from N on to zero, the others leave them.
     """
     if uses_triton(trace):
         from hpr_kernels.recurrence import triton
 
         with torch.cuda.device_of(trace):
             triton.sweep(g, trace, weights, rho, activation, precision)
+    elif native.serves(trace, weights, g):
+        native.sweep(g, trace, weights, rho, activation)
     else:
         eager.sweep(g, trace, weights, rho, activation, precision)
 
@@ -80,4 +84,6 @@ def adjoints(
 
         with torch.cuda.device_of(trace):
             return triton.adjoints(trace, weights, readout, rho, steps, activation, precision)
+    if native.serves(trace, weights):
+        return native.adjoints(trace, weights, readout, rho, steps, activation)
     return eager.adjoints(trace, weights, readout, rho, steps, activation, precision)

@@ -1,0 +1,106 @@
+"""The recurrence by the C kernels on the CPU; see `native/recurrence.h`.
+
+Each row, an example or a pair of output and example, is computed by itself, so the result is the same on any number of
+threads and any CPU.
+"""
+
+from __future__ import annotations
+
+from ctypes import Structure, byref, c_double, c_int64, c_void_p
+
+import torch
+from torch import Tensor
+
+from hpr_kernels.backend import uses_native
+from hpr_kernels.gram.workers import each, threads
+from hpr_kernels.native.library import function
+
+# Rows that one task takes through all steps at most, so that they stay in the caches between two products.
+TASK_ROWS = 96
+ACTIVATIONS = ("linear", "relu", "tanh")  # by their numbers in native/recurrence.h
+
+
+class RecurrenceArguments(Structure):
+    """`Recurrence` of native/recurrence.h."""
+
+    _fields_ = (
+        [(name, c_int64) for name in ("R", "T", "B", "N", "F")]
+        + [(name, c_int64) for name in ("O", "outputs", "activation", "task_rows")]
+        + [(name, c_double) for name in ("rho", "rest")]
+        + [(name, kind) for name, kind in (("weights", c_void_p), ("weights_run", c_int64), ("weights_row", c_int64))]
+        + [("trace", c_void_p)]
+        + [(name, c_int64) for name in ("trace_run", "trace_step", "trace_row")]
+        + [("g", c_void_p)]
+        + [(name, c_int64) for name in ("g_run", "g_step", "g_row")]
+        + [(name, c_void_p) for name in ("readout", "steps", "counter")]
+    )  # fmt: skip
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether the kernels take these tensors: numbers on the CPU, without gaps within a row."""
+    return uses_native(tensors[0]) and all(tensor.stride(-1) == 1 for tensor in tensors)
+
+
+def forward(trace: Tensor, weights: Tensor, rho: float, activation: str) -> None:
+    """Fill the rates of `trace` [R, T + 1, B, P], as `recurrence.eager.forward` does."""
+    _call("recurrence_forward", trace, weights, rho, activation)
+
+
+def sweep(g: Tensor, trace: Tensor, weights: Tensor, rho: float, activation: str) -> None:
+    """Turn ∂L/∂a_{s+1} in `g` [R, T, B, Q] into ∂L/∂h_{s+1} in place, in columns 0 … N - 1."""
+    _call("recurrence_back", trace, weights, rho, activation, g=g)
+
+
+def adjoints(
+    trace: Tensor,
+    weights: Tensor,
+    readout: Tensor,
+    rho: float,
+    steps: tuple[int, ...],
+    activation: str,
+) -> Tensor:
+    """Adjoints [R, T, O, B, N] of the outputs (t, k), t in ascending `steps`."""
+    (R, steps_, B, _), (N_out, N) = trace.shape, readout.shape[1:]
+    g = trace.new_empty(R, steps_ - 1, len(steps) * N_out, B, N)
+    _call(
+        "recurrence_back", trace, weights, rho, activation,
+        g=g.flatten(2, 3), readout=readout.contiguous(), steps=steps,
+    )  # fmt: skip
+    return g
+
+
+def _call(
+    name: str,
+    trace: Tensor,
+    weights: Tensor,
+    rho: float,
+    activation: str,
+    *,
+    g: Tensor | None = None,
+    readout: Tensor | None = None,
+    steps: tuple[int, ...] = (),
+) -> None:
+    (R, steps_, B, _), (N, F) = trace.shape, weights.shape[1:]
+    if not R * B:
+        return
+    N_out = 0 if readout is None else readout.shape[1]
+    O = max(1, len(steps) * N_out)
+    reached = torch.tensor(steps, dtype=torch.int64)
+    counter = torch.zeros(1, dtype=torch.int64)
+    workers = threads(trace.device)
+    # Fewer networks than threads are cut into parts for all threads.
+    parts = -(-workers // R)
+    arguments = RecurrenceArguments(
+        R, steps_ - 1, B, N, F, O, N_out,
+        ACTIVATIONS.index(activation), max(1, min(TASK_ROWS, -(-O * B // parts))),
+        rho, 1 - rho, weights.data_ptr(), *weights.stride()[:2],
+        trace.data_ptr(), *trace.stride()[:3],
+        *((None, 0, 0, 0) if g is None else (g.data_ptr(), *g.stride()[:3])),
+        None if readout is None else readout.data_ptr(),
+        reached.data_ptr() if steps else None, counter.data_ptr(),
+    )  # fmt: skip
+    call = function(name, trace.dtype)
+    done: list[int] = []
+    each(lambda _: done.append(call(byref(arguments))), range(workers))
+    if not all(done):
+        raise MemoryError("recurrence: expected memory for the weights of a network, got none")
