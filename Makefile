@@ -25,10 +25,10 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(VENV)/repro $(VENV)/dev: $(VENV)/%: setup.py pyproject.toml constraints.txt
+$(VENV)/repro $(VENV)/dev: $(VENV)/%: setup.py pyproject.toml constraints.txt $(wildcard kernels/hpr_kernels/native/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .pytest_tmp .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .pytest_cache .pytest_tmp .mypy_cache .ruff_cache .hypothesis kernels/hpr_kernels/native/*.so

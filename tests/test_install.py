@@ -97,16 +97,20 @@ def test_the_kernels_install_torch_and_nothing_else(python: str, tmp_path: Path)
     assert resolve(python, "pyproject.toml", *CONSTRAINED) == resolve(python, str(alone))
 
 
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel from what git tracks."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
+def tracked(source: Path) -> Path:
+    """Copy what git tracks to a folder, and return the folder."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
     for name in listed.stdout.decode().split("\0")[:-1]:
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
+    return source
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = tracked(folder / "source")
     build = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
     subprocess.run([sys.executable, *build, "--wheel-dir", str(folder), str(source)], check=True)
     (built,) = folder.glob("*.whl")
@@ -141,9 +145,35 @@ def test_the_wheel_holds_both_packages_their_data_and_nothing_else(wheel: Path) 
     )
     sources = [name.removeprefix("kernels/") for name in listed.stdout.splitlines()]
     ours = {name for name in sources if name.startswith(("hpr/", "hpr_kernels/"))}
-    assert names == {
-        name for name in ours if (ROOT / name).exists() or (ROOT / "kernels" / name).exists()
-    }
+    there = {name for name in ours if (ROOT / name).exists() or (ROOT / "kernels" / name).exists()}
+    compiled = {"hpr_kernels/native/_kernels.abi3.so"}
+    assert names == {name for name in there if not name.endswith((".c", ".h"))} | compiled
+
+
+def test_without_a_compiler_torch_serves_and_the_report_says_so(tmp_path: Path) -> None:
+    """The package installs where PATH and CC lead to no compiler."""
+    site = tmp_path / "site"
+    environment = {**os.environ, "PATH": str(tmp_path), "CC": "none", "TRITON_INTERPRET": "1"}
+    install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    kernel = "import torch, hpr_kernels as k; print(k.ntk(torch.nn.Linear(2, 1), torch.ones(2, 2)))"
+    said = [
+        subprocess.run(
+            [sys.executable, *command],
+            env=environment | {"PYTHONPATH": str(site)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for command in (
+            [*install, "--target", str(site), str(tracked(tmp_path / "source"))],
+            ["-c", f"{kernel}; print(k.__file__)"],
+            ["-m", "hpr_kernels.report"],
+        )
+    ]
+    assert not list(site.glob("hpr_kernels/native/*.so"))
+    assert "[3., 3.]" in said[1]
+    assert str(site) in said[1]
+    assert said[2] == "CPU: torch; the installation has built no C kernels\n"
 
 
 def test_the_description_stands_without_the_checkout(metadata: Message) -> None:

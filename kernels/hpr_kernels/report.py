@@ -1,8 +1,9 @@
-"""`python -m hpr_kernels.report`: a table of all kernels, compiled for cards that this machine need not have.
+"""`python -m hpr_kernels.report`: what serves the CPU, and a table of all Triton kernels.
 
-A row is one kernel at the paper's sizes, for one network, on one target. All numbers are read from the compiled program
-or computed; none is measured. The floor is the least time that an H100 SXM5 needs, the larger of FLOPs over its peak
-and bytes over its memory's bandwidth, both from NVIDIA's "H100 Tensor Core GPU" datasheet (without sparsity).
+A row is one kernel at the paper's sizes, for one network, compiled for a card that this machine need not have. All
+numbers are read from the compiled program or computed; none is measured. The floor is the least time that an H100 SXM5
+needs, the larger of FLOPs over its peak and bytes over its memory's bandwidth, both from NVIDIA's "H100 Tensor Core
+GPU" datasheet (without sparsity).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import hpr_kernels
+from hpr_kernels.native import library
 
 if TYPE_CHECKING:
     from hpr_kernels.compiled import Compiled, Specimen
@@ -95,11 +97,24 @@ def rows(listed: list[Specimen]) -> Iterator[tuple[str, ...]]:
 
 
 def main() -> int:
-    """Print the table. Returns 0; 1, with one line of error, if Triton cannot compile; 141 if the pipe was closed."""
+    """Print what serves the CPU and the table.
+
+    Returns 0; 1, with one line of error, if Triton cannot compile; 141 if the pipe was closed.
+    """
     for stream in (sys.stdout, sys.stderr):
         # A stream that is not UTF-8 shows the code of a letter that it cannot encode.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    try:
+        return _print()
+    except BrokenPipeError:
+        # The reader has closed the pipe, as `| head` does. The rest, and the flush at exit, go to the null device.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _print() -> int:
+    print(f"CPU: {library.served_by()}", flush=True)
     try:
         import triton
 
@@ -109,16 +124,11 @@ def main() -> int:
     except (ImportError, RuntimeError) as error:
         print(f"hpr_kernels.report: expected a Triton that compiles: {error}", file=sys.stderr)
         return 1
-    try:
-        print(__doc__.split("\n\n", 1)[1])
-        print(f"| {' | '.join(COLUMNS)} |")
-        print("|---" * len(COLUMNS) + "|", flush=True)
-        for line in rows(listed):
-            print(f"| {' | '.join(line)} |", flush=True)
-    except BrokenPipeError:
-        # The reader has closed the pipe, as `| head` does. The rest, and the flush at exit, go to the null device.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    print("", __doc__.split("\n\n", 1)[1], sep="\n")
+    print(f"| {' | '.join(COLUMNS)} |")
+    print("|---" * len(COLUMNS) + "|", flush=True)
+    for line in rows(listed):
+        print(f"| {' | '.join(line)} |", flush=True)
     return 0
 
 

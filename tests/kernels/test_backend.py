@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from torch._subclasses import FakeTensorMode
 
 from hpr_kernels import backend
 from hpr_kernels.backend import VARIABLE, check_precision, uses_triton
+from hpr_kernels.native import library
 
 
 @pytest.mark.parametrize("name", [None, "auto", "torch"])
@@ -132,3 +134,29 @@ def test_the_asked_for_torch_asks_nothing_of_triton(
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.setenv(VARIABLE, "torch")
     assert not uses_triton(on_cuda)
+
+
+def test_the_c_kernels_were_built_where_there_is_a_compiler() -> None:
+    assert shutil.which("cc") is None or not library.obstacle()
+
+
+def test_native_without_its_kernels_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "obstacle", lambda: "the installation has built no C kernels")
+    numbers = torch.ones(2)
+    monkeypatch.setenv(backend.VARIABLE, "auto")
+    assert not backend.uses_native(numbers)
+    monkeypatch.setenv(backend.VARIABLE, "native")
+    with pytest.raises(
+        RuntimeError, match="^HPR_KERNELS_BACKEND: expected C kernels, got none: the"
+    ):
+        backend.uses_native(numbers)
+
+
+@pytest.mark.skipif(bool(library.obstacle()), reason=library.obstacle() or "-")
+def test_what_the_c_kernels_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, expected in {"auto": True, "native": True, "triton": True, "torch": False}.items():
+        monkeypatch.setenv(backend.VARIABLE, name)
+        assert backend.uses_native(torch.ones(2)) == expected
+        assert backend.uses_native(torch.ones(2, dtype=torch.float64)) == expected
+        assert not backend.uses_native(torch.ones(2, dtype=torch.float16))
+        assert not backend.uses_native(torch.ones(2, device="meta"))

@@ -2,7 +2,8 @@
 //
 // P[s, o'] = Σ_s' ⟨z_s, y_s'⟩ h[o', s'] of some units is made in registers, kept in L1, and multiplied by g at once.
 // Each thread makes one call, and the calls take tasks from one counter.
-#include "vec.h"
+#pragma once
+#include "elementary.h"
 
 typedef struct {
     int64_t B1, O1, S1, B2, O2, S2, N, F;
@@ -151,12 +152,14 @@ int EXPORT(gram)(const Gram *p) {
     int64_t Ft = p->S1 * panels(p->tile, p->S2), P = together * p->S1 * right, sums = p->O1 * right;
     real *memory = aligned_alloc(64, 64 * (Ft + P + sums));
     if (!memory) return 0;
+    uint64_t mode = enter_ieee();
     int64_t tiles = up(p->B2, p->tile);
     for (int64_t task; (task = __atomic_fetch_add(p->counter, 1, __ATOMIC_RELAXED)) < tiles * p->B1;) {
         int64_t number = task / p->B1, b = task % p->B1;
         if (!p->symmetric || b < (number + 1) * p->tile)
             block(p, b, number, memory, memory + Ft * W, memory + (Ft + P) * W, right, together);
     }
+    leave_ieee(mode);
     free(memory);
     return 1;
 }
