@@ -147,7 +147,7 @@ def test_native_without_its_kernels_is_an_error(monkeypatch: pytest.MonkeyPatch)
     assert not backend.uses_native(numbers)
     monkeypatch.setenv(backend.VARIABLE, "native")
     with pytest.raises(
-        RuntimeError, match="^HPR_KERNELS_BACKEND: expected C kernels, got none: the"
+        RuntimeError, match=r"^HPR_KERNELS_BACKEND: expected C kernels, got none: the"
     ):
         backend.uses_native(numbers)
 
