@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from ntk_drawn import STARTS, Drawn, drawn
-from ntk_zoo import jacobians, reduced
+from ntk_reference import jacobians, reduced
 from torch import Tensor
 
 from hpr_kernels import ntk
