@@ -292,6 +292,6 @@ SEQUENCES = [
     recurrent, recurrent, recurrent, cell, attention, attention, encoder, without_parameters,
 ]  # fmt: skip
 IMAGES = [
-    convolution, convolution, transposed, in_space(convolution), in_space(transposed), norm, affine, linear,
+    convolution, transposed, in_space(convolution), in_space(convolution), in_space(transposed), norm, affine, linear,
     without_parameters,
 ]  # fmt: skip
