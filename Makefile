@@ -5,15 +5,18 @@ VENV ?= .venv
 OUT ?= results
 BIN := $(VENV)/bin
 
-.PHONY: reproduce test lint gate clean
+.PHONY: reproduce test test-nightly lint gate clean
 
 reproduce: $(VENV)/repro
 	$(BIN)/python -m hpr.reproduce --all --profile quick --out $(OUT)
 
 test: $(VENV)/dev lint
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not interpreter and not alone"
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not interpreter and not alone and not nightly"
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m alone
 	OPENBLAS_NUM_THREADS=1 HPR_KERNELS_BACKEND=interpret $(BIN)/python -m pytest -n 2 -m interpreter
+
+test-nightly: $(VENV)/dev
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m nightly
 
 gate: $(VENV)/dev
 	$(BIN)/asv machine --yes

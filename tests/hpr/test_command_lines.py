@@ -173,7 +173,7 @@ def test_without_a_home_the_cache_is_a_temporary_folder_of_ones_own(
         cache_folder()
 
 
-# The mistyped lines consist of these: 10,000 for hpr.reproduce and 1,000 for hpr.connectivity.cave.
+# The mistyped lines consist of these: 2,000 for hpr.reproduce, 10,000 nightly, and 1,000 for hpr.connectivity.cave.
 ODD = (
     "", " ", "-", "--", "---", "-1", "0", "1", "2", "6", "007", "1.5", "1e3", "nan", "inf", "٣", "１", "9" * 7,
     "9" * 30, "9" * 5000, "None", "True", "theory", "18", "99", "figure 1", "cpu", "cuda", "cuda:1", "cuda:" + "9" * 30,
@@ -276,11 +276,12 @@ def test_an_option_that_equals_a_separator_is_refused(
 
 
 @pytest.mark.usefixtures("empty_place")
-def test_ten_thousand_bad_command_lines_are_a_line_or_a_listing() -> None:
+@pytest.mark.parametrize("batches", [400, pytest.param(2000, marks=pytest.mark.nightly)])
+def test_thousands_of_bad_command_lines_are_a_line_or_a_listing(batches: int) -> None:
     parser = build_parser()
 
     @settings(
-        max_examples=2000, deadline=None, database=None, derandomize=True,
+        max_examples=batches, deadline=None, database=None, derandomize=True,
         phases=[Phase.generate], suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(st.lists(lines(parser, BEGINNINGS), min_size=5, max_size=5))

@@ -100,13 +100,6 @@ def stable(spec: RunSpec) -> None:
     assert hash(again) == hash(spec)
 
 
-@settings(
-    max_examples=10_000,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    phases=[Phase.generate],
-)
 @given(
     st.one_of(st.none(), structures()),
     changes(names, 3),
@@ -130,10 +123,20 @@ def refuse_or_keep(
         stable(spec)
 
 
-def test_ten_thousand_specifications(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("examples", [2_000, pytest.param(10_000, marks=pytest.mark.nightly)])
+def test_thousands_of_specifications(
+    examples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HPR_CACHE", str(tmp_path / "cache"))
-    refuse_or_keep()
+    run = settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+    )
+    run(refuse_or_keep)()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -111,7 +111,7 @@ def convolution(draw: Draw, shape: tuple[int, ...]) -> Made:
     mode = choose(draw, "zeros", "zeros", "replicate")
     each = [geometry(draw, length) for length in shape[1:]]
     kernel, stride, padding, dilation = (list(values) for values in zip(*each, strict=True))
-    made: Any = {1: nn.Conv1d, 2: nn.Conv2d}[len(each)]
+    made: Any = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(each)]
     same: Any = "same" if choose(draw, 0, 0, 0, 1) else tuple(padding)
     if same == "same":
         # Torch warns of those whose padding is uneven.
@@ -134,7 +134,7 @@ def transposed(draw: Draw, shape: tuple[int, ...]) -> Made:
             padding -= 1
         each.append((kernel, stride, padding, more, dilation))
     kernels, strides, paddings, mores, dilations = (tuple(v) for v in zip(*each, strict=True))
-    made: Any = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}[len(each)]
+    made: Any = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[len(each)]
     return plain(
         made(
             shape[0], groups * draw(st.integers(1, 2)), kernels, strides, paddings, mores, groups,
@@ -150,6 +150,18 @@ def over_steps(layer: Callable[[Draw, tuple[int, ...]], Made]) -> Callable[..., 
         one = layer(draw, shape[::-1])
         return one._replace(
             text=f"{one.text} over steps", apply=lambda part, x: part(x.mT).mT.contiguous()
+        )
+
+    return made
+
+
+def in_space(layer: Callable[[Draw, tuple[int, ...]], Made]) -> Callable[..., Made]:
+    """The convolution over three axes: the channels of an image are the first, and it has one channel."""
+
+    def made(draw: Draw, shape: tuple[int, ...]) -> Made:
+        one = layer(draw, (1, *shape))
+        return one._replace(
+            text=f"{one.text} in space", apply=lambda part, x: part(x[:, None]).flatten(1, 2)
         )
 
     return made
@@ -228,16 +240,22 @@ def attention(draw: Draw, shape: tuple[int, ...]) -> Made:
 
 def encoder(draw: Draw, shape: tuple[int, ...]) -> Made:
     S, width = shape
-    activation, before, causal = choose(draw, "relu", "gelu"), flag(draw), flag(draw)
+    activation, before, mask = (
+        choose(draw, "relu", "gelu"),
+        flag(draw),
+        choose(draw, None, "causal", "padding", "both"),
+    )
     part = nn.TransformerEncoderLayer(
         width, choose(draw, *divisors(width)), 3, 0.1, activation, EPS, True, before, bias=flag(draw)
     )  # fmt: skip
 
     def apply(part: Any, x: Tensor) -> Tensor:
-        mask = torch.ones(S, S, dtype=torch.bool).triu(1) if causal else None
-        return part(x, src_mask=mask)
+        causal = torch.ones(S, S, dtype=torch.bool).triu(1) if mask in ("causal", "both") else None
+        # The first step is never padded, so that each step attends to one at the least.
+        padding = (x[..., 0] < 0) & (torch.arange(S) > 0) if mask in ("padding", "both") else None
+        return part(x, src_mask=causal, src_key_padding_mask=padding)
 
-    return Made(f"encoder, {activation}, norm first {before}, causal {causal}", part, apply)
+    return Made(f"encoder, {activation}, norm first {before}, mask {mask}", part, apply)
 
 
 def without_parameters(draw: Draw, shape: tuple[int, ...]) -> Made:
@@ -273,4 +291,7 @@ SEQUENCES = [
     linear, norm, affine, convolution, over_steps(convolution), transposed, over_steps(transposed),
     recurrent, recurrent, recurrent, cell, attention, attention, encoder, without_parameters,
 ]  # fmt: skip
-IMAGES = [convolution, convolution, transposed, norm, affine, linear, without_parameters]
+IMAGES = [
+    convolution, transposed, in_space(convolution), in_space(convolution), in_space(transposed), norm, affine, linear,
+    without_parameters,
+]  # fmt: skip

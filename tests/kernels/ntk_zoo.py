@@ -1,4 +1,4 @@
-"""Modules of every kind for the tests of `ntk`, and their Jacobians, written out by a loop of autograd."""
+"""Modules of every kind for the tests of `ntk`."""
 
 from __future__ import annotations
 
@@ -221,24 +221,3 @@ def made(name: str, dtype: torch.dtype = F64) -> tuple[nn.Module, Tensor, Tensor
         else:
             x = torch.randn(7, *case.shape, dtype=F64).to(dtype)
     return module.to(dtype), x[:4], x[4:]
-
-
-def jacobians(module: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """By each parameter, [B, O, size], by a loop of autograd over the outputs."""
-    held = dict(module.named_parameters())
-    y = module(x).flatten(1) if module(x).dim() > 1 else module(x)[:, None]
-    rows = [
-        torch.autograd.grad(one, list(held.values()), retain_graph=True, materialize_grads=True)
-        for one in y.flatten()
-    ]
-    return {
-        name: torch.stack([row[i].flatten() for row in rows]).view(*y.shape, -1)
-        for i, name in enumerate(held)
-    }
-
-
-def reduced(J: Tensor, H: Tensor, reduce: str) -> Tensor:
-    if reduce == "full":
-        return J.flatten(0, 1) @ H.flatten(0, 1).mT
-    K = torch.einsum("bof,cof->bco", J, H)
-    return K if reduce == "diagonal" else K.sum(-1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from ntk_drawn import STARTS, Drawn, drawn
-from ntk_zoo import jacobians, reduced
+from ntk_reference import jacobians, reduced
 from torch import Tensor
 
 from hpr_kernels import ntk
@@ -64,9 +64,10 @@ def check(one: Drawn) -> None:
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_modules_drawn_at_random(start: str) -> None:
+@pytest.mark.parametrize("examples", [25, pytest.param(400, marks=pytest.mark.nightly)])
+def test_modules_drawn_at_random(start: str, examples: int) -> None:
     run = settings(
-        max_examples=25, deadline=None, database=None, derandomize=True,
+        max_examples=examples, deadline=None, database=None, derandomize=True,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
     )  # fmt: skip
     run(given(drawn(start))(check))()

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from ntk_zoo import F64, jacobians, reduced
+from ntk_reference import jacobians, reduced
+from ntk_zoo import F64
 from torch import Tensor, nn
 
 from hpr_kernels import linearize, ntk, ntk_operator, ntk_plan

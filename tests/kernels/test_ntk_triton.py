@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ntk_zoo import F64, jacobians, reduced
+from ntk_reference import jacobians, reduced
+from ntk_zoo import F64
 from torch import nn
 from triton_support import on_each_device
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Any
 
 import pytest
 import torch
-from ntk_zoo import F64, ZOO, jacobians, made, reduced
+from ntk_reference import CALLS, check_calls, jacobians, reduced
+from ntk_zoo import F64, ZOO, made
 from ntk_zoo_parts import Own, kinds, sequence, weight
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hpr_kernels import ntk
-from hpr_kernels.checks import ORDERS, REDUCTIONS, BudgetTooSmallError
+from hpr_kernels.checks import ORDERS, REDUCTIONS
 from hpr_kernels.testing import assert_close, relative_error
 
 pytestmark = [
@@ -34,35 +36,29 @@ def test_which_parameters_are_factored(name: str) -> None:
 def test_every_module_against_its_jacobian(name: str) -> None:
     """With and without x2, by each reduction."""
     module, x1, x2 = made(name)
-    check_each_reduction(module, x1, x2, 1 << 28)
+    check_calls(module, x1, x2, 1 << 28)
 
 
-@pytest.mark.parametrize("name", ZOO)
-def test_every_module_one_output_of_one_example_at_a_time(name: str) -> None:
+# Each kind of parameter, as of `ntk_plan`, meets each call; two modules alone have embeddings with factors.
+SAMPLED = {
+    f"{name}, {'x2' if second else 'x1'}, {reduce}": (name, (second, reduce))
+    for name, (second, reduce) in [*zip(ZOO, cycle(CALLS)), *(("embedding", one) for one in CALLS)]
+}
+
+
+@pytest.mark.parametrize(("name", "call"), SAMPLED.values(), ids=SAMPLED)
+def test_every_module_one_output_of_one_example_at_a_time(
+    name: str, call: tuple[bool, Any]
+) -> None:
     module, x1, x2 = made(name)
-    check_each_reduction(module, x1[:2], x2[:1], least_budget(module, x1[:2], x2[:1]))
+    check_calls(module, x1[:2], x2[:1], calls=[call])
 
 
-def check_each_reduction(module: nn.Module, x1: Tensor, x2: Tensor, budget: int) -> None:
-    J, H = (torch.cat(list(jacobians(module, x).values()), -1) for x in (x1, x2))
-    for reduce in REDUCTIONS:
-        K = ntk(module, x1, reduce=reduce, memory_budget=budget)
-        assert_close(K, reduced(J, J, reduce))
-        assert torch.equal(K, K.transpose(0, 1))
-        K = ntk(module, x1, x2, reduce=reduce, memory_budget=budget)
-        assert_close(K, reduced(J, H, reduce))
-
-
-def least_budget(module: nn.Module, x1: Tensor, x2: Tensor) -> int:
-    """The smallest budget that suffices for each reduction; parameters that are differentiated directly need none."""
-    needed = [1]
-    for reduce in REDUCTIONS:
-        for others in (None, x2):
-            try:
-                ntk(module, x1, others, reduce=reduce, memory_budget=1)
-            except BudgetTooSmallError as error:
-                needed.append(error.least)
-    return max(needed)
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ZOO)
+def test_every_call_one_output_of_one_example_at_a_time(name: str) -> None:
+    module, x1, x2 = made(name)
+    check_calls(module, x1[:2], x2[:1])
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -264,19 +264,18 @@ json.dump({"records": records, "launched": sorted(launched)}, sys.stdout)
 
 
 def figure_1() -> list[dict[str, Any]]:
-    """Return the records of one task of Figure 1 at N = 33: 2 ranks, 2 seeds, 5 iterations, all measures."""
+    """Return the records of one task of Figure 1 at N = 33: ranks 1 and 33, 3 iterations, all measures."""
     task = make_task("2AF")
-    base = replace(SMALL, iterations=5)
+    base = replace(SMALL, iterations=3)
     specs = [
         replace(base, connectivity=LowRank(rank=rank), seed=seed)
-        for rank in (1, 33)
-        for seed in (0, 1)
+        for seed, rank in enumerate((1, 33))
     ]
     return train_pack(specs, task, device=torch.device("cpu"))
 
 
 def test_figure_1_through_every_kernel() -> None:
-    """Torch and the interpreter give the same records, up to the rounding of fp32 over five iterations."""
+    """Torch and the interpreter give the same records, up to the rounding of fp32 over three iterations."""
     environment = {
         **os.environ,
         "HPR_KERNELS_BACKEND": "interpret",

@@ -180,7 +180,7 @@ def test_a_record_is_the_same_alone_in_a_pack_and_in_another_order(iterations: i
 def test_the_same_at_full_width(threads: int) -> None:
     """At N = 300 the matrix library chooses among more code paths."""
     task = make_task("2AF")
-    runs = specs(5, iterations=5, N=300)
+    runs = specs(3, iterations=3, N=300)
     torch.set_num_threads(threads)
     try:
         together = [identity(r) for r in train_pack(runs, task, device=CPU)]
