@@ -52,7 +52,7 @@ INLINE real exp_parts(real x, real *power) {
     x = x < least_ ? least_ : x;
     // After this sum the lowest bits of `shifted` are n.
     real shifted = fma1(x, (real)1.44269504088896340736, magic), n = shifted - magic;
-    *power = real_of((whole)((bits_of(shifted) << MANTISSA) + bits_of((real)1)));
+    *power = real_of((whole)(((uint64_t)bits_of(shifted) << MANTISSA) + (uint64_t)bits_of((real)1)));
     real r = fma1(n, -LN2_LOW, fma1(n, -LN2_HIGH, x)), p = 0;
     UNROLL for (int i = SINGLE ? 5 : 11; i >= 0; i--) p = fma1(p, r, (real)inverse_factorial[i]);
     return fma1(p, r * r, r);

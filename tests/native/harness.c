@@ -1,0 +1,89 @@
+// Calls every kernel on odd shapes and prints a hash of each result: builds that keep docs/bits.md print the same lines.
+//
+// It needs neither Python nor torch, so it runs under sanitizers and on emulated CPUs. Buffers have no slack, so that an
+// address sanitizer sees each number read or written beyond them.
+#include "../../kernels/hpr_kernels/native/kernels.c"
+#include <stdio.h>
+
+static uint64_t state;
+
+// The next number of a linear congruential generator, in [-1, 1); exact in fp32
+static real number(void) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (real)((int32_t)(state >> 40) - (1 << 23)) / (1 << 23);
+}
+
+static real *numbers(int64_t count) {
+    real *found = malloc(sizeof(real) * count);
+    for (int64_t i = 0; i < count; i++) found[i] = number();
+    return found;
+}
+
+// FNV-1a of the bytes
+static void print(const char *name, const real *from, int64_t count) {
+    uint64_t hash = 14695981039346656037u;
+    const unsigned char *byte = (const unsigned char *)from;
+    for (int64_t i = 0; i < count * (int64_t)sizeof(real); i++) hash = (hash ^ byte[i]) * 1099511628211u;
+    printf("%s %016llx\n", name, (unsigned long long)hash);
+}
+
+// Adjoints beyond the last step that an output reaches are zero.
+static void unreached(real *g, int64_t B, int64_t O, int64_t S, int64_t N, const int64_t *reach) {
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t o = 0; o < O; o++)
+            for (int64_t i = (reach[o] + 1) * N; i < S * N; i++) g[(b * O + o) * S * N + i] = 0;
+}
+
+static void gram(int64_t B, int64_t O, int64_t S, int64_t C, int64_t O2, int64_t S2, int64_t N, int64_t F, int causal) {
+    int64_t tile = most(1, least(C, 128 / S2)), tiles = up(C, tile), counter = 0;
+    real *g = numbers(B * O * S * N), *h = numbers(C * O2 * S2 * N), *z = numbers(B * S * F), *y = numbers(C * S2 * F);
+    int64_t *reach1 = malloc(8 * O), *reach2 = malloc(8 * O2);
+    for (int64_t o = 0; o < O; o++) reach1[o] = causal ? o * S / O : S - 1;
+    for (int64_t o = 0; o < O2; o++) reach2[o] = causal ? o * S2 / O2 : S2 - 1;
+    unreached(g, B, O, S, N, reach1);
+    unreached(h, C, O2, S2, N, reach2);
+    real *packed = malloc(sizeof(real) * B * up(N, W) * S * O * W), *other = malloc(sizeof(real) * C * up(N, W) * S2 * O2 * W);
+    real *inputs = malloc(sizeof(real) * tiles * panels(tile, S2) * F * W), *K = numbers(B * O * C * O2);
+    for (int64_t b = 0; b < B; b++) EXPORT(pack_rows)(b, O, S, N, g, O * S * N, S * N, N, 1, packed);
+    for (int64_t b = 0; b < C; b++) EXPORT(pack_rows)(b, O2, S2, N, h, O2 * S2 * N, S2 * N, N, 1, other);
+    for (int64_t n = 0; n < tiles; n++) EXPORT(pack_inputs)(n, tile, C, S2, F, y, S2 * F, F, 1, inputs);
+    Gram problem = {B, O, S, C, O2, S2, N, F, 0, 1, tile, reach1, reach2, packed, other, z, S * F, F, 1,
+                    inputs, K, O * C * O2, C * O2, O2, &counter};
+    EXPORT(gram)(&problem);
+    print("gram", K, B * O * C * O2);
+    free(g); free(h); free(z); free(y); free(reach1); free(reach2); free(packed); free(other); free(inputs); free(K);
+}
+
+static void recurrent(int64_t R, int64_t T, int64_t B, int64_t N, int64_t N_in, int64_t outputs, int activation) {
+    int64_t F = N + N_in, all[] = {0, 1, 2, 3, 4, 5, 6, 7, 8}, O = outputs * T, counter = 0;
+    real *weights = numbers(R * N * F), *trace = numbers(R * (T + 1) * B * F), *readout = numbers(R * outputs * N);
+    real *g = numbers(R * T * O * B * N), *swept = numbers(R * T * B * N);
+    for (int64_t i = 0; i < R * N * F; i++) weights[i] *= (real)0.25;
+    Recurrence p = {R, T, B, N, F, 1, 0, activation, 5, 0.9, 1 - 0.9, weights, N * F, F, trace, (T + 1) * B * F, B * F, F,
+                    NULL, 0, 0, 0, NULL, NULL, &counter};
+    EXPORT(recurrence_forward)(&p);
+    print("forward", trace, R * (T + 1) * B * F);
+    counter = 0;
+    p.g = swept, p.g_run = T * B * N, p.g_step = B * N, p.g_row = N;
+    EXPORT(recurrence_back)(&p);
+    print("sweep", swept, R * T * B * N);
+    counter = 0;
+    p.g = g, p.g_run = T * O * B * N, p.g_step = O * B * N, p.g_row = N;
+    p.O = O, p.outputs = outputs, p.readout = readout, p.steps = all;
+    EXPORT(recurrence_back)(&p);
+    print("adjoints", g, R * T * O * B * N);
+    free(weights); free(trace); free(readout); free(g); free(swept);
+}
+
+int main(void) {
+    gram(3, 5, 4, 2, 7, 6, 19, 6, 0);
+    gram(2, 24, 8, 2, 24, 8, 33, 3, 1);
+    gram(2, 1, 70, 3, 1, 1, 16, 5, 0);
+    gram(1, 13, 1, 1, 2, 3, 5, 1, 1);
+    for (int activation = LINEAR; activation <= TANH; activation++) {
+        recurrent(2, 3, 7, 33, 2, 3, activation);
+        recurrent(1, 9, 1, 1, 1, 1, activation);
+        recurrent(3, 1, 13, 17, 5, 2, activation);
+    }
+    return 0;
+}
