@@ -11,9 +11,11 @@ from fused import Single, chain, fma
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpr_kernels import layout
 from hpr_kernels.gram import native
 from hpr_kernels.gram.factors import Factors
 from hpr_kernels.native import library
+from hpr_kernels.recurrence import native as recurrence
 
 needs_kernels = pytest.mark.skipif(bool(library.obstacle()), reason=library.obstacle() or "-")
 LANES = 16
@@ -79,3 +81,50 @@ def test_the_gram(B: int, O: int, S: int, N: int, F: int, causal: bool) -> None:
     given = Factors(torch.from_numpy(g)[None], torch.from_numpy(z)[None], (reach,))
     native.propagate(K, given, given, False, False)
     assert np.array_equal(K.numpy(), emulated_gram(g, z, reach))
+
+
+def emulated_rates(x: Single, W_h: Single, W_x: Single, rho: float) -> Single:
+    """Rates [T, B, N] of ReLU units on x [T, B, N_in], as docs/bits.md defines them."""
+    rest, rho_ = np.float32(1 - rho), np.float32(rho)
+    rates: list[Single] = []
+    h = np.zeros(0, np.float32)
+    for t, inputs in enumerate(x):
+        if t == 0:
+            h = rest * chain(inputs[:, None], W_x[None])
+        else:
+            columns = np.concatenate([rates[-1], inputs], -1)
+            s = chain(columns[:, None], np.concatenate([W_h, W_x], -1)[None])
+            h = fma(rest, s, rho_ * h)
+        rates.append(np.where(h < 0, np.float32(0), h))
+    return np.stack(rates)
+
+
+def emulated_sweep(g: Single, rates: Single, W_h: Single, rho: float) -> Single:
+    """∂L/∂h [T, B, N] of ∂L/∂a in g [T, B, N], as docs/bits.md defines it."""
+    rest, rho_ = np.float32(1 - rho), np.float32(rho)
+    found = g.copy()
+    for s in range(len(g) - 1, -1, -1):
+        value = g[s]
+        if s < len(g) - 1:
+            value = fma(rest, chain(found[s + 1][:, None], W_h.T[None]), value)
+        value = np.where(rates[s] <= 0, np.float32(0), value)
+        found[s] = value if s == len(g) - 1 else fma(rho_, found[s + 1], value)
+    return found
+
+
+@needs_kernels
+@pytest.mark.parametrize(("T", "B", "N", "N_in"), [(3, 5, 19, 2), (4, 2, 33, 1), (1, 7, 4, 3)])
+@pytest.mark.parametrize("rho", [0.0, 0.9])
+def test_the_recurrence(T: int, B: int, N: int, N_in: int, rho: float) -> None:
+    rng = np.random.default_rng(2)
+    x, g = (rng.standard_normal((T, B, size), np.float32) for size in (N_in, N))
+    W_h, W_x = (rng.standard_normal((N, size), np.float32) / 2 for size in (N, N_in))
+    weights = torch.from_numpy(np.concatenate([W_h, W_x], -1))[None]
+    trace = layout.empty_trace(1, T, B, N, N_in, like=weights)
+    trace[0, :-1, :, N : N + N_in] = torch.from_numpy(x)
+    recurrence.forward(trace, weights, rho, "relu")
+    rates = emulated_rates(x, W_h, W_x, rho)
+    assert np.array_equal(trace[0, 1:, :, :N].numpy(), rates)
+    swept = torch.from_numpy(g.copy())[None]
+    recurrence.sweep(swept, trace, weights, rho, "relu")
+    assert np.array_equal(swept[0].numpy(), emulated_sweep(g, rates, W_h, rho))
