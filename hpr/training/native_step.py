@@ -53,7 +53,7 @@ class NativeStep:
 
     def _train(self, x: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
         spec = self.spec
-        return iterations.train(
+        return iterations.train_networks(
             x,
             targets,
             weights=self.pack.weights,

@@ -4,8 +4,8 @@ There are three tiers:
 
 - public: `hpr_kernels.__all__` and `hpr_kernels.testing`, for everybody;
 - internal: the names in `__all__` below, for `hpr` alone; they change without notice. `recurrence`, `loss`, `trials`
-  and `update` are the dispatch modules of these operations, whose functions do not check their arguments, and `iterations` has the
-  C kernels' training;
+  and `update` are the dispatch modules of these operations, whose functions do not check their arguments. `iterations`
+  trains packs by the C kernels;
 - private: all other names, for `hpr_kernels` itself, its tests and its benchmarks.
 
 `tests/kernels/test_tiers.py` checks the imports of `hpr` against the two upper tiers.

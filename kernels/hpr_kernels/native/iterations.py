@@ -14,6 +14,8 @@ from torch import Tensor
 from hpr_kernels.gram.workers import each, threads
 from hpr_kernels.native.library import function
 
+__all__ = ["ACTIVATIONS", "train_networks"]
+
 ACTIVATIONS = ("linear", "relu")  # by their numbers in native/recurrence.h
 
 
@@ -37,7 +39,7 @@ class TrainingArguments(Structure):
 
 
 # Longer than 60 lines: the docstring names the shapes of all arguments.
-def train(
+def train_networks(
     x: Tensor,
     targets: Tensor,
     *,
@@ -82,7 +84,10 @@ def train(
     if not squared and not 0 <= int(targets.min()) <= int(targets.max()) < N_out:
         raise ValueError(f"targets: expected classes below {N_out}, got others")
     dtype, K = weights.dtype, (T - first) * B
-    x, targets = x.to(dtype).contiguous(), targets.to(dtype if squared else torch.int64).contiguous()
+    x, targets = (
+        x.to(dtype).contiguous(),
+        targets.to(dtype if squared else torch.int64).contiguous(),
+    )
     losses = weights.new_empty(R, count)
     accuracies = None if squared else torch.empty_like(losses)
     trials = trials.contiguous()
@@ -103,7 +108,7 @@ def train(
     workers = min(R, threads(x.device))
     each(lambda _: done.append(call(byref(arguments))), range(workers))
     if not all(done):
-        raise MemoryError("train: expected memory for the training of one network, got none")
+        raise MemoryError("train_networks: expected memory for the training of one network, got none")
     return losses, accuracies
 
 

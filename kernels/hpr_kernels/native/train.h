@@ -5,6 +5,9 @@
 #pragma once
 #include "recurrence.h"
 
+// A block of the weight gradient: rows (step, example) that are summed, and columns of z
+enum { STATE_ROWS = 96, GRADIENT_ROWS = 128, GRADIENT_COLUMNS = 48 };
+
 typedef struct {
     int64_t R, T, B, N, N_in, N_out, count;  // count: iterations
     int64_t recurrent;                       // columns of the weights before the inputs': N, or 0 with two layers
@@ -29,6 +32,7 @@ typedef struct {
     real *w, *v, *back;                      // weights, velocity and recurrent weights in panels
     real *readout, *readout_velocity, *readout_sums, *readout_columns;  // [N_out, Q], and [N, O]
     real *z, *h, *g, *y, *log_p, *sums;      // [T + 1, B, Z], -, [T, B, Q], [K, O], [N_out + 2, K], -
+    real *gradient;                          // in panels
     int8_t *kinds;                           // constraints in panels
 } Work;
 
@@ -49,7 +53,7 @@ static int64_t lay_out(const Training *p, Work *m, real *memory) {
         {&m->readout, p->N_out * m->Q}, {&m->readout_velocity, p->N_out * m->Q}, {&m->readout_sums, p->N_out * m->Q},
         {&m->readout_columns, N * m->O}, {&m->z, (p->T + 1) * p->B * m->Z}, {&m->h, panel_numbers(p->B, N)},
         {&m->g, p->T * p->B * m->Q}, {&m->y, m->K * m->O}, {&m->log_p, m->K * (p->N_out + 2)},
-        {&m->sums, most(p->B, m->F) * PANEL}, {(real **)&m->kinds, up(panels, sizeof(real))},
+        {&m->sums, p->B * PANEL}, {&m->gradient, panels}, {(real **)&m->kinds, up(panels, sizeof(real))},
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         if (memory) *parts[i].pointer = memory + at;
@@ -119,6 +123,13 @@ INLINE void descend(int64_t count, real momentum, real scale, real rate, const r
     }
 }
 
+static void descend_block(const Training *p, const Work *m, int64_t at, int64_t count) {
+    real momentum = (real)p->momentum, scale = (real)p->scale, rate = (real)p->learning_rate;
+    // A constant argument gives a loop for free weights.
+    if (p->constraint) descend(count, momentum, scale, rate, m->gradient + at, m->kinds + at, m->v + at, m->w + at);
+    else descend(count, momentum, scale, rate, m->gradient + at, NULL, m->v + at, m->w + at);
+}
+
 // Outputs, loss and the gradients K ∂loss/∂a in g, and the readout's update; `targets` are of one iteration.
 static void readout(const Training *p, const Work *m, const void *targets, real *loss, real *accuracy) {
     int64_t N = p->N, K = m->K, before = p->first * p->B;
@@ -149,26 +160,24 @@ static void turn_panels(int64_t N, int64_t F, const real *panels, real *back) {
                       back + m * N + n * PANEL, PANEL);
 }
 
-// The update of the weights, whose gradient is Σ z g over steps and examples, by chunks that stay in L1
+// The update of the weights, whose gradient is Σ z g over steps and examples, in blocks whose z stays in L1
 static void update(const Training *p, const Work *m) {
-    const int64_t chunk = 128, C = p->recurrent, all = p->T * p->B;
-    for (int64_t n = 0; n < p->N; n += PANEL) {
-        int64_t registers = registers_of(p->N - n), at = n * m->F;
-        const real *g = m->g + n;
-        // As a_0 = 0, the first step has a gradient for the input weights alone.
-        if (p->T == 1) memset(m->sums, 0, sizeof(real) * C * PANEL);
-        for (int64_t i = p->B; C && i < all; i += chunk)
-            product(C, registers, least(chunk, all - i), m->z + i * m->Z, 1, m->Z, g + i * m->Q, m->Q,
-                    m->sums, PANEL, i > p->B);
-        for (int64_t i = 0; i < all; i += chunk)
-            product(p->N_in, registers, least(chunk, all - i), m->z + i * m->Z + C, 1, m->Z, g + i * m->Q, m->Q,
-                    m->sums + C * PANEL, PANEL, i > 0);
-        if (p->constraint)
-            descend(m->F * PANEL, (real)p->momentum, (real)p->scale, (real)p->learning_rate, m->sums, m->kinds + at,
-                    m->v + at, m->w + at);
-        else
-            descend(m->F * PANEL, (real)p->momentum, (real)p->scale, (real)p->learning_rate, m->sums, NULL,
-                    m->v + at, m->w + at);
+    const int64_t all = p->T * p->B;
+    for (int64_t begin = 0, rows; begin < all; begin += rows) {
+        rows = rows_of(all - begin, GRADIENT_ROWS);
+        for (int64_t k = 0, columns; k < m->F; k += columns) {
+            int recurrent = k < p->recurrent;
+            columns = rows_of((recurrent ? p->recurrent : m->F) - k, GRADIENT_COLUMNS);
+            // As a_0 = 0, the first step has a gradient for the input weights alone.
+            int64_t start = recurrent ? p->B : 0, from = most(begin, start), some = begin + rows - from;
+            for (int64_t n = 0; n < p->N; n += PANEL) {
+                int64_t at = n * m->F + k * PANEL;
+                if (some > 0)
+                    product(columns, registers_of(p->N - n), some, m->z + from * m->Z + k, 1, m->Z,
+                            m->g + from * m->Q + n, m->Q, m->gradient + at, PANEL, from > start);
+                if (begin + rows == all) descend_block(p, m, at, columns * PANEL);
+            }
+        }
     }
 }
 
@@ -176,14 +185,24 @@ static void iterate(const Training *p, const Work *m, const real *x, const void 
     int64_t N = p->N, B = p->B, T = p->T, Z = m->Z, Q = m->Q;
     real rho = (real)p->rho, rest = (real)p->rest;
     for (int64_t i = 0; i < T * B; i++) memcpy(m->z + i * Z + p->recurrent, x + i * p->N_in, sizeof(real) * p->N_in);
-    for (int64_t t = 0; t < T; t++)
-        step_forward(B, N, m->F, t ? 0 : p->recurrent, !t, p->activation, rho, rest, m->z + t * B * Z, Z, m->w, m->h,
-                     m->sums, m->z + (t + 1) * B * Z);
+    for (int64_t b = 0, rows; b < B; b += rows) {
+        rows = rows_of(B - b, STATE_ROWS);
+        for (int64_t t = 0; t < T; t++) {
+            real *z = m->z + (t * B + b) * Z;
+            step_forward(rows, N, m->F, t ? 0 : p->recurrent, !t, p->activation, rho, rest, z, Z, m->w, m->h, m->sums,
+                         z + B * Z);
+        }
+    }
     readout(p, m, targets, loss, accuracy);
     if (T > 1) turn_panels(N, m->F, m->w, m->back);
-    for (int64_t s = T - 1; s >= 0; s--)
-        step_back(B, N, p->activation, rho, rest, m->back, s < T - 1 ? m->g + (s + 1) * B * Q : NULL, Q, 0, B,
-                  m->z + (s + 1) * B * Z, Z, m->sums, m->g + s * B * Q);
+    for (int64_t b = 0, rows; b < B; b += rows) {
+        rows = rows_of(B - b, STATE_ROWS);
+        for (int64_t s = T - 1; s >= 0; s--) {
+            real *g = m->g + (s * B + b) * Q;
+            step_back(rows, N, p->activation, rho, rest, m->back, s < T - 1 ? g + B * Q : NULL, Q, b, B,
+                      m->z + (s + 1) * B * Z, Z, m->sums, g);
+        }
+    }
     update(p, m);
 }
 
