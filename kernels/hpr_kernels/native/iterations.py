@@ -108,7 +108,9 @@ def train_networks(
     workers = min(R, threads(x.device))
     each(lambda _: done.append(call(byref(arguments))), range(workers))
     if not all(done):
-        raise MemoryError("train_networks: expected memory for the training of one network, got none")
+        raise MemoryError(
+            "train_networks: expected memory for the training of one network, got none"
+        )
     return losses, accuracies
 
 
