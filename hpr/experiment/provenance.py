@@ -1,4 +1,4 @@
-"""What produced a record: versions, device, and the commit of the source tree."""
+"""What produced a record: versions, device, engine, and the commit of the source tree."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 DISTRIBUTIONS = ("hpr-richlazy", "torch", "triton", "numpy", "scipy", "neurogym")
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
-    """What produced a record: versions, device, git commit of this source tree (None outside a checkout)."""
+def provenance(device: torch.device, engine: str) -> dict[str, Any]:
+    """What produced a record: versions, device, engine, git commit of this source tree (None outside a checkout).
+
+    The engine is what trained: "native" (C kernels, which give the same weights on every CPU and any number of
+    threads), "triton" or "torch".
+    """
     # `version_lines` does without torch, whose import takes seconds.
     import torch
 
@@ -31,6 +35,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
     return {
         "versions": versions(),
         "device": torch.cuda.get_device_name(device) if cuda else f"cpu ({platform.machine()})",
+        "engine": engine,
         # Sums over kernels may round otherwise with another number of threads.
         "threads": torch.get_num_threads(),
         "cores": available_cores(),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -23,15 +23,16 @@ from hpr.tasks import Task
 from hpr.training.course import Course, checkpoints, finite_or_none
 from hpr.training.initial import initial_pack
 from hpr.training.lazy_distance import lazy_distances
+from hpr.training.native_step import NativeStep
 from hpr.training.pack import Pack, Weights, lanes
 from hpr.training.step import Step
 from hpr.training.trials import WINDOW
 from hpr.training.weights import decoded, encoded
-from hpr_kernels.internal import outside_autocast, uses_triton
+from hpr_kernels.internal import iterations, outside_autocast, uses_native, uses_triton
 
 
 class Trainer(Protocol):
-    """What trains a pack: `Step` by torch's operations, `FusedStep` by Triton's kernels."""
+    """What trains a pack: `NativeStep` by C kernels, `FusedStep` by Triton's, `Step` by torch's operations."""
 
     pack: Pack
 
@@ -75,9 +76,9 @@ def train_pack(
     _check(specs, task)
     pretrained = _pretrained(specs, task, device, teachers or {})
     started = datetime.now(timezone.utc)
-    source = provenance(device)
     clock = time.perf_counter()
     pack = initial_pack(specs, task, device, pretrained)
+    source = provenance(device, engine(pack, specs[0]))
     initial = pack.select(range(len(specs)))
     courses = [Course(spec) for spec in specs]
     with torch.no_grad():
@@ -190,10 +191,20 @@ def _record(
     return record
 
 
+def engine(pack: Pack, spec: RunSpec) -> Literal["native", "triton", "torch"]:
+    """What sums the products of training: C kernels, Triton's, or torch. Each rounds in its own way."""
+    if uses_native(pack.weights) and spec.activation in iterations.ACTIVATIONS:
+        return "native"
+    return "triton" if uses_triton(pack.weights) else "torch"
+
+
 def new_trainer(pack: Pack, spec: RunSpec, task: Task) -> Trainer:
-    """Triton's kernels where they serve the pack's weights and its kind of network and loss, else torch."""
+    """The trainer of a pack by its `engine`. Triton has one for the paper's kind of network, and torch for all."""
+    kind = engine(pack, spec)
+    if kind == "native":
+        return NativeStep(pack, spec, task)
     usual = spec.model == "leaky_rnn" and spec.activation == "relu"
-    if usual and task.loss == "cross_entropy" and uses_triton(pack.weights):
+    if usual and task.loss == "cross_entropy" and kind == "triton":
         from hpr.training.fused_step import FusedStep
 
         return FusedStep(pack, spec, task)
@@ -204,7 +215,9 @@ def _train(courses: list[Course], task: Task, pack: Pack, progress: Callable[[in
     """Train until every run has ended, window by window."""
     spec = courses[0].spec
     active = list(courses)
-    trainer = new_trainer(pack.select(lanes(range(len(active)))), spec, task)
+    # The C kernels train a lone network as they train it in a pack.
+    together = list if engine(pack, spec) == "native" else lanes
+    trainer = new_trainer(pack.select(together(range(len(active)))), spec, task)
     # The first and the last point of a trajectory are taken before and after training.
     points = set(checkpoints(spec)) - {0, spec.iterations} if spec.checkpoints else set()
     for start in range(0, spec.iterations, WINDOW):
@@ -212,7 +225,7 @@ def _train(courses: list[Course], task: Task, pack: Pack, progress: Callable[[in
         ends = sorted({stop, *(point for point in points if start < point < stop)})
         parts = []
         for first, last in zip([start, *ends], ends, strict=False):
-            runs = [active[i].spec for i in lanes(range(len(active)))]
+            runs = [active[i].spec for i in together(range(len(active)))]
             parts.append(trainer.window(runs, first, last - first))
             if last in points:
                 for position, course in enumerate(active):
@@ -232,7 +245,7 @@ def _train(courses: list[Course], task: Task, pack: Pack, progress: Callable[[in
             if not active:
                 progress(spec.iterations - stop)
                 return
-            trainer = trainer.select(lanes(going))
+            trainer = trainer.select(together(going))
     for position, course in enumerate(active):
         course.trained = trainer.pack.select([position])
 

@@ -18,21 +18,34 @@ WINDOW = 100
 TRIAL_BYTES = 64 << 20
 
 
-def trials(
-    specs: Sequence[RunSpec], task: Task, start: int, count: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One batch per iteration: inputs [R, T, B, N_in] and targets [R, T, B] or [R, T, B, N_out]."""
+def chunks(
+    specs: Sequence[RunSpec], task: Task, start: int, count: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The trials of iterations start … start + count - 1, as many iterations at a time as `TRIAL_BYTES` holds.
+
+    Each item is the row of x that each run takes, [R]; inputs x [S, size, T, B, N_in] of the S seeds; and targets
+    [S, size, T, B] or [S, size, T, B, N_out].
+    """
     seeds = sorted({spec.seed for spec in specs})
-    index = torch.tensor([seeds.index(spec.seed) for spec in specs], device=device)
+    index = torch.tensor([seeds.index(spec.seed) for spec in specs])
     batch = specs[0].batch
     bytes_each = len(seeds) * task.T * batch * (4 * task.N_in + 8)
     chunk = max(1, TRIAL_BYTES // bytes_each)
     for first in range(start, start + count, chunk):
         size = min(chunk, start + count - first)
         drawn = [task.draw(seed, first, size, batch) for seed in seeds]
-        x = torch.from_numpy(np.stack([part.inputs for part in drawn])).to(device)
-        targets = torch.from_numpy(np.stack([part.targets for part in drawn])).to(device)
-        for i in range(size):
+        x = torch.from_numpy(np.stack([part.inputs for part in drawn]))
+        targets = torch.from_numpy(np.stack([part.targets for part in drawn]))
+        yield index, x, targets
+
+
+def trials(
+    specs: Sequence[RunSpec], task: Task, start: int, count: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One batch per iteration: inputs [R, T, B, N_in] and targets [R, T, B] or [R, T, B, N_out]."""
+    for index, x, targets in chunks(specs, task, start, count):
+        index, x, targets = (value.to(device) for value in (index, x, targets))
+        for i in range(x.shape[1]):
             yield x[index, i], targets[index, i]
 
 

@@ -34,7 +34,7 @@ def test_a_record_and_the_command_line_name_the_same_versions(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     lines = printed(capsys)
-    record = provenance.provenance(torch.device("cpu"))
+    record = provenance.provenance(torch.device("cpu"), "torch")
     assert list(lines) == [
         *("hpr", "python", *provenance.DISTRIBUTIONS),
         *("platform", "CUDA", "commit"),

@@ -4,4 +4,5 @@
 #define EXPORT(name) JOIN(name, ISA, REAL)
 #include "gram.h"
 #include "recurrence.h"
+#include "train.h"
 #include "peak.h"

@@ -207,8 +207,9 @@ def test_nothing_else_of_a_record_changes() -> None:
 
 
 def test_it_is_the_same_alone_and_in_a_pack_with_early_stops() -> None:
-    base = replace(LAST, connectivity=Dense(), iterations=300, stop_accuracy=0.75, batch=32)
-    specs = [replace(base, seed=seed, learning_rate=0.1) for seed in range(2)]
+    base = replace(LAST, connectivity=Dense(), iterations=300, stop_accuracy=0.82, batch=32)
+    # At this rate the accuracies after 200 iterations, 0.85 and 0.80, are those of any rounding.
+    specs = [replace(base, seed=seed, learning_rate=0.03) for seed in (4, 2)]
     records = train_pack(specs, task_of(base), device=CPU, lazy_distance=True)
     assert [record["iterations"] for record in records] == [200, 300]
     for spec, record in zip(specs, records, strict=True):
