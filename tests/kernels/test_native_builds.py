@@ -61,8 +61,8 @@ def expected(
     ("feature", "compiler"),
     [
         ("avx2", ("gcc", "-O3", "-march=x86-64-v3")),
-        ("avx2", ("gcc", "-O2", "-march=native")),
-        ("avx2", ("gcc", "-O3", "-march=x86-64-v2")),
+        pytest.param("avx2", ("gcc", "-O2", "-march=native"), marks=pytest.mark.nightly),
+        pytest.param("avx2", ("gcc", "-O3", "-march=x86-64-v2"), marks=pytest.mark.nightly),
         ("avx512f", ("gcc", "-O3", "-march=x86-64-v4")),
         ("avx2", ("clang", "-O3", "-march=x86-64-v3")),
         ("avx2", ("gcc", *SANITIZED, "-march=x86-64-v3")),

@@ -75,6 +75,34 @@ static void recurrent(int64_t R, int64_t T, int64_t B, int64_t N, int64_t N_in, 
     free(weights); free(trace); free(readout); free(g); free(swept);
 }
 
+static void training(int64_t R, int64_t T, int64_t B, int64_t N, int64_t N_in, int64_t N_out, int layers, int squared,
+                     int constrained, int64_t first) {
+    int64_t count = 3, recurrent = layers ? 0 : N, F = recurrent + N_in, rows = R * count * T * B, counter = 0;
+    real *weights = numbers(R * N * F), *readout = numbers(R * N_out * N), *x = numbers(rows * N_in);
+    real *velocity = calloc(R * N * F, sizeof(real)), *readout_velocity = calloc(R * N_out * N, sizeof(real));
+    real *outputs = numbers(rows * N_out), *losses = malloc(sizeof(real) * R * count), *accuracies = malloc(sizeof(real) * R * count);
+    int64_t *classes = malloc(8 * rows), *trials = malloc(8 * R);
+    int8_t *kinds = malloc(R * N * F);
+    for (int64_t i = 0; i < rows; i++) classes[i] = i * i % N_out;
+    for (int64_t r = 0; r < R; r++) trials[r] = R - 1 - r;
+    for (int64_t i = 0; i < R * N * F; i++) kinds[i] = i % 4 - 1;
+    for (int64_t i = 0; constrained && i < R * N * F; i++)
+        if (kinds[i] == -1 || kinds[i] == 1) weights[i] = kinds[i] * (weights[i] < 0 ? -weights[i] : weights[i]);
+    double K = (double)(T - first) * B, rho = layers ? 0 : 0.9;
+    Training p = {R, T, B, N, N_in, N_out, count, recurrent, first, squared, RELU, rho, 1 - rho, (1 - rho) / K, 1 / K,
+                  0.1, 0.9, weights, velocity, N * F, F, readout, readout_velocity, N_out * N, N,
+                  constrained ? kinds : NULL, N * F, F, trials, x, squared ? (void *)outputs : (void *)classes,
+                  losses, squared ? NULL : accuracies, count, &counter};
+    EXPORT(train)(&p);
+    print("weights", weights, R * N * F);
+    print("velocity", velocity, R * N * F);
+    print("readout", readout, R * N_out * N);
+    print("losses", losses, R * count);
+    if (!squared) print("accuracies", accuracies, R * count);
+    free(weights); free(readout); free(x); free(velocity); free(readout_velocity); free(outputs); free(losses);
+    free(accuracies); free(classes); free(trials); free(kinds);
+}
+
 int main(void) {
     gram(3, 5, 4, 2, 7, 6, 19, 6, 0);
     gram(2, 24, 8, 2, 24, 8, 33, 3, 1);
@@ -85,5 +113,10 @@ int main(void) {
         recurrent(1, 9, 1, 1, 1, 1, activation);
         recurrent(3, 1, 13, 17, 5, 2, activation);
     }
+    training(2, 4, 7, 33, 2, 3, 0, 0, 0, 0);
+    training(1, 1, 1, 1, 1, 1, 0, 0, 0, 0);
+    training(2, 3, 5, 17, 3, 2, 0, 1, 1, 2);
+    training(1, 9, 33, 19, 1, 5, 0, 0, 1, 8);
+    training(3, 1, 6, 20, 7, 2, 1, 1, 0, 0);
     return 0;
 }
