@@ -21,6 +21,9 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "engine": Command(
+        "benchmarks.engine_table", "time the C kernels beside torch and the peak of the CPU"
+    ),
     "gate": Command("benchmarks.gate", "exit with 1 where an asv result is beyond its floors"),
     "gpu": Command("benchmarks.gpu", "time the Triton kernels on a card beside their floors"),
     "planner": Command(

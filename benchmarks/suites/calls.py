@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .cases import RHO, NetworkShape, draw_network, pack_of_runs
+from .kept import Kept, random_pictures
 from .measure import CPU, Call
 
 KernelCall = Callable[[], Tensor]
@@ -129,6 +130,29 @@ def training_call(
             step(x, targets)
 
     return iterate, cost(specs, made).training_flops
+
+
+def window_call(
+    R: int = 40, N: int = 300, task: str = "2AF", B: int = 32, count: int = 10
+) -> tuple[Call, float]:
+    """`count` iterations of a pack in one call, as a run trains, on trials drawn beforehand; and their FLOPs.
+
+    The task "pictures" has the sizes of sMNIST and random numbers for pictures.
+    """
+    from hpr.experiment.cost import cost
+    from hpr.tasks import make_task
+    from hpr.training.initial import initial_pack
+    from hpr.training.loop import new_trainer
+
+    made: Any = Kept(random_pictures() if task == "pictures" else make_task(task))
+    specs = pack_of_runs(made, R, N, B)
+    trainer = new_trainer(initial_pack(specs, made, CPU), specs[0], made)
+
+    def iterate() -> None:
+        with torch.no_grad():
+            trainer.window(specs, 0, count)
+
+    return iterate, count * cost(specs, made).training_flops
 
 
 def trial_calls(name: str) -> tuple[Call, Call]:

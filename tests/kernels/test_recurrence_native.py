@@ -155,7 +155,7 @@ def test_threads_and_packs_change_no_bit(R: int, monkeypatch: pytest.MonkeyPatch
         for one, all_ in zip(alone, together, strict=True):
             assert torch.equal(one[0], all_[r])
     monkeypatch.setattr(native, "TASK_ROWS", 4)
-    monkeypatch.setattr("hpr_kernels.gram.workers._cores", lambda: 2)
+    monkeypatch.setattr("hpr_kernels.workers._cores", lambda: 2)
     torch.set_num_threads(2)
     try:
         threaded = results(*(value.clone() for value in given), 0.5, "relu")

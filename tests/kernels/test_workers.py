@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from hpr_kernels import FactoredJacobian
-from hpr_kernels.gram import workers
-from hpr_kernels.gram.workers import each
+from hpr_kernels import FactoredJacobian, workers
+from hpr_kernels.workers import each
 
 
 @pytest.fixture(params=[2, 3], ids=["two threads", "three threads"])

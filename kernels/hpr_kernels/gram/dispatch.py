@@ -17,7 +17,7 @@ from hpr_kernels.gram.contraction_plan import (
     make_plan,
 )
 from hpr_kernels.gram.factors import Factors
-from hpr_kernels.gram.workers import threads
+from hpr_kernels.workers import threads
 
 
 def gram(

@@ -14,7 +14,7 @@ from torch import Tensor
 from hpr_kernels.checks import Order
 from hpr_kernels.gram.contraction_plan import ContractionPlan, first_output, halves, tile_examples
 from hpr_kernels.gram.factors import Factors
-from hpr_kernels.gram.workers import each
+from hpr_kernels.workers import each
 
 
 def contract(

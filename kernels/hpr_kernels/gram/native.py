@@ -5,7 +5,7 @@ Each thread computes all of a pair of examples, so the result is the same on any
 
 from __future__ import annotations
 
-from ctypes import Structure, byref, c_int64, c_void_p
+from ctypes import Structure, addressof, c_int64, c_void_p
 
 import torch
 from torch import Tensor
@@ -13,8 +13,9 @@ from torch import Tensor
 from hpr_kernels.gram import eager
 from hpr_kernels.gram.contraction_plan import TASK_ROWS, ContractionPlan
 from hpr_kernels.gram.factors import Factors
-from hpr_kernels.gram.workers import each, threads
 from hpr_kernels.native.library import address, function
+from hpr_kernels.native.tasks import integers, take_tasks
+from hpr_kernels.workers import each, threads
 
 LINE = 64  # bytes
 
@@ -51,19 +52,13 @@ def propagate(K: Tensor, left: Factors, right: Factors, symmetric: bool, add: bo
     other = packed if right is left else pack_rows(right.g[0])
     tile = max(1, min(C, TASK_ROWS // T))
     inputs = _pack_inputs(y, tile)
-    reach1, reach2 = (torch.tensor(side.reach[0], dtype=torch.int64) for side in (left, right))
-    counter = torch.zeros(1, dtype=torch.int64)
+    reach1, reach2 = integers(left.reach[0]), integers(right.reach[0])
     arguments = GramArguments(
         B, O, S, C, P, T, N, z.shape[-1], symmetric, add, tile,
-        reach1.data_ptr(), reach2.data_ptr(), packed.data_ptr(), other.data_ptr(),
+        addressof(reach1), addressof(reach2), packed.data_ptr(), other.data_ptr(),
         z.data_ptr(), *z.stride(), inputs.data_ptr(), K.data_ptr(), *K.stride()[:3],
-        counter.data_ptr(),
     )  # fmt: skip
-    call = function("gram", K.dtype)
-    done: list[int] = []
-    each(lambda _: done.append(call(byref(arguments))), range(threads(K.device)))
-    if not all(done):
-        raise MemoryError("gram: expected memory for one pair of examples, got none")
+    take_tasks("gram", arguments, K.dtype, threads(K.device))
 
 
 def per_line(dtype: torch.dtype) -> int:

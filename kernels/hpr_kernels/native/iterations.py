@@ -6,13 +6,13 @@ on any CPU.
 
 from __future__ import annotations
 
-from ctypes import Structure, byref, c_double, c_int64, c_void_p
+from ctypes import Structure, c_double, c_int64, c_void_p
 
 import torch
 from torch import Tensor
 
-from hpr_kernels.gram.workers import each, threads
-from hpr_kernels.native.library import function
+from hpr_kernels.native.tasks import take_tasks
+from hpr_kernels.workers import threads
 
 __all__ = ["ACTIVATIONS", "train_networks"]
 
@@ -91,7 +91,6 @@ def train_networks(
     losses = weights.new_empty(R, count)
     accuracies = None if squared else torch.empty_like(losses)
     trials = trials.contiguous()
-    counter = torch.zeros(1, dtype=torch.int64)
     rest = 1.0 if rho is None else 1 - rho
     arguments = TrainingArguments(
         R, T, B, N, N_in, N_out, count,
@@ -101,16 +100,9 @@ def train_networks(
         readout.data_ptr(), readout_velocity.data_ptr(), *_strides(readout, readout_velocity),
         *((None, 0, 0) if constraint is None else (constraint.data_ptr(), *_strides(constraint))),
         trials.data_ptr(), x.data_ptr(), targets.data_ptr(), losses.data_ptr(),
-        None if accuracies is None else accuracies.data_ptr(), count, counter.data_ptr(),
+        None if accuracies is None else accuracies.data_ptr(), count,
     )  # fmt: skip
-    call = function("train", dtype)
-    done: list[int] = []
-    workers = min(R, threads(x.device))
-    each(lambda _: done.append(call(byref(arguments))), range(workers))
-    if not all(done):
-        raise MemoryError(
-            "train_networks: expected memory for the training of one network, got none"
-        )
+    take_tasks("train", arguments, dtype, min(R, threads(x.device)))
     return losses, accuracies
 
 

@@ -6,14 +6,13 @@ threads and any CPU.
 
 from __future__ import annotations
 
-from ctypes import Structure, byref, c_double, c_int64, c_void_p
+from ctypes import Structure, addressof, c_double, c_int64, c_void_p
 
-import torch
 from torch import Tensor
 
 from hpr_kernels.backend import uses_native
-from hpr_kernels.gram.workers import each, threads
-from hpr_kernels.native.library import function
+from hpr_kernels.native.tasks import integers, take_tasks
+from hpr_kernels.workers import threads
 
 # Rows that one task takes through all steps at most, so that they stay in the caches between two products.
 TASK_ROWS = 96
@@ -85,8 +84,7 @@ def _call(
         return
     N_out = 0 if readout is None else readout.shape[1]
     O = max(1, len(steps) * N_out)
-    reached = torch.tensor(steps, dtype=torch.int64)
-    counter = torch.zeros(1, dtype=torch.int64)
+    reached = integers(steps)
     workers = threads(trace.device)
     # Fewer networks than threads are cut into parts for all threads.
     parts = -(-workers // R)
@@ -97,10 +95,6 @@ def _call(
         trace.data_ptr(), *trace.stride()[:3],
         *((None, 0, 0, 0) if g is None else (g.data_ptr(), *g.stride()[:3])),
         None if readout is None else readout.data_ptr(),
-        reached.data_ptr() if steps else None, counter.data_ptr(),
+        addressof(reached) if steps else None,
     )  # fmt: skip
-    call = function(name, trace.dtype)
-    done: list[int] = []
-    each(lambda _: done.append(call(byref(arguments))), range(workers))
-    if not all(done):
-        raise MemoryError("recurrence: expected memory for the weights of a network, got none")
+    take_tasks(name, arguments, trace.dtype, workers)

@@ -289,7 +289,7 @@ def test_packs_threads_windows_and_selections_change_no_bit(
         assert right is not None
         assert torch.equal(right[0], accuracies[r])
         assert all(torch.equal(a[0], b[r]) for a, b in zip(state(alone), state(whole), strict=True))
-    monkeypatch.setattr("hpr_kernels.gram.workers._cores", lambda: 2)
+    monkeypatch.setattr("hpr_kernels.workers._cores", lambda: 2)
     # The trials are drawn in chunks of one iteration.
     monkeypatch.setattr("hpr.training.trials.TRIAL_BYTES", 1)
     torch.set_num_threads(2)
