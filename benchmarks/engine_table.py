@@ -10,22 +10,20 @@ that the work needs: with causality, and of a symmetric kernel only half.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 
 from benchmarks.markdown import heading, row
+from benchmarks.suites.backends import chosen_backend
 from benchmarks.suites.calls import ntk_call, window_call
 from benchmarks.suites.cases import SHAPES
 from benchmarks.suites.measure import Call, in_turns
 from benchmarks.suites.peak import ntk_flops, peak_call
 from hpr.command_line import Parser, UsageError, positive
-from hpr_kernels.backend import VARIABLE
 from hpr_kernels.native import library
 
 COLUMNS = ("C kernels, ms", "torch, ms", "torch / C", "GFLOP/s", "share of the peak")
@@ -95,17 +93,3 @@ def by(backend: str, make: Callable[[], tuple[Call, float]]) -> tuple[Call, floa
             return call()
 
     return chosen, flops
-
-
-@contextmanager
-def chosen_backend(name: str) -> Iterator[None]:
-    """Set HPR_KERNELS_BACKEND, and restore it."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = name
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[VARIABLE]
-        else:
-            os.environ[VARIABLE] = before

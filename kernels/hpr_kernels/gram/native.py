@@ -14,7 +14,7 @@ from hpr_kernels.gram import eager
 from hpr_kernels.gram.contraction_plan import TASK_ROWS, ContractionPlan
 from hpr_kernels.gram.factors import Factors
 from hpr_kernels.native.library import address, function
-from hpr_kernels.native.tasks import integers, take_tasks
+from hpr_kernels.native.tasks import integer_array, take_tasks
 from hpr_kernels.workers import each, threads
 
 LINE = 64  # bytes
@@ -52,7 +52,7 @@ def propagate(K: Tensor, left: Factors, right: Factors, symmetric: bool, add: bo
     other = packed if right is left else pack_rows(right.g[0])
     tile = max(1, min(C, TASK_ROWS // T))
     inputs = _pack_inputs(y, tile)
-    reach1, reach2 = integers(left.reach[0]), integers(right.reach[0])
+    reach1, reach2 = integer_array(left.reach[0]), integer_array(right.reach[0])
     arguments = GramArguments(
         B, O, S, C, P, T, N, z.shape[-1], symmetric, add, tile,
         addressof(reach1), addressof(reach2), packed.data_ptr(), other.data_ptr(),

@@ -26,6 +26,6 @@ def take_tasks(name: str, arguments: Structure, dtype: torch.dtype, workers: int
         raise MemoryError(f"{name}: expected memory for the work of one thread, got none")
 
 
-def integers(values: Sequence[int]) -> Array[c_int64]:
+def integer_array(values: Sequence[int]) -> Array[c_int64]:
     """An array of int64 for C. A tensor would be made on the default device, which need not be the CPU."""
     return (c_int64 * max(1, len(values)))(*values)

@@ -11,7 +11,7 @@ from ctypes import Structure, addressof, c_double, c_int64, c_void_p
 from torch import Tensor
 
 from hpr_kernels.backend import uses_native
-from hpr_kernels.native.tasks import integers, take_tasks
+from hpr_kernels.native.tasks import integer_array, take_tasks
 from hpr_kernels.workers import threads
 
 # Rows that one task takes through all steps at most, so that they stay in the caches between two products.
@@ -84,7 +84,7 @@ def _call(
         return
     N_out = 0 if readout is None else readout.shape[1]
     O = max(1, len(steps) * N_out)
-    reached = integers(steps)
+    reached = integer_array(steps)
     workers = threads(trace.device)
     # Fewer networks than threads are cut into parts for all threads.
     parts = -(-workers // R)
