@@ -6,7 +6,7 @@ on any CPU.
 
 from __future__ import annotations
 
-from ctypes import Structure, byref, c_double, c_int64, c_void_p
+from ctypes import Structure, addressof, byref, c_double, c_int64, c_void_p
 
 import torch
 from torch import Tensor
@@ -91,7 +91,7 @@ def train_networks(
     losses = weights.new_empty(R, count)
     accuracies = None if squared else torch.empty_like(losses)
     trials = trials.contiguous()
-    counter = torch.zeros(1, dtype=torch.int64)
+    counter = c_int64(0)
     rest = 1.0 if rho is None else 1 - rho
     arguments = TrainingArguments(
         R, T, B, N, N_in, N_out, count,
@@ -101,7 +101,7 @@ def train_networks(
         readout.data_ptr(), readout_velocity.data_ptr(), *_strides(readout, readout_velocity),
         *((None, 0, 0) if constraint is None else (constraint.data_ptr(), *_strides(constraint))),
         trials.data_ptr(), x.data_ptr(), targets.data_ptr(), losses.data_ptr(),
-        None if accuracies is None else accuracies.data_ptr(), count, counter.data_ptr(),
+        None if accuracies is None else accuracies.data_ptr(), count, addressof(counter),
     )  # fmt: skip
     call = function("train", dtype)
     done: list[int] = []

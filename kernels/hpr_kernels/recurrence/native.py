@@ -6,9 +6,8 @@ threads and any CPU.
 
 from __future__ import annotations
 
-from ctypes import Structure, byref, c_double, c_int64, c_void_p
+from ctypes import Structure, addressof, byref, c_double, c_int64, c_void_p
 
-import torch
 from torch import Tensor
 
 from hpr_kernels.backend import uses_native
@@ -85,8 +84,7 @@ def _call(
         return
     N_out = 0 if readout is None else readout.shape[1]
     O = max(1, len(steps) * N_out)
-    reached = torch.tensor(steps, dtype=torch.int64)
-    counter = torch.zeros(1, dtype=torch.int64)
+    reached, counter = (c_int64 * len(steps))(*steps), c_int64(0)
     workers = threads(trace.device)
     # Fewer networks than threads are cut into parts for all threads.
     parts = -(-workers // R)
@@ -97,7 +95,7 @@ def _call(
         trace.data_ptr(), *trace.stride()[:3],
         *((None, 0, 0, 0) if g is None else (g.data_ptr(), *g.stride()[:3])),
         None if readout is None else readout.data_ptr(),
-        reached.data_ptr() if steps else None, counter.data_ptr(),
+        addressof(reached) if steps else None, addressof(counter),
     )  # fmt: skip
     call = function(name, trace.dtype)
     done: list[int] = []
