@@ -35,7 +35,8 @@ class NativeStep:
 
     def __call__(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         """Advance by a batch; see `Step`."""
-        losses, accuracies = self._train(x[:, None], targets[:, None], torch.arange(len(x)))
+        index = torch.arange(len(x), device=x.device)
+        losses, accuracies = self._train(x[:, None], targets[:, None], index)
         return losses[:, 0], None if accuracies is None else accuracies[:, 0]
 
     def window(

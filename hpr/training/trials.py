@@ -27,7 +27,7 @@ def chunks(
     [S, size, T, B] or [S, size, T, B, N_out].
     """
     seeds = sorted({spec.seed for spec in specs})
-    index = torch.tensor([seeds.index(spec.seed) for spec in specs])
+    index = torch.tensor([seeds.index(spec.seed) for spec in specs], device="cpu")
     batch = specs[0].batch
     bytes_each = len(seeds) * task.T * batch * (4 * task.N_in + 8)
     chunk = max(1, TRIAL_BYTES // bytes_each)

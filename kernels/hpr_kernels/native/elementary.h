@@ -32,12 +32,13 @@ INLINE real fma1(real a, real b, real c) {
     return sizeof(real) == 4 ? (real)__builtin_fmaf((float)a, (float)b, (float)c) : (real)__builtin_fma(a, b, c);
 }
 
-// The integer of a number's size, whose bits are sign, exponent and `MANTISSA` bits
+// The integers of a number's size; its bits are sign, exponent and `MANTISSA` bits.
 #define SINGLE (sizeof(real) == 4)
 typedef __typeof__(__builtin_choose_expr(SINGLE, (int32_t)0, (int64_t)0)) whole;
+typedef __typeof__(__builtin_choose_expr(SINGLE, (uint32_t)0, (uint64_t)0)) word;
 enum { MANTISSA = SINGLE ? 23 : 52 };
-INLINE whole bits_of(real x) { whole bits; memcpy(&bits, &x, sizeof x); return bits; }
-INLINE real real_of(whole bits) { real x; memcpy(&x, &bits, sizeof x); return x; }
+INLINE word bits_of(real x) { word bits; memcpy(&bits, &x, sizeof x); return bits; }
+INLINE real real_of(word bits) { real x; memcpy(&x, &bits, sizeof x); return x; }
 
 // ln 2 in two parts: multiples of the first by an exponent are exact.
 #define LN2_HIGH (real)(SINGLE ? 0.693359375 : 0x1.62e42fee00000p-1)
@@ -52,7 +53,7 @@ INLINE real exp_parts(real x, real *power) {
     x = x < least_ ? least_ : x;
     // After this sum the lowest bits of `shifted` are n.
     real shifted = fma1(x, (real)1.44269504088896340736, magic), n = shifted - magic;
-    *power = real_of((whole)(((uint64_t)bits_of(shifted) << MANTISSA) + (uint64_t)bits_of((real)1)));
+    *power = real_of((bits_of(shifted) << MANTISSA) + bits_of((real)1));
     real r = fma1(n, -LN2_LOW, fma1(n, -LN2_HIGH, x)), p = 0;
     UNROLL for (int i = SINGLE ? 5 : 11; i >= 0; i--) p = fma1(p, r, (real)inverse_factorial[i]);
     return fma1(p, r * r, r);
@@ -67,9 +68,10 @@ INLINE real exp1(real x) {
 // log of a normal x > 0; NaN and infinity give NaN. With x = 2^e m and s = (m - 1) / (m + 1), it is the series
 // e ln 2 + 2 s (1 + s² / 3 + s⁴ / 5 + …), |s| <= 0.18.
 INLINE real log1(real x) {
-    const whole half_root = (whole)(SINGLE ? 0x3f3504f3 : 0x3fe6a09e667f3bcd);
-    whole bits = bits_of(x), e = (bits - half_root) >> MANTISSA;
-    real f = real_of((whole)(bits - (whole)((uint64_t)e << MANTISSA))) - 1, s = f / (2 + f), square = s * s, p = 0;
+    const word half_root = (word)(SINGLE ? 0x3f3504f3 : 0x3fe6a09e667f3bcd);
+    word bits = bits_of(x);
+    whole e = (whole)(bits - half_root) >> MANTISSA;
+    real f = real_of(bits - ((word)e << MANTISSA)) - 1, s = f / (2 + f), square = s * s, p = 0;
     UNROLL for (int i = SINGLE ? 4 : 10; i >= 1; i--) p = fma1(p, square, (real)(2.0 / (2 * i + 1)));
     real log_m = fma1(s * square, p, 2 * s);
     return fma1((real)e, LN2_HIGH, fma1((real)e, LN2_LOW, log_m)) + (x - x);
