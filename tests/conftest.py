@@ -23,6 +23,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("interpreter") and backend() != "interpret":
             item.add_marker(pytest.mark.skip(reason="needs HPR_KERNELS_BACKEND=interpret"))
+        if item.get_closest_marker("emulated") and backend() == "interpret":
+            item.add_marker(pytest.mark.skip(reason="needs a process that compiles kernels"))
         if item.get_closest_marker("alone") and config.option.markexpr != "alone":
             item.add_marker(pytest.mark.skip(reason="needs a process of its own: pytest -m alone"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
@@ -34,6 +36,22 @@ def hostile() -> None:
     """Deterministic mode fills every fresh `empty` with NaN, so that an unwritten entry shows."""
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def emulator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the marker `emulated(capability)`, Triton's kernels serve CPU tensors, emulated from their PTX."""
+    marker = request.node.get_closest_marker("emulated")
+    if marker is None:
+        return
+    jit = pytest.importorskip("triton.runtime.jit")
+    from ptx_emulator.launch import server
+
+    monkeypatch.setenv("HPR_KERNELS_BACKEND", "interpret")
+    monkeypatch.setattr("hpr_kernels.backend._set_up_interpreter", lambda: None)
+    # An A100 is reported to truncate the sums of its tensor cores; what later cards do is not documented.
+    run = server(marker.args[0], truncate=marker.args[0] == 80)
+    monkeypatch.setattr(jit.JITFunction, "run", run)
 
 
 @pytest.fixture
