@@ -3,8 +3,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= results
-# Each kernel once or twice, as compiled for 8.0 and 9.0; all shapes take long: python -m pytest -m emulated.
-EMULATED := 1x1-B1 or 2x33-B5 or alignment_stores or equals_indexing or product_of_9_0 or 3x33-B33-T8-emulated-90
 BIN := $(VENV)/bin
 
 .PHONY: reproduce test lint gate clean
@@ -16,7 +14,7 @@ test: $(VENV)/dev lint
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not interpreter and not alone and not emulated"
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m alone
 	OPENBLAS_NUM_THREADS=1 HPR_KERNELS_BACKEND=interpret $(BIN)/python -m pytest -n 2 -m interpreter
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m emulated -k "$(EMULATED)"
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "emulated and not nightly"
 
 gate: $(VENV)/dev
 	$(BIN)/asv machine --yes

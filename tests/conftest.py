@@ -7,6 +7,7 @@ threads that wait for each other at every small product become a hundred times s
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,13 @@ from hpr_kernels.backend import backend
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
+# Emulated tests that `make test` runs: every kernel at small shapes. The others get the marker `nightly`.
+QUICK = re.compile(
+    r"1x1-B1-|2x33-B5-|alignment_stores|equals_indexing|product_of_9_0|forward\[3x1-B33-T8"
+)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what this process cannot run; see tests/kernels/triton_support.py."""
     for item in items:
@@ -25,6 +33,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs HPR_KERNELS_BACKEND=interpret"))
         if item.get_closest_marker("emulated") and backend() == "interpret":
             item.add_marker(pytest.mark.skip(reason="needs a process that compiles kernels"))
+        if item.get_closest_marker("emulated") and not QUICK.search(item.name):
+            item.add_marker(pytest.mark.nightly)
         if item.get_closest_marker("alone") and config.option.markexpr != "alone":
             item.add_marker(pytest.mark.skip(reason="needs a process of its own: pytest -m alone"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
