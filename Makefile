@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= results
 BIN := $(VENV)/bin
+# Tests of what the C kernels serve where they are installed, to be run by torch too.
+BY_TORCH := tests/kernels/test_gram.py tests/kernels/test_recurrence.py tests/kernels/test_bias.py \
+            tests/kernels/test_ntk_budget.py tests/hpr/training/test_training.py
 
 .PHONY: reproduce test test-nightly lint gate clean
 
@@ -11,9 +14,11 @@ reproduce: $(VENV)/repro
 	$(BIN)/python -m hpr.reproduce --all --profile quick --out $(OUT)
 
 test: $(VENV)/dev lint
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not interpreter and not alone and not nightly"
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not interpreter and not alone and not emulated and not nightly"
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m alone
 	OPENBLAS_NUM_THREADS=1 HPR_KERNELS_BACKEND=interpret $(BIN)/python -m pytest -n 2 -m interpreter
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "emulated and not nightly"
+	OPENBLAS_NUM_THREADS=1 HPR_KERNELS_BACKEND=torch $(BIN)/python -m pytest -n 2 -m "not alone and not nightly" $(BY_TORCH)
 
 test-nightly: $(VENV)/dev
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m nightly

@@ -7,6 +7,7 @@ threads that wait for each other at every small product become a hundred times s
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,23 @@ from hpr_kernels.backend import backend
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
+# Emulated tests that `make test` runs: every kernel at small shapes. The others get the marker `nightly`.
+QUICK = re.compile(
+    r"1x1-B1-|2x33-B5-|alignment_stores|equals_indexing|product_of_9_0|forward\[3x1-B33-T8"
+    r"|padded-each-3x33x36|a_tie_is_a_miss"
+)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what this process cannot run; see tests/kernels/triton_support.py."""
     for item in items:
         if item.get_closest_marker("interpreter") and backend() != "interpret":
             item.add_marker(pytest.mark.skip(reason="needs HPR_KERNELS_BACKEND=interpret"))
+        if item.get_closest_marker("emulated") and backend() == "interpret":
+            item.add_marker(pytest.mark.skip(reason="needs a process that compiles kernels"))
+        if item.get_closest_marker("emulated") and not QUICK.search(item.name):
+            item.add_marker(pytest.mark.nightly)
         if item.get_closest_marker("alone") and config.option.markexpr != "alone":
             item.add_marker(pytest.mark.skip(reason="needs a process of its own: pytest -m alone"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
@@ -34,6 +47,22 @@ def hostile() -> None:
     """Deterministic mode fills every fresh `empty` with NaN, so that an unwritten entry shows."""
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def emulator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the marker `emulated(capability)`, Triton's kernels serve CPU tensors, emulated from their PTX."""
+    marker = request.node.get_closest_marker("emulated")
+    if marker is None:
+        return
+    jit = pytest.importorskip("triton.runtime.jit")
+    from ptx_emulator.launch import server
+
+    monkeypatch.setenv("HPR_KERNELS_BACKEND", "interpret")
+    monkeypatch.setattr("hpr_kernels.backend._set_up_interpreter", lambda: None)
+    # An A100 is reported to truncate the sums of its tensor cores; what later cards do is not documented.
+    run = server(marker.args[0], truncate=marker.args[0] == 80)
+    monkeypatch.setattr(jit.JITFunction, "run", run)
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_a_report_of_a_bug_has_the_versions() -> None:
     assert all(field["validations"]["required"] for field in fields.values())
 
 
-def test_the_three_processes_are_those_of_make_test() -> None:
+def test_the_processes_are_those_of_make_test() -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     listed = re.findall(r"^(?:\w+=\w+ )?python -m pytest .*$", page, re.M)
     made = [line.replace("OPENBLAS_NUM_THREADS=1 ", "") for line in recipe("test")]

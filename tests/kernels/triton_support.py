@@ -17,10 +17,16 @@ from torch import Tensor
 
 from hpr_kernels.compiled import SHARED_LIMIT, Compiled
 
+# The compute capabilities whose compiled code tests/ptx_emulator runs.
+EMULATED = [
+    pytest.param("cpu", marks=pytest.mark.emulated(capability), id=f"emulated-{capability}")
+    for capability in (80, 90)
+]
 on_each_device = pytest.mark.parametrize(
     "device",
     [
         pytest.param("cpu", marks=pytest.mark.interpreter),
+        *EMULATED,
         pytest.param("cuda", marks=pytest.mark.gpu),
     ],
 )

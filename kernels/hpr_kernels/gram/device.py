@@ -152,7 +152,8 @@ def alignment_kernel(
     last1, last2 = tl.load(reach1 + tile1), tl.load(reach2 + tile2)
     B, C, N = 4 * quads1, 4 * quads2, 4 * quads
     K_0 = tl.zeros((TILE, TILE), tl.float32)
-    K_f = K_0
+    # `K_f = K_0` would be one value under two names, of which Triton carries only one through the loop.
+    K_f = tl.zeros((TILE, TILE), tl.float32)
     # Two calls instead of a loop would double the program and its registers.
     for which in range(2):
         K_0 = K_f

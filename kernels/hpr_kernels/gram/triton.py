@@ -195,11 +195,12 @@ def gram_arguments(
     add: bool = False,
 ) -> tuple[dict[str, Any], tuple[int], LaunchConfig]:
     """The arguments, grid and configuration of the launch by `contract`."""
-    own, count = shared_arguments(left, right, precision, symmetric)
+    config = CONFIGS[precision]
+    own, count = shared_arguments(left, right, config, precision, symmetric)
     outputs = {"O1": left.g.shape[2], "O2": right.g.shape[2], "P": len(left.reach)}
     steps = {"start": start, "stop": stop, "S1": left.g.shape[1], "S2": right.g.shape[1]}
     arguments = {**own, **outputs, **steps, "Ft": Ft, "K": K, "ADD": add}
-    return arguments, (count * len(K),), CONFIGS[precision]
+    return arguments, (count * len(K),), config
 
 
 def specimens(precision: Precision = DEFAULT_PRECISION) -> list[Specimen]:

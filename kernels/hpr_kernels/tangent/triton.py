@@ -14,7 +14,7 @@ from hpr_kernels.compiled import PAPER_SIZES, PaperSize, Specimen
 from hpr_kernels.gram.device import alignment_kernel
 from hpr_kernels.gram.factors import Factors
 from hpr_kernels.gram.rows import (
-    CONFIGS,
+    ALIGNMENT_CONFIGS,
     LaunchConfig,
     Rows,
     inputs_in_fours,
@@ -87,7 +87,8 @@ def alignment_arguments(
     """The arguments, grid and configuration of the launch by `block_sums`."""
     sides = [left] if right is None else [left, right]
     rows = [Rows.of(_factors(side)) for side in sides]
-    own, count = shared_arguments(rows[0], rows[-1], left.precision, right is None)
+    config = ALIGNMENT_CONFIGS[left.precision]
+    own, count = shared_arguments(rows[0], rows[-1], config, left.precision, right is None)
     R = len(left.rates) // 2
     arguments: dict[str, Any] = {
         **own,
@@ -105,7 +106,7 @@ def alignment_arguments(
             if value is not None:
                 value = padded_to(value.permute(0, 3, 2, 1, 4), row.g.stride(3))
             arguments[name + number] = value
-    return arguments, (count * R,), CONFIGS[left.precision]
+    return arguments, (count * R,), config
 
 
 def _factors(block: JacobianBlock) -> Factors:
