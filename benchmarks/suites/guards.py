@@ -15,10 +15,19 @@ from pathlib import Path
 import torch
 
 from .backends import chosen_backend
-from .calls import DRAWS, module_ntk_call, ntk_by_torch_func, ntk_call, training_call, trial_calls
+from .calls import (
+    DRAWS,
+    module_ntk_call,
+    ntk_by_torch_func,
+    ntk_call,
+    training_call,
+    trial_calls,
+    window_call,
+)
 from .cases import RHO, SHAPES, NetworkShape, draw_network
 from .experiments import filled
-from .measure import Call, device, exponent, peak_memory, slowdown, work
+from .measure import Call, device, exponent, one_thread, peak_memory, slowdown, work
+from .peak import ntk_flops, peak_call
 
 
 class Slowdowns:
@@ -51,9 +60,25 @@ class Slowdowns:
         iterate, flops = training_call(R=R, B=B, N=N)
         return slowdown(iterate, lambda: rates @ weights, rounds=15) * 2 * R * B * N**2 / flops
 
+    def track_slowdown_of_training_against_the_fma_peak(self) -> float:
+        """Time per FLOP of ten iterations of 40 networks of 300 units by the C kernels, beside that of the peak."""
+        return against_the_peak(*window_call())
+
+    def track_slowdown_of_ntk_against_the_fma_peak(self) -> float:
+        """Time per FLOP of 768 rows at the 2AF shape by the C kernels, beside that of the peak."""
+        shape = SHAPES["2AF"]
+        return against_the_peak(ntk_call(shape), ntk_flops(shape))
+
     def track_slowdown_of_trials_against_neurogym(self) -> float:
         """A batch of 32 trials of 2AF, beside one by `neurogym.Dataset`."""
         return slowdown(*trial_calls("2AF")) / DRAWS
+
+
+def against_the_peak(call: Call, flops: float) -> float:
+    """The time per FLOP of a call on one thread, divided by that of fused multiply-adds in registers."""
+    with one_thread():
+        peak, peak_flops = peak_call()
+    return slowdown(call, peak, rounds=9) * peak_flops / flops
 
 
 def ntk_of_size(T: int = 8, B: int = 32, N: int = 300) -> Call:
