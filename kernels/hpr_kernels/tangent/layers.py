@@ -27,6 +27,7 @@ class Layer(NamedTuple):
             one at every position.
         bias: the name of the bias of all these uses and no other use, or None.
         tokens: whether it is an embedding.
+        spatial: whether it is a convolution.
         transposed: whether it is a transposed convolution.
     """
 
@@ -39,6 +40,7 @@ class Layer(NamedTuple):
     F: int
     bias: str | None
     tokens: bool
+    spatial: bool
     transposed: bool
 
 
@@ -112,13 +114,14 @@ def _layer(
     S, units = sum(use.shape.numel() // use.units for use in found), found[0].units
     settings = found[0].settings
     if not isinstance(settings, Convolution):
-        return Layer(name, None, places, S, units, 1, len(weight), None, True, False)
+        return Layer(name, None, places, S, units, 1, len(weight), None, True, False, False)
     if rows is not None:
         N, F = rows[1] - rows[0], weight[0].numel()
-        return Layer(name, rows, places, S, N, 1, F, None, False, False)
+        return Layer(name, rows, places, S, N, 1, F, None, False, False, False)
     groups, F = settings.groups, weight.numel() // units + (bias is not None)
     return Layer(
-        name, None, places, S, units // groups, groups, F, bias, False, settings.transposed
+        name, None, places, S, units // groups, groups, F, bias, False, bool(settings.kernel),
+        settings.transposed,
     )  # fmt: skip
 
 

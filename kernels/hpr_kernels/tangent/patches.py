@@ -72,14 +72,15 @@ def _each(value: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
 
 
 def patches(x: Tensor, settings: Convolution) -> Tensor:
-    """The inputs of the linear layer, [B, S, groups, F], of inputs [B, …, channels, *spatial].
+    """The inputs of the linear layer as a view, [..., *positions, groups, C, *kernel], of inputs [..., channels, *spatial].
 
-    S counts the entries of "…" times the positions of the kernel; F = channels / groups · size of the kernel.
+    C = channels / groups; "positions" are those of the kernel. Only the padding or spacing of x makes a copy.
     """
     axes = len(settings.kernel)
     if settings.transposed:
         x = _spaced(x, settings.spacing)
-    x = F.pad(x, [zeros for pair in reversed(settings.padding) for zeros in pair])
+    if any(zeros for pair in settings.padding for zeros in pair):
+        x = F.pad(x, [zeros for pair in reversed(settings.padding) for zeros in pair])
     first = x.dim() - axes
     for axis in range(axes):
         reach = settings.dilation[axis] * (settings.kernel[axis] - 1) + 1
@@ -89,9 +90,7 @@ def patches(x: Tensor, settings: Convolution) -> Tensor:
     if settings.transposed:
         x = x.flip(tuple(range(-axes, 0)))
     # The channels come after the positions and before the kernel.
-    x = x.movedim(first - 1, first - 1 + axes)
-    features = x.shape[first - 1 + axes :].numel() // settings.groups
-    return x.reshape(len(x), -1, settings.groups, features)
+    return x.movedim(first - 1, first - 1 + axes).unflatten(first - 1 + axes, (settings.groups, -1))
 
 
 def _spaced(x: Tensor, spacing: tuple[int, ...]) -> Tensor:

@@ -25,6 +25,9 @@ from hpr_kernels.tangent.split import Split
 
 # The calls of torch that a use of a parameter stands for in a differentiation.
 CALLS = 12
+# Bytes of the adjoints of a use, on average over the uses, up to which more examples at once are differentiated faster.
+# More make each operation write new memory instead of what the last one left in the cache.
+ADJOINTS = 3 << 20
 
 
 class _Numbers(NamedTuple):
@@ -172,10 +175,18 @@ def _fitting(problem: _Problem, b: int, o: int, *, smallest: bool) -> Sizes | No
         if held + passed > most:
             most, workspace = held + passed, max(least, budget - fixed - held)
             # A part is left to the intermediate results of the module.
-            few = max(1, min(b, workspace * 3 // 4 // max(passed, 1)))
+            few = _few(problem, b, o, workspace * 3 // 4 // max(passed, 1))
     if needed > budget:
         raise checks.BudgetTooSmallError(needed, budget)
     return Sizes(b, o, few, groups, workspace)
+
+
+def _few(problem: _Problem, b: int, o: int, fitting: int) -> int:
+    """How many of b examples are differentiated at once, at most `fitting` of them, in parts of almost equal size."""
+    sizes = [use.shape.numel() for side in problem.sides for use in side.split.uses]
+    mean = problem.left.like.element_size() * o * sum(sizes) // max(len(sizes), 1)
+    most = max(1, min(b, fitting, ADJOINTS // max(mean, 1)))
+    return math.ceil(b / math.ceil(b / most))
 
 
 def _numbers(part: Split) -> _Numbers:

@@ -116,10 +116,7 @@ class Split:
         like = torch.empty(0, dtype=self.dtype, device=x.device)
         factors = {}
         for name, layer in self.layers.items():
-            g = like.new_empty(b, o, layer.S, layer.groups * layer.N)
-            shape = (b, layer.S, layer.groups, layer.F)
-            z = x.new_empty(shape[:2], dtype=torch.long) if layer.tokens else like.new_ones(shape)
-            factors[name] = (g, z)
+            factors[name] = _room(layer, b, o, like)
         rows = JacobianRows(factors, like.new_zeros(b, o, self.width))
         for start in range(0, b, few):
             some = slice(start, start + few)
@@ -191,16 +188,15 @@ class Split:
             g, z = (value[some] for value in rows.factors[name])
             start = 0
             for place in layer.places:
-                adjoints, inputs = self._positions(place, found), self._inputs(place, found)
-                positions = slice(start, start + adjoints.shape[2])
+                use = self.uses[place]
+                adjoints = channels_last(found.adjoints[place], use)
+                positions = slice(start, start + use.shape.numel() // use.units)
                 if layer.rows is not None:
-                    first, end = (row - self.uses[place].first_row for row in layer.rows)
+                    first, end = (row - use.first_row for row in layer.rows)
                     adjoints = adjoints[..., first:end]
-                g[:, :, positions] = adjoints
-                if layer.tokens:
-                    z[:, positions] = inputs
-                else:
-                    z[:, positions, :, : inputs.shape[-1]] = inputs
+                # Each is written to its place at once, because every pass over these numbers takes time.
+                g[:, :, positions].view(adjoints.shape).copy_(adjoints)
+                self._store_inputs(z[:, positions], place, found)
                 start = positions.stop
         for name, columns in self.columns.items():
             target = rows.written[some, :, columns]
@@ -224,15 +220,20 @@ class Split:
         use, g = self.uses[place], found.adjoints[place]
         return channels_last(g, use).reshape(*g.shape[:2], -1, use.units)
 
-    def _inputs(self, place: int, found: Derivatives) -> Tensor:
-        """The inputs of one use, [b, S, groups, F], or its tokens [b, S]."""
+    def _store_inputs(self, target: Tensor, place: int, found: Derivatives) -> None:
+        """Write the inputs of one use to `target` [b, S, groups, F], or its tokens to `target` [b, S]."""
         settings, x = self.uses[place].settings, found.inputs[place]
-        if isinstance(settings, Convolution):
-            return patches(x, settings)
-        assert isinstance(settings, Lookup)
-        tokens = x.reshape(len(x), -1)
-        hidden = -1 if settings.padding_idx is None else settings.padding_idx
-        return tokens.masked_fill(tokens == hidden, -1)
+        if isinstance(settings, Lookup):
+            tokens = x.reshape(len(x), -1)
+            hidden = -1 if settings.padding_idx is None else settings.padding_idx
+            target.copy_(tokens.masked_fill(tokens == hidden, -1))
+            return
+        assert isinstance(settings, Convolution)
+        z = patches(x, settings)
+        features = z.shape[-1 - len(settings.kernel) :].numel()
+        target[..., :features].view(z.shape).copy_(z)
+        # A bias has the input one.
+        target[..., features:].fill_(1)
 
     def gradient(self, rows: JacobianRows, along: Tensor) -> dict[str, Tensor]:
         """The gradients of the first example along a direction [o] of its outputs, in the shapes of the parameters."""
@@ -265,6 +266,18 @@ class Split:
                 blocks = blocks.unflatten(2, (channels, -1)).transpose(1, 2)
             some.copy_(blocks.reshape(some.shape))
         return found
+
+
+def _room(layer: Layer, b: int, o: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Room for the adjoints [b, o, S, groups N] and the inputs [b, S, groups, F], or tokens [b, S], of a layer."""
+    units = layer.groups * layer.N
+    if layer.tokens:
+        return like.new_empty(b, o, layer.S, units), like.new_empty(b, layer.S, dtype=torch.long)
+    if not layer.spatial:
+        return like.new_empty(b, o, layer.S, units), like.new_empty(b, layer.S, layer.groups, layer.F)
+    # Convolutions have the positions last, and to write them in another order takes 7 times longer.
+    z = like.new_empty(b, layer.groups, layer.F, layer.S)
+    return like.new_empty(b, o, units, layer.S).mT, z.permute(0, 3, 1, 2)
 
 
 def splits(
