@@ -274,7 +274,9 @@ def _room(layer: Layer, b: int, o: int, like: Tensor) -> tuple[Tensor, Tensor]:
     if layer.tokens:
         return like.new_empty(b, o, layer.S, units), like.new_empty(b, layer.S, dtype=torch.long)
     if not layer.spatial:
-        return like.new_empty(b, o, layer.S, units), like.new_empty(b, layer.S, layer.groups, layer.F)
+        return like.new_empty(b, o, layer.S, units), like.new_empty(
+            b, layer.S, layer.groups, layer.F
+        )
     # Convolutions have the positions last, and to write them in another order takes 7 times longer.
     z = like.new_empty(b, layer.groups, layer.F, layer.S)
     return like.new_empty(b, o, units, layer.S).mT, z.permute(0, 3, 1, 2)
