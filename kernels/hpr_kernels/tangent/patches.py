@@ -74,7 +74,8 @@ def _each(value: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
 def patches(x: Tensor, settings: Convolution) -> Tensor:
     """The inputs of the linear layer as a view of inputs [..., channels, *spatial].
 
-    They are [..., *positions, groups, C, *kernel] with C = channels / groups; "positions" are those of the kernel. Only the padding or spacing of x makes a copy.
+    They are [..., *positions, groups, C, *kernel] with C = channels / groups; "positions" are those of the
+    kernel. Only the padding or spacing of x makes a copy.
     """
     axes = len(settings.kernel)
     if settings.transposed:
