@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fused import Single, chain, fma
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpr_kernels import layout
@@ -22,6 +22,7 @@ LANES = 16
 singles = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-1e6, max_value=1e6)
 
 
+@settings(deadline=None)
 @given(a=singles, b=singles, c=singles)
 def test_the_emulated_multiply_add_is_rounded_once(a: float, b: float, c: float) -> None:
     exact = Fraction(a) * Fraction(b) + Fraction(c)

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -57,6 +57,7 @@ def sides(draw: st.DrawFn) -> tuple[Factors, Factors | None]:
     return left, side() if draw(st.booleans()) else None
 
 
+@settings(deadline=None)
 @given(drawn=sides(), add=st.booleans())
 def test_equals_the_equation(drawn: tuple[Factors, Factors | None], add: bool) -> None:
     left, right = drawn

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hpr_kernels.checks import BudgetTooSmallError, Order
 
@@ -93,7 +93,8 @@ class OrderCost:
 class ContractionPlan:
     """The chosen order, the size of its blocks, the bytes that they need, the cost of each order, and the reason.
 
-    `block` counts examples for "hadamard", rows on the right for "propagate" and units for "dense".
+    `block` counts examples for "hadamard", rows on the right for "propagate" and units for "dense". If `native`, the C
+    kernel serves "propagate", which has no blocks of another size.
     """
 
     order: Order
@@ -101,15 +102,20 @@ class ContractionPlan:
     workspace: int
     costs: dict[Order, OrderCost]
     reason: str
+    native: bool = False
 
 
 def make_plan(shape: ContractionShape, order: Order, memory_budget: int) -> ContractionPlan:
     """Plan by `order`, or with "auto" by the cheapest order that fits; blocks have their fastest size, or less to fit.
 
+    Torch serves "propagate" where the budget is too small for the C kernel.
+
     Raises:
         BudgetTooSmallError: the smallest block does not fit.
     """
-    table = {name: OrderCost(*_WORK[name](shape), workspace(shape, name, 1)) for name in _WORK}
+    if shape.native and workspace(shape, "propagate", 1) > memory_budget:
+        shape = replace(shape, native=False)
+    table = {name: OrderCost(*_WORK[name](shape), least_workspace(shape, name)) for name in _WORK}
     asked: list[Order] = list(table) if order == "auto" else [order]
     fitting = [name for name in asked if table[name].least_bytes <= memory_budget]
     if not fitting:
@@ -124,11 +130,14 @@ def make_plan(shape: ContractionShape, order: Order, memory_budget: int) -> Cont
         reason = f"asked for; {reason}"
     elif len(fitting) < len(table):
         reason += f"; beyond the memory budget: {', '.join(sorted(set(table) - set(fitting)))}"
-    return ContractionPlan(chosen, block, workspace(shape, chosen, block), table, reason)
+    return ContractionPlan(
+        chosen, block, workspace(shape, chosen, block), table, reason, shape.native
+    )
 
 
 def least_workspace(shape: ContractionShape, order: Order) -> int:
-    """Bytes that the smallest block of `order` needs, or with "auto" the least over all orders."""
+    """Bytes that the smallest block of `order` needs by torch, or with "auto" the least over all orders."""
+    shape = replace(shape, native=False)
     return min(workspace(shape, name, 1) for name in (_WORK if order == "auto" else [order]))
 
 

@@ -91,7 +91,7 @@ def least_bytes(
     reach = (T - 1,) * (outputs if reduce == "full" else 1)
     shape = ContractionShape(
         examples, examples, reach, reach, T, T, N * outputs if reduce == "trace" else N, F, element,
-        symmetric=False, threads=threads(like.device), native=uses_native(like),
+        symmetric=False, threads=threads(like.device),
     )  # fmt: skip
     return least_workspace(shape, order)
 
@@ -153,11 +153,11 @@ def _contract(
     add: bool,
 ) -> None:
     """Write to K [R P, B, O', B', O''] by torch, or add to K; of a symmetric K only the pairs of examples b ≤ b'."""
-    contract = native.contract if uses_native(left.z) else eager.contract
     # The workers' threads are not in the caller's inference mode, and may not write to a tensor that was made in it.
     with torch.inference_mode(False), torch.no_grad():
         for outputs in _parts(left, right, reduce, memory_budget):
             made = _plan(left, right, reduce, order, memory_budget, outputs)
+            contract = native.contract if made.native else eager.contract
             for r, target in enumerate(K.view(len(left.z), -1, *K.shape[1:])):
                 # `reduced` copies the adjoints of one network at a time.
                 lefts = left.network(r).outputs(outputs).reduced(reduce)
