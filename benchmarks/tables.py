@@ -71,6 +71,12 @@ def sections(models: Sequence[str], longest: float) -> list[Section]:
             ["-m", "benchmarks", "peers", "training"],
         ),
         Section(
+            "The C kernels",
+            "The C kernels of the CPU beside torch, and their share of the peak of fused multiply-adds, which is "
+            "measured in every round.",
+            ["-m", "benchmarks", "engine"],
+        ),
+        Section(
             "Trials",
             "Drawing a batch of 32 trials of the paper's NeuroGym tasks.",
             ["-m", "benchmarks", "peers", "tasks"],
