@@ -119,7 +119,9 @@ def test_a_gram_is_added_also_with_the_steps_last_in_memory(
     # With 64 outputs a block of "hadamard" has 3 examples, or 4 where there is one step.
     jacobians = [random_jacobian(rng, B, 64, S, 4, 3) for B in (9, 7)]
     left, right = (
-        Factors(*(value.mT.contiguous().mT[None] for value in (J.adjoints, J.inputs)), ((S - 1,) * 64,))
+        Factors(
+            *(value.mT.contiguous().mT[None] for value in (J.adjoints, J.inputs)), ((S - 1,) * 64,)
+        )
         for J in jacobians
     )
     for factors, J in zip((None, right), jacobians, strict=True):
