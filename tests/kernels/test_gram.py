@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hpr_kernels import FactoredJacobian
+from hpr_kernels.gram import dispatch, eager
+from hpr_kernels.gram.factors import Factors
 from hpr_kernels.testing import assert_close
 
 ORDERS = ("auto", "hadamard", "propagate", "dense")
@@ -106,6 +108,30 @@ def test_every_block_size_gives_the_same(
     assert min(blocks) == 1
     assert max(blocks) == largest
     assert any(largest % block for block in blocks)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("S", [1, 6])
+def test_a_gram_is_added_also_with_the_steps_last_in_memory(
+    rng: torch.Generator, S: int, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HPR_KERNELS_BACKEND", "torch")
+    # With 64 outputs a block of "hadamard" has 3 examples, or 4 where there is one step.
+    jacobians = [random_jacobian(rng, B, 64, S, 4, 3) for B in (9, 7)]
+    left, right = (
+        Factors(
+            *(value.mT.contiguous().mT[None] for value in (J.adjoints, J.inputs)), ((S - 1,) * 64,)
+        )
+        for J in jacobians
+    )
+    for factors, J in zip((None, right), jacobians, strict=True):
+        before = torch.randn(1, 9, 64, len(J.inputs), 64, generator=rng, dtype=torch.float64)
+        K = before.clone()
+        dispatch.add_gram(K, left, factors, reduce="full", order=order, memory_budget=1 << 28)
+        (added,) = K - before
+        if factors is None:
+            eager.mirror(added)
+        assert_close(added.flatten(2).flatten(0, 1), jacobians[0].dense() @ J.dense().mT)
 
 
 @pytest.mark.parametrize("order", ORDERS[1:])

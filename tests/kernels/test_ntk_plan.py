@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from hpr_kernels import ntk, ntk_plan
 from hpr_kernels.checks import ORDERS, REDUCTIONS, Order, Reduction
 from hpr_kernels.gram import eager
+from hpr_kernels.tangent import sizes
 from hpr_kernels.tangent.module_plan import NTKPlan
 from hpr_kernels.tangent.pieces import Side
+from hpr_kernels.tangent.split import Derivatives, Split
+from hpr_kernels.testing import assert_close
 
 
 def mixed() -> nn.Module:
@@ -110,3 +113,23 @@ def test_it_refuses_what_the_kernel_refuses() -> None:
         ntk_plan(mixed(), X, memory_budget=10)
     with pytest.raises(ValueError, match=r"^module: expected each example on its own, got Dropout"):
         ntk_plan(nn.Sequential(nn.Linear(4, 3), nn.Dropout()), torch.ones(3, 4))
+
+
+def test_large_adjoints_are_differentiated_for_a_few_examples_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(64, 3)).to(F64)
+    x = torch.randn(7, 2, 6, 6, dtype=F64)
+    whole = ntk(module, x)
+    seen: list[int] = []
+    differentiated = Split._differentiated
+
+    def spy(self: Split, x: Tensor, directions: Tensor) -> Derivatives:
+        seen.append(len(x))
+        return differentiated(self, x, directions)
+
+    monkeypatch.setattr(Split, "_differentiated", spy)
+    # Both uses have 4 x 16 and 3 numbers for each of 3 outputs, 33.5 on average.
+    monkeypatch.setattr(sizes, "ADJOINTS", 3 * 8 * 3 * 34)
+    assert_close(ntk(module, x), whole)
+    assert seen == [3, 3, 1]

@@ -64,15 +64,38 @@ def hadamard(
         else:
             K[rows, :, columns] = total
 
-    each(
-        block,
-        [
-            (i, j)
-            for i in range(0, len(K), plan.block)
-            for j in range(i if symmetric else 0, K.shape[2], plan.block)
-        ],
-        K.device,
-    )
+    each(block, _corners(K, plan.block, symmetric), K.device)
+
+
+def add_one_step(
+    K: Tensor, left: Factors, right: Factors | None, plan: ContractionPlan, add: bool
+) -> None:
+    """Add ⟨g, g'⟩ ⟨z, z'⟩ to K as "hadamard" does, where there is one step on both sides; `add` must be true.
+
+    The adjoints are taken in the order of K, without copies, so that a block may be larger in the same memory.
+    """
+    right, symmetric = right or left, right is None
+    size = plan.block * 4 // 3
+
+    def block(corner: tuple[int, int]) -> None:
+        rows, columns = (slice(start, start + size) for start in corner)
+        g, h = left.g[0, rows, :, 0], right.g[0, columns, :, 0]
+        inputs = left.z[0, rows, 0] @ right.z[0, columns, 0].mT
+        products = (g.flatten(0, 1) @ h.flatten(0, 1).mT).unflatten(0, g.shape[:2])
+        # One factor per column is multiplied 2 times faster than one that is broadcast over the outputs.
+        products *= inputs.repeat_interleave(h.shape[1], 1)[:, None]
+        K[rows, :, columns] += products.unflatten(2, h.shape[:2])
+
+    each(block, _corners(K, size, symmetric), K.device)
+
+
+def _corners(K: Tensor, size: int, symmetric: bool) -> list[tuple[int, int]]:
+    """The first examples of each block of K."""
+    return [
+        (i, j)
+        for i in range(0, len(K), size)
+        for j in range(i if symmetric else 0, K.shape[2], size)
+    ]
 
 
 def propagate(
@@ -93,7 +116,12 @@ def propagate(
         start, b = item
         stop = min(start + tile, C)
         start = max(start, b) if symmetric else start
-        Ft = (y[start:stop].flatten(0, 1) @ z[b].mT).view(-1, T, S)
+        some = y[start:stop]
+        if T == 1 or some.stride(1) > 1:
+            Ft = (some.flatten(0, 1) @ z[b].mT).view(-1, T, S)
+        else:
+            # Inputs with the steps last can't be joined without a copy.
+            Ft = torch.bmm(some, z[b].mT.expand(len(some), -1, -1))
         owner = torch.arange(start * P, stop * P, device=h.device) // P - start
         buffer = h.new_empty(min(plan.block, len(owner)), S, N)
         for first in range(start * P, stop * P, plan.block):
@@ -155,9 +183,16 @@ def mirror(K: Tensor) -> None:
 
     def block(start: int) -> None:
         stop = min(start + size, B)
-        for b in range(start, stop):
-            symmetrise(K[b, :, b])
-            K[b + 1 : stop, :, b] = K[b, :, b + 1 : stop].permute(1, 2, 0)
+        if size == 1:
+            symmetrise(K[start, :, start])
+        else:
+            # Blocks of few outputs are written together, because each alone takes longer to call than to write.
+            square = K[start:stop, :, start:stop]
+            number = torch.arange(stop - start, device=K.device)
+            below = (number[:, None] > number)[:, None, :, None]
+            square.copy_(torch.where(below, square.permute(2, 3, 0, 1), square))
+            own = square.diagonal(dim1=0, dim2=2)  # [O, O, examples]
+            own.copy_((own + own.transpose(0, 1)) / 2)
         K[stop:, :, start:stop] = K[start:stop, :, stop:].permute(2, 3, 0, 1)
 
     each(block, range(0, B, size), K.device)

@@ -72,10 +72,10 @@ def _each(value: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
 
 
 def patches(x: Tensor, settings: Convolution) -> Tensor:
-    """The inputs of the linear layer as a view of inputs [..., channels, *spatial].
+    """The inputs of the linear layer, [..., *positions, groups, C, *kernel], of inputs [..., channels, *spatial].
 
-    They are [..., *positions, groups, C, *kernel] with C = channels / groups; "positions" are those of the
-    kernel. Only the padding or spacing of x makes a copy.
+    The positions are those of the kernel, and C = channels / groups. The result is a view of x, or of a copy of x with
+    padding and spacing, reversed for a transposed convolution.
     """
     axes = len(settings.kernel)
     if settings.transposed:

@@ -281,7 +281,7 @@ def random_state() -> tuple[Tensor, Any, Any, list[Tensor]]:
 def same(one: Any, other: Any) -> bool:
     """Whether two states of the generators are equal."""
     # Python's own state is a tuple of hundreds of numbers, which compare fastest as one.
-    if isinstance(one, tuple) and all(type(item) is int for item in one):
+    if isinstance(one, tuple) and set(map(type, one)) <= {int}:
         return bool(one == other)
     if isinstance(one, dict):
         return all(same(one[key], other[key]) for key in one)

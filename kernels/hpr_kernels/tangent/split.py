@@ -238,22 +238,37 @@ class Split:
     def gradient(self, rows: JacobianRows, along: Tensor) -> dict[str, Tensor]:
         """The gradients of the first example along a direction [o] of its outputs, in the shapes of the parameters."""
         along = along.to(self.dtype)
+        # Most gradients are products, which need no zeros before them.
+        products = {
+            layer.name
+            for layer in self.layers.values()
+            if layer.rows is None
+            and not layer.tokens
+            and layer.groups == 1
+            and not layer.transposed
+        }
         found = {
-            name: torch.zeros_like(value, dtype=self.dtype) for name, value in self.weights.items()
+            name: torch.zeros_like(value, dtype=self.dtype)
+            for name, value in self.weights.items()
+            if name not in products
         }
         for name, columns in self.columns.items():
             found[name] = (along @ rows.written[0, :, columns]).view(found[name].shape)
         for key, layer in self.layers.items():
             adjoints, z = (value[0] for value in rows.factors[key])
             g = torch.tensordot(along, adjoints, 1)  # [S, groups N]
-            weight = found[layer.name]
             if layer.tokens:
                 known = z >= 0
-                weight.index_add_(0, z[known], g[known])
+                found[layer.name].index_add_(0, z[known], g[known])
                 continue
             if layer.bias is not None:
                 found[layer.bias] = g.sum(0)
                 z = z[..., :-1]
+            if layer.name in products:
+                shape = self.weights[layer.name].shape
+                found[layer.name] = torch.mm(g.mT, z[:, 0]).view(shape)
+                continue
+            weight = found[layer.name]
             some = weight if layer.rows is None else weight[slice(*layer.rows)]
             if layer.groups == 1 and not layer.transposed:
                 torch.mm(g.mT, z[:, 0], out=some.view(layer.N, -1))
