@@ -185,7 +185,9 @@ def _few(problem: _Problem, b: int, o: int, fitting: int) -> int:
     """How many of b examples are differentiated at once, at most `fitting` of them, in parts of almost equal size."""
     sizes = [use.shape.numel() for side in problem.sides for use in side.split.uses]
     mean = problem.left.like.element_size() * o * sum(sizes) // max(len(sizes), 1)
-    most = max(1, min(b, fitting, ADJOINTS // max(mean, 1)))
+    # A card has other caches, and takes as long to start an operation on few examples.
+    cached = ADJOINTS // max(mean, 1) if problem.left.x.device.type == "cpu" else b
+    most = max(1, min(b, fitting, cached))
     return math.ceil(b / math.ceil(b / most))
 
 
