@@ -68,7 +68,7 @@ def hadamard(
 
 
 def add_one_step(
-    K: Tensor, left: Factors, right: Factors | None, plan: ContractionPlan, add: bool
+    K: Tensor, left: Factors, right: Factors | None, plan: ContractionPlan, add: bool = True
 ) -> None:
     """Add ⟨g, g'⟩ ⟨z, z'⟩ to K as "hadamard" does, where there is one step on both sides; `add` must be true.
 
