@@ -152,16 +152,12 @@ def _contract(
     *,
     add: bool,
 ) -> None:
-    """Write to K [R P, B, O', B', O''] by torch, or add to K; of a symmetric K only the pairs of examples b ≤ b'."""
-    one_step = left.z.shape[2] == (right or left).z.shape[2] == 1
+    """Write to K [R P, B, O', B', O''] by torch or C, or add; of a symmetric K only the pairs of examples b ≤ b'."""
     # The workers' threads are not in the caller's inference mode, and may not write to a tensor that was made in it.
     with torch.inference_mode(False), torch.no_grad():
         for outputs in _parts(left, right, reduce, memory_budget):
             made = _plan(left, right, reduce, order, memory_budget, outputs)
             contract = native.contract if made.native else eager.contract
-            # Only where K is added to: without, "hadamard" must round as it did when records were written.
-            if add and one_step and made.order == "hadamard":
-                contract = eager.add_one_step
             for r, target in enumerate(K.view(len(left.z), -1, *K.shape[1:])):
                 # `reduced` copies the adjoints of one network at a time.
                 lefts = left.network(r).outputs(outputs).reduced(reduce)

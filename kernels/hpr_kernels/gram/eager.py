@@ -24,7 +24,12 @@ def contract(
 
     `right` None stands for `left`. Only the pairs of examples b ≤ b' are right then, until `mirror` writes the others.
     """
-    ORDERS[plan.order](K, left, right or left, right is None, plan, add)
+    one_step = left.z.shape[2] == (right or left).z.shape[2] == 1
+    # Only where K is added to: otherwise "hadamard" must round as it did when records were written.
+    if add and one_step and plan.order == "hadamard":
+        _add_one_step(K, left, right or left, right is None, plan)
+    else:
+        ORDERS[plan.order](K, left, right or left, right is None, plan, add)
 
 
 def hadamard(
@@ -67,14 +72,13 @@ def hadamard(
     each(block, _corners(K, plan.block, symmetric), K.device)
 
 
-def add_one_step(
-    K: Tensor, left: Factors, right: Factors | None, plan: ContractionPlan, add: bool = True
+def _add_one_step(
+    K: Tensor, left: Factors, right: Factors, symmetric: bool, plan: ContractionPlan
 ) -> None:
-    """Add ⟨g, g'⟩ ⟨z, z'⟩ to K as "hadamard" does, where there is one step on both sides; `add` must be true.
+    """Add ⟨g, g'⟩ ⟨z, z'⟩ to K as "hadamard" does, where there is one step on both sides.
 
     The adjoints are taken in the order of K, without copies, so that a block may be larger in the same memory.
     """
-    right, symmetric = right or left, right is None
     size = plan.block * 4 // 3
 
     def block(corner: tuple[int, int]) -> None:
