@@ -27,7 +27,7 @@ from hpr.system.files import write_atomically
 
 
 @dataclass(frozen=True)
-class Stage:
+class DayStage:
     """A command, the arguments of this Python, and the most seconds that it may take."""
 
     name: str
@@ -52,25 +52,25 @@ def _gpu_tests(*chosen: str) -> tuple[str, ...]:
 
 KERNELS = "tests/kernels/"
 STAGES = (
-    Stage("what is here", ("-m", "torch.utils.collect_env"), 60),
-    Stage("recurrence against fp64", _gpu_tests(f"{KERNELS}test_recurrence_triton.py"), 120),
-    Stage("rounding", ("-m", "benchmarks", "gpu-probes", "--only", "rounding"), 60),
-    Stage("a fused iteration", _gpu_tests("tests/hpr/training/test_fused_step.py"), 120),
-    Stage("launches of 2AF", ("-m", "benchmarks", "gpu", "--networks", "132"), 90),
-    Stage("programs", ("-m", "benchmarks", "gpu-probes", "--only", "programs"), 60),
-    Stage("precisions", ("-m", "benchmarks", "gpu-probes", "--only", "precisions"), 60),
-    Stage("contractions against fp64", _gpu_tests(f"{KERNELS}test_gram_triton.py"), 120),
-    Stage(
+    DayStage("what is here", ("-m", "torch.utils.collect_env"), 60),
+    DayStage("recurrence against fp64", _gpu_tests(f"{KERNELS}test_recurrence_triton.py"), 120),
+    DayStage("rounding", ("-m", "benchmarks", "gpu-probes", "--only", "rounding"), 60),
+    DayStage("a fused iteration", _gpu_tests("tests/hpr/training/test_fused_step.py"), 120),
+    DayStage("launches of 2AF", ("-m", "benchmarks", "gpu", "--networks", "132"), 90),
+    DayStage("programs", ("-m", "benchmarks", "gpu-probes", "--only", "programs"), 60),
+    DayStage("precisions", ("-m", "benchmarks", "gpu-probes", "--only", "precisions"), 60),
+    DayStage("contractions against fp64", _gpu_tests(f"{KERNELS}test_gram_triton.py"), 120),
+    DayStage(
         "launches of sMNIST's sizes",
         ("-m", "benchmarks", "gpu", "--networks", "40", "--task", "sDigits", "--no-floors"),
         60,
     ),
-    Stage(
+    DayStage(
         "Figure 1",
         ("-m", "hpr.reproduce", "--figure", "1", "--device", "cuda", "--profile", "paper", "--out", "{out}/figure"),
         300,
     ),
-    Stage("all other GPU tests", _gpu_tests("tests"), 300),
+    DayStage("all other GPU tests", _gpu_tests("tests"), 300),
 )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     return carry_out(STAGES, arguments.out, arguments.seconds, torch.cuda.get_device_name())
 
 
-def carry_out(stages: Sequence[Stage], out: Path, seconds: float, card: str) -> int:
+def carry_out(stages: Sequence[DayStage], out: Path, seconds: float, card: str) -> int:
     """Run stages one after the other until `seconds` are over; 1 if one failed."""
     out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + seconds
@@ -108,7 +108,7 @@ def carry_out(stages: Sequence[Stage], out: Path, seconds: float, card: str) -> 
     return int(any(one.status == "failed" for one in ended))
 
 
-def _run(stage: Stage, log: Path, limit: float, out: Path) -> Ended:
+def _run(stage: DayStage, log: Path, limit: float, out: Path) -> Ended:
     """Run one stage with its output in `log`, which is there also if the stage is stopped."""
     command = [sys.executable, *(word.replace("{out}", str(out)) for word in stage.arguments)]
     started = time.monotonic()

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from benchmarks import gpu_day
-from benchmarks.gpu_day import Stage, carry_out
+from benchmarks.gpu_day import DayStage, carry_out
 
 CPU = torch.device("cpu")
 
 
 def test_what_was_finished_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stages = [
-        Stage("first", ("-c", "print('one'); print('a | b')"), 30),
-        Stage("fails", ("-c", "raise SystemExit('no such card')"), 30),
-        Stage("slow", ("-uc", "import time; print('begun'); time.sleep(60)"), 2),
-        Stage("last", ("-c", "print('{out}')"), 30),
+        DayStage("first", ("-c", "print('one'); print('a | b')"), 30),
+        DayStage("fails", ("-c", "raise SystemExit('no such card')"), 30),
+        DayStage("slow", ("-uc", "import time; print('begun'); time.sleep(60)"), 2),
+        DayStage("last", ("-c", "print('{out}')"), 30),
     ]
     assert carry_out(stages, tmp_path, 60, "a card") == 1
     found = json.loads((tmp_path / "day.json").read_text())
@@ -36,7 +36,7 @@ def test_what_was_finished_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_time_ends_the_day(tmp_path: Path) -> None:
-    stages = [Stage(name, ("-c", "import time; time.sleep(60)"), 60) for name in "ab"]
+    stages = [DayStage(name, ("-c", "import time; time.sleep(60)"), 60) for name in "ab"]
     assert carry_out(stages, tmp_path, 1, "a card") == 0
     found = json.loads((tmp_path / "day.json").read_text())
     assert [stage["status"] for stage in found["stages"]] == ["out of time"]
