@@ -94,7 +94,9 @@ class FusedStep:
         whole = len(sums) == feed.chunk
         if self.graph is None and self.warm and whole and sums.is_cuda:
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            # Without a stream, captures share one on the device of the process's first.
+            stream = torch.cuda.Stream(self.trace.device)
+            with torch.cuda.graph(self.graph, stream=stream):
                 self._iterations(feed, sums)
         if self.graph is not None and whole:
             self.graph.replay()
