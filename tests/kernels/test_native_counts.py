@@ -17,7 +17,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "native" / "count.c"
 FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-march=x86-64-v3")
 # Sizes of count.c
-N, T, B, N_in, N_out, EXAMPLES = 300, 8, 32, 3, 3, 6
+N, T, B, N_in, N_out, EXAMPLES = 100, 8, 32, 3, 3, 6
 
 
 def multiply_adds_of_training() -> int:
@@ -46,12 +46,13 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-# The limits are the counts of gcc 12, 0.368 and 0.525, and 10 %.
+# The limits are the counts of gcc 12, 0.441 and 0.674, and 10 %; without vectors in its scalar loops training has 15 %
+# more.
 @pytest.mark.parametrize(
     ("call", "multiply_adds", "limit"),
     [
-        ("train", multiply_adds_of_training(), 0.404),
-        ("gram", multiply_adds_of_ntk(), 0.577),
+        ("train", multiply_adds_of_training(), 0.485),
+        ("gram", multiply_adds_of_ntk(), 0.741),
     ],
 )
 def test_instructions_per_multiply_add(

@@ -1,4 +1,4 @@
-// One NTK or one training iteration at a size of the paper, for a count of instructions: see test_native_counts.py
+// One NTK or one training iteration at a small size, for a count of instructions: see test_native_counts.py
 #include "../../kernels/hpr_kernels/native/kernels.c"
 
 // `count` numbers in [-0.1, 0.1]
@@ -13,7 +13,7 @@ static real *numbers(int64_t count) {
 }
 
 int main(int arguments, char **argument) {
-    enum { N = 300, T = 8, B = 32, N_in = 3, N_out = 3, F = N + N_in, EXAMPLES = 6, O = T * N_out };
+    enum { N = 100, T = 8, B = 32, N_in = 3, N_out = 3, F = N + N_in, EXAMPLES = 6, O = T * N_out };
     int64_t counter = 0, trials[] = {0}, reach[O], classes[T * B];
     if (arguments > 1 && !strcmp(argument[1], "train")) {
         for (int64_t i = 0; i < T * B; i++) classes[i] = i % N_out;
