@@ -83,4 +83,4 @@ def probability(p: float) -> str:
     if p >= 1e-3 or p == 0:
         return f"{p:.2g}"
     mantissa, exponent = f"{p:.1e}".split("e")
-    return f"{mantissa} · 10{str(int(exponent)).translate(SUPERSCRIPTS)}"
+    return f"{mantissa} × 10{str(int(exponent)).translate(SUPERSCRIPTS)}"

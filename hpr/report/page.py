@@ -54,19 +54,22 @@ def _context(folder: Folder) -> dict[str, Any]:
     kept = {profile: reference(profile) for profile in sorted(profiles)}
     profile, known = next(((p, k) for p, k in kept.items() if k), (min(profiles), None))
     comparison = compare(figures, known) if known else None
-    notes = [note for figure in figures for note in figure["notes"]]
+    notes = [*dict.fromkeys(note for figure in figures for note in figure["notes"])]
+    made = sources(records)
     return {
         "counts": _verdicts(figures),
         "verdicts": VERDICTS,
-        "settings": [*dict.fromkeys(setting_line(f["settings"]).replace("`", "") for f in figures)],
+        "settings": _settings(figures),
         "endings": Counter(record["status"] for record in records),
         "runs": len({key for figure in figures for key in figure["runs"]}),
         "time": in_words(sum(map(seconds, records))),
-        "sources": sources(records),
+        "sources": made,
+        "machines": [*dict.fromkeys(source["machine"] for source in made)],
         "costs": costs(records),
         "rows": claim_rows(figures, comparison),
         "figures": [_figure(folder, figure) for figure in figures],
-        "stand_in_notes": [note for note in dict.fromkeys(notes) if note in _stand_in_notes()],
+        "stand_in_notes": [note for note in notes if note in _stand_in_notes()],
+        "shared_notes": [_plain(note) for note in notes if _is_shared(note, figures)],
         "unreadable": folder.unreadable,
         "failures": folder.failures,
         "lost": _lost(folder),
@@ -84,6 +87,26 @@ def _verdicts(figures: list[dict[str, Any]]) -> dict[str, int]:
     return {verdict: counts[verdict] for verdict in VERDICTS}
 
 
+def _settings(figures: list[dict[str, Any]]) -> list[str]:
+    """What was run, in a sentence per setting; figures without pictures say the same with less."""
+    lines = [*dict.fromkeys(_plain(setting_line(figure["settings"])) for figure in figures)]
+    return [
+        line
+        for line in lines
+        if not any(other.startswith(line[:-1]) for other in lines if other != line)
+    ]
+
+
+def _is_shared(note: str, figures: list[dict[str, Any]]) -> bool:
+    """Whether all figures have a note, which then stands above them once. A stand-in's note stays where it is used."""
+    return note not in _stand_in_notes() and all(note in figure["notes"] for figure in figures)
+
+
+def _plain(text: str) -> str:
+    """The text without Markdown's marks of code."""
+    return text.replace("`", "")
+
+
 def _stand_in_notes() -> set[str]:
     return {stand_in.note for stand_in in STAND_INS.values()}
 
@@ -95,10 +118,14 @@ def _figure(folder: Folder, figure: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "title": figure["title"],
-        "setting": setting_line(figure["settings"]).replace("`", ""),
+        "setting": _plain(setting_line(figure["settings"])),
         "verdicts": {verdict: figure["verdicts"].get(verdict, 0) for verdict in VERDICTS},
         "failed": len(figure["failed"]),
-        "notes": [(note, note in _stand_in_notes()) for note in figure["notes"]],
+        "notes": [
+            (_plain(note), note in _stand_in_notes())
+            for note in figure["notes"]
+            if not _is_shared(note, folder.figures)
+        ],
         "rule": figure["rule"],
         "picture": picture,
         "missing": missing,

@@ -23,9 +23,7 @@ def sources(records: Iterable[Record]) -> list[dict[str, Any]]:
         row = rows.setdefault(
             (machine, engine, commit, cores, threads, versions),
             {
-                "machine": machine,
-                "cores": cores,
-                "threads": threads,
+                "machine": _machine(machine, cores, threads),
                 "engine": engine or "not recorded",
                 "commit": commit or "not recorded",
                 "versions": versions,
@@ -68,6 +66,15 @@ def costs(records: Iterable[Record]) -> list[dict[str, Any]]:
         row["runs"] = row["endings"].total()
         row["ended"] = ", ".join(f"{row['endings'][s]} {s}" for s in STATUSES if row["endings"][s])
     return sorted(rows.values(), key=lambda row: -row["training"] - row["measuring"])
+
+
+def _machine(device: Any, cores: int | None, threads: int | None) -> str:
+    parts = [
+        f"{number} {name}{'s' * (number > 1)}"
+        for number, name in ((cores, "core"), (threads, "thread"))
+        if number
+    ]
+    return ", ".join([str(device), *parts])
 
 
 def seconds(record: Record) -> float:

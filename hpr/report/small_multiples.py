@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -77,7 +78,7 @@ def spectra(records: Iterable[Record]) -> tuple[list[Plot], list[str]]:
             known = first.setdefault((spec.N, spec.connectivity), spec)
             if spec.seed < known.seed:
                 first[spec.N, spec.connectivity] = spec
-    ordered = sorted(first, key=lambda pair: (pair[1].label.partition(" ")[0], pair[0]))
+    ordered = sorted(first, key=_order)
     names = kind_names([connectivity for _, connectivity in ordered])
     plots, left_out = [], []
     for N, connectivity in ordered:
@@ -87,6 +88,14 @@ def spectra(records: Iterable[Record]) -> tuple[list[Plot], list[str]]:
         else:
             plots.append(_spectrum(name, first[N, connectivity]))
     return plots, left_out
+
+
+def _order(pair: tuple[int, Connectivity]) -> tuple[str, int, list[float], str]:
+    """The sort key of a size and structure: the kind, the size, then the numbers in the label by their value."""
+    N, connectivity = pair
+    label = connectivity.label
+    numbers = [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", label)]
+    return re.sub(r"[-+]?\d.*", "", label), N, numbers, label
 
 
 def kind_names(kinds: Sequence[Connectivity]) -> dict[Connectivity, str]:
