@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -98,35 +99,42 @@ def _order(pair: tuple[int, Connectivity]) -> tuple[str, int, list[float], str]:
     return re.sub(r"[-+]?\d.*", "", label), N, numbers, label
 
 
-def kind_names(kinds: Sequence[Connectivity]) -> dict[Connectivity, str]:
-    """A name of each structure: its label, and the fields in which structures of the same label differ."""
+def kind_names(kinds: Iterable[Connectivity]) -> dict[Connectivity, str]:
+    """A name of each structure: its label, and the fields in which it differs from most others of its type."""
     names = {}
-    for kind in dict.fromkeys(kinds):
-        alike = [each for each in kinds if each.label == kind.label and type(each) is type(kind)]
-        differing = [
-            field.name
-            for field in fields(kind)
-            if len({repr(getattr(each, field.name)) for each in alike}) > 1
-        ]
-        parts = [kind.label, *(f"{name} {_plain(getattr(kind, name))}" for name in differing)]
-        names[kind] = ", ".join(parts)
+    distinct = [*dict.fromkeys(kinds)]
+    for kind in distinct:
+        alike = [each for each in distinct if type(each) is type(kind)]
+        told = _unusual(kind, alike)
+        names[kind] = kind.label
+        # The label tells of some fields already: those are not repeated where labels differ.
+        for name, value in told.items():
+            twins = [each for each in alike if each.label == kind.label]
+            if len({repr(getattr(each, name)) for each in twins}) > 1:
+                names[kind] += f", {name} {_plain(value)}"
     return names
 
 
+def _unusual(one: Any, alike: Sequence[Any]) -> dict[str, Any]:
+    """The fields of a dataclass whose value is not the commonest among others of its type."""
+    found = {}
+    for field in fields(one):
+        counts = Counter(repr(getattr(each, field.name)) for each in alike)
+        value = getattr(one, field.name)
+        if repr(value) != counts.most_common(1)[0][0]:
+            found[field.name] = value
+    return found
+
+
 def _shape_names(shapes: Sequence[RunSpec]) -> dict[RunSpec, str]:
-    """A name of each shape: the fields `NAMED`, and those in which shapes of the same such fields differ."""
+    """A name of each shape: the fields `NAMED`, and those in which it differs from most of the alike ones."""
     names = {}
     for shape in shapes:
-        alike = [
+        same = [
             s for s in shapes if all(getattr(s, name) == getattr(shape, name) for name in NAMED)
         ]
-        differing = [
-            field.name
-            for field in fields(RunSpec)
-            if len({repr(getattr(each, field.name)) for each in alike}) > 1
-        ]
         parts = [f"{words}{_plain(getattr(shape, name))}" for name, words in NAMED.items()]
-        parts += [f"{name} {_plain(getattr(shape, name))}" for name in differing]
+        parts += [f"{name} {_plain(value)}" for name, value in _unusual(shape, same).items()]
         names[shape] = ", ".join(parts)
     return names
 

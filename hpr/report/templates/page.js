@@ -62,6 +62,14 @@
       figure.focus({ preventScroll: true });
     });
   }
+  for (const button of document.querySelectorAll("button[data-open]")) {
+    button.addEventListener("click", () => {
+      const parts = [...field(button.dataset.open).querySelectorAll("details")];
+      const open = parts.some((part) => !part.open);
+      for (const part of parts) part.open = open;
+      button.textContent = open ? "Close all" : "Open all";
+    });
+  }
   for (const hidden of document.querySelectorAll(".scripted")) hidden.hidden = false;
   filter();
 

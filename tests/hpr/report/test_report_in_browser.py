@@ -68,6 +68,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 def test_the_page_opens_without_a_word(page: Page, path: Path, width: int, dark: bool) -> None:
     """No error, no request but for the page itself, nothing wider than the window, and every picture is drawn."""
     page.open(path, width=width, dark=dark)
+    page.run("document.querySelectorAll('details').forEach(e => { e.open = true })")
     assert page.problems == []
     assert [url for url in page.requests if not url.startswith("data:")] == [path.as_uri()]
     assert page.run("document.documentElement.scrollWidth") == width
@@ -159,6 +160,18 @@ def test_search_and_filters_choose_rows(page: Page, path: Path) -> None:
     assert page.run(f"{SHOWN}.length") == 16
 
 
+def test_the_learning_curves_open_together(page: Page, path: Path) -> None:
+    page.open(path, width=1400)
+    closed = "document.querySelectorAll('#curves details:not([open])').length"
+    button = "document.querySelector('[data-open=curves]')"
+    assert page.run(closed) == 4
+    page.run(f"{button}.click()")
+    assert page.run(closed) == 0
+    assert page.run(f"{button}.textContent") == "Close all"
+    page.run(f"{button}.click()")
+    assert page.run(closed) == 5
+
+
 def test_a_phone_sorts_too(page: Page, path: Path) -> None:
     """On a narrow page the heads of the table are out of sight, and a list of columns stands in their place."""
     page.open(path, width=400)
@@ -182,12 +195,14 @@ def test_the_focus_is_seen(page: Page, path: Path) -> None:
 
 def test_the_page_prints_with_what_was_closed(page: Page, path: Path) -> None:
     page.open(path, width=1400)
-    assert page.run("document.querySelectorAll('details[open]').length") == 0
+    opened = "document.querySelectorAll('details[open]').length"
+    # The learning curves of the first shape are open.
+    assert page.run(opened) == 1
     assert page.printed().startswith(b"%PDF-")
     page.run("dispatchEvent(new Event('beforeprint'))")
     assert page.run("document.querySelectorAll('details:not([open])').length") == 0
     page.run("dispatchEvent(new Event('afterprint'))")
-    assert page.run("document.querySelectorAll('details[open]').length") == 0
+    assert page.run(opened) == 1
     page.send("Emulation.setEmulatedMedia", media="print")
     hidden = "getComputedStyle(document.querySelector('nav')).display"
     assert page.run(hidden) == "none"
