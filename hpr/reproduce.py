@@ -217,7 +217,8 @@ def _reproduce(
     _say(
         f"{done} after {in_words(time.monotonic() - started)}: {_ending(specs, outcome, failures)}"
     )
-    _report(store.out)
+    if written:
+        _report(store.out)
     _say(f"read {store.out / 'summary.md'}; it lists the runs that diverged or failed")
     return 1 if failures else 0
 

@@ -19,7 +19,7 @@ from hpr.figures.forecast import runs_of
 from hpr.figures.panel import MEASURES
 from hpr.figures.summary import write_figure, write_summary
 
-VOID = {"meta", "link", "input", "img", "br"}
+VOID = {"meta", "link", "input", "img", "br", "col"}
 SETTINGS = Settings()
 # Figure 18 has no stand-in, and Figure 1 has one.
 FIGURES = ("1", "18")
