@@ -15,11 +15,11 @@ def write_report(out: Path) -> Path:
         OSError: the page can't be written.
     """
     # The page needs jinja2, which importing this package does not.
-    from hpr.report.folder import read_folder
+    from hpr.report.folder import read_results
     from hpr.report.page import rendered
     from hpr.system.files import write_atomically
 
     path = out / "report.html"
     # Characters that are no Unicode, such as bytes of a path, become escapes.
-    write_atomically(path, rendered(read_folder(out)).encode(errors="backslashreplace"))
+    write_atomically(path, rendered(read_results(out)).encode(errors="backslashreplace"))
     return path

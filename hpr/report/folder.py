@@ -34,7 +34,7 @@ class Folder:
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
-def read_folder(out: Path) -> Folder:
+def read_results(out: Path) -> Folder:
     """Read a folder that `hpr.reproduce` wrote. Nothing in it is changed.
 
     Raises:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpr.report.folder import read_folder
+from hpr.report.folder import read_results
 
 DATA = Path(__file__).with_name("data")
 # Means that differ by at most this share are the same: other machines round sums in other ways.
@@ -159,7 +159,7 @@ def _written(mean: float | None, sd: float | None = None) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the reference of the folder that is the only argument."""
     (out,) = sys.argv[1:] if argv is None else argv
-    kept = summarised(read_folder(Path(out)).figures)
+    kept = summarised(read_results(Path(out)).figures)
     print(json.dumps(kept, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
     return 0
 

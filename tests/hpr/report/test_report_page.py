@@ -13,7 +13,7 @@ import pytest
 from report_folder import Node, claims_of, make_folder, parsed, sealed
 
 from hpr.report import write_report
-from hpr.report.folder import read_folder
+from hpr.report.folder import read_results
 from hpr.report.inline_svg import inline_svg
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">\'"&{{ 7 * 7 }}'
@@ -256,7 +256,7 @@ def test_names_that_are_no_keys_are_not_opened(copied: Path, tmp_path: Path) -> 
     content = json.loads(path.read_text("utf-8"))
     content["runs"] = ["../../secret", *content["runs"]]
     path.write_text(json.dumps(content), "utf-8")
-    assert not [name for name in read_folder(copied).unreadable if "secret" in name]
+    assert not [name for name in read_results(copied).unreadable if "secret" in name]
 
 
 def test_a_folder_without_figures_is_refused_in_one_line(tmp_path: Path) -> None:
