@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hpr.system.files import write_atomically
 
 if TYPE_CHECKING:
@@ -103,6 +105,6 @@ def _rasterise_dense(figure: Figure) -> None:
     """Turn the thin lines of axes with more than `DENSE` points into pixels, which take less of an SVG than paths."""
     for axes in figure.axes:
         thin = [line for line in axes.lines if line.get_linewidth() < THIN]
-        if sum(len(line.get_path().vertices) for line in thin) > DENSE:
+        if sum(np.size(line.get_xdata()) for line in thin) > DENSE:
             for line in thin:
                 line.set_rasterized(True)
