@@ -81,6 +81,9 @@ def build_parser() -> Parser:
         "--list", action="store_true", help="list figures, their runs, time and claims"
     )
     what.add_argument(
+        "--report", action="store_true", help="write report.html of --out again, without training"
+    )
+    what.add_argument(
         "--version", action="store_true", help="what a report of a bug needs: versions and commit"
     )
     parser.add_argument("--json", action="store_true", help="with --list: as JSON, with the claims")
@@ -126,6 +129,8 @@ def _main(arguments: argparse.Namespace, train: Train | None) -> int:
     if arguments.version:
         print("\n".join(version_lines()))
         return 0
+    if arguments.report:
+        return 0 if _report(arguments.out) else 1
     figures = discover()
     chosen = _chosen(arguments, figures)
     try:
@@ -212,6 +217,8 @@ def _reproduce(
     _say(
         f"{done} after {in_words(time.monotonic() - started)}: {_ending(specs, outcome, failures)}"
     )
+    if written:
+        _report(store.out)
     _say(f"read {store.out / 'summary.md'}; it lists the runs that diverged or failed")
     return 1 if failures else 0
 
@@ -240,6 +247,19 @@ def _carry_out(
     return run_local(specs, store, task_of, train, torch.device(str(device)), _say)
 
 
+def _report(out: Path) -> bool:
+    """Write `report.html` and say where it is; a report that can't be written costs one line, and no result."""
+    try:
+        from hpr.report import write_report
+
+        _say(f"open {write_report(out)} in a browser")
+    except Exception as error:
+        reason = Failure.of("report", error).reason
+        print(f"hpr.reproduce: {out / 'report.html'} was not written: {reason}", file=sys.stderr)
+        return False
+    return True
+
+
 def _ending(specs: Sequence[RunSpec], outcome: Outcome, failures: Sequence[Failure]) -> str:
     """Say how many runs ended how; a diverged run is a result like any other, and no failure."""
     endings = Counter(record["status"] for record in outcome.records.values())
@@ -256,7 +276,7 @@ def _ending(specs: Sequence[RunSpec], outcome: Outcome, failures: Sequence[Failu
 def _verdicts(figure: dict[str, Any], out: Path) -> str:
     counts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(figure["verdicts"].items()))
     stem = out / f"figure_{figure['figure']}"
-    return f"figure {figure['figure']}: {counts}: {stem}.md, .json, .png, .pdf"
+    return f"figure {figure['figure']}: {counts}: {stem}.md, .json, .png, .pdf, .svg"
 
 
 def _say(line: str) -> None:

@@ -22,6 +22,7 @@ SOURCES = {
 LAYERS = (
     ("benchmarks",),
     ("hpr.reproduce",),
+    ("hpr.report",),
     ("hpr.figures",),
     ("hpr.theory",),
     ("hpr.training",),
