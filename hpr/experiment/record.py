@@ -5,21 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from typing import Any, Final, NoReturn
 
-from hpr.experiment.specification import RunSpec
+from hpr.experiment.specification import RunSpec, canonical_json, key_of
 from hpr.fields import shown
 
 Record = dict[str, Any]
 
 SCHEMA: Final = 1
 STATUSES: Final = ("finished", "stopped", "diverged")
+# Bytes of a record's file at most. The largest part is trained weights: these are of 7,000 units.
+LARGEST_RECORD: Final = 2**28
+_KINDS: Final = {
+    "iterations": int, "curves": dict, "measures": dict, "flags": list, "provenance": dict,
+}  # fmt: skip
+# How `Store.save` begins a file, without white space.
+_SEAL: Final = re.compile(rb'\{"checksum":"([0-9a-f]{64})",')
 
 
 def checksum(record: Record) -> str:
     """SHA-256 of a record's canonical JSON, kept in its file so that a changed number is noticed."""
-    canonical = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(canonical_json(record).encode()).hexdigest()
 
 
 def identity(record: Record) -> Record:
@@ -32,7 +39,7 @@ class Foreign(ValueError):
 
 
 def validate(content: bytes, spec: RunSpec) -> Record:
-    """Parse a run's file.
+    """Parse the file of the run `spec`.
 
     Raises:
         Foreign: it is of a later schema, or its specification has a kind or a field that isn't known here.
@@ -40,28 +47,100 @@ def validate(content: bytes, spec: RunSpec) -> Record:
         specification.
     """
     try:
-        return _validated(content, spec)
+        record = _parsed(content)
+        _check_run(record, spec)
     except (RecursionError, OverflowError) as error:
         raise ValueError(f"not strict JSON ({error})") from None
+    return record
 
 
-def _validated(content: bytes, spec: RunSpec) -> Record:
+def read_record(content: bytes) -> tuple[RunSpec, Record]:
+    """Parse a run's file, whichever run it is of.
+
+    Raises:
+        Foreign, ValueError: as `validate` does.
+    """
     try:
-        record = json.loads(
-            content.decode(),
-            parse_int=_whole,
-            parse_float=_number,
-            parse_constant=_refuse,
-        )
+        record = _parsed(content)
+        try:
+            spec = RunSpec.from_dict(record.get("spec", {}))
+        except ValueError as error:
+            raise Foreign(str(error)) from None
+        _check_run(record, spec)
+    except (RecursionError, OverflowError) as error:
+        raise ValueError(f"not strict JSON ({error})") from None
+    return spec, record
+
+
+def surely_holds(content: bytes, spec: RunSpec) -> bool:
+    """Whether a file is the record of the run `spec` as `Store.save` wrote it; False where parsing alone can tell.
+
+    This takes a third of the time of parsing.
+    """
+    sealed = _sealed(content)
+    if sealed is None:
+        return False
+    digest, canonical = sealed
+    plain = canonical_json(spec.to_dict())
+    return (
+        f',"schema":{SCHEMA},"spec":{plain},"status":"'.encode() in canonical
+        and hashlib.sha256(canonical).hexdigest() == digest
+    )
+
+
+def _parsed(content: bytes) -> Record:
+    """The JSON of a file, whose schema and checksum have been checked."""
+    try:
+        record = json.loads(content.decode(), parse_constant=_refuse)
     except ValueError as error:
         raise ValueError(f"not strict JSON ({error})") from None
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         schema = record.get("schema") if isinstance(record, dict) else type(record).__name__
         later = isinstance(schema, int) and schema > SCHEMA
         raise (Foreign if later else ValueError)(f"schema: expected {SCHEMA}, got {shown(schema)}")
-    if record.pop("checksum", None) != checksum(record):
-        raise ValueError("checksum: expected that of the content, got another")
-    if record.get("spec") != spec.to_dict() or record.get("key") != spec.key:
+    found = record.pop("checksum", None)
+    sealed = _sealed(content)
+    if sealed is None or sealed[0] != found or hashlib.sha256(sealed[1]).hexdigest() != found:
+        # The file may have been written in another way.
+        try:
+            expected = checksum(record)
+        except ValueError as error:
+            raise ValueError(f"not strict JSON ({error})") from None
+        if found != expected:
+            raise ValueError("checksum: expected that of the content, got another")
+    _check_numbers(record)
+    return record
+
+
+def _sealed(content: bytes) -> tuple[str, bytes] | None:
+    """The checksum of a file and the canonical JSON that it is of, if `Store.save` wrote the file; None otherwise.
+
+    Such a file is the canonical JSON with line ends, indents, a space after each name, and the checksum as its first
+    entry. To remove these from the bytes takes a fifth of the time of parsing the JSON and writing it anew.
+    """
+    # A quote in a text could look like the end of a name.
+    if b'\\"' in content:
+        return None
+    compact = b"".join(map(bytes.strip, content.split(b"\n"))).replace(b'": ', b'":')
+    found = _SEAL.match(compact)
+    return found and (found[1].decode(), b"{" + compact[found.end() :])
+
+
+def _check_numbers(record: Record) -> None:
+    """Raise ValueError or OverflowError if a number in a parsed JSON is beyond the range of fp64."""
+    left: list[Any] = [record]
+    while left:
+        value = left.pop()
+        for item in value.values() if isinstance(value, dict) else value:
+            if isinstance(item, dict | list):
+                left.append(item)
+            elif isinstance(item, int | float) and not math.isfinite(item):
+                raise ValueError("not strict JSON (a number is beyond the range of fp64)")
+
+
+def _check_run(record: Record, spec: RunSpec) -> None:
+    """Raise where a record is of another run than `spec`, or lacks what a record has."""
+    if record.get("key") != spec.key or not _is_of(record.get("spec"), spec):
         try:
             RunSpec.from_dict(record.get("spec", {}))
         except ValueError as error:
@@ -69,8 +148,7 @@ def _validated(content: bytes, spec: RunSpec) -> Record:
         raise ValueError(f"specification: expected that of {spec}, got another run's")
     if record.get("status") not in STATUSES:
         raise ValueError(f"status: expected one of {STATUSES}, got {shown(record.get('status'))}")
-    kinds = {"iterations": int, "curves": dict, "measures": dict, "flags": list, "provenance": dict}
-    for name, kind in kinds.items():
+    for name, kind in _KINDS.items():
         if not isinstance(record.get(name), kind):
             raise ValueError(f"{name}: expected {kind.__name__}, got {shown(record.get(name))}")
     for name, value in record["measures"].items():
@@ -79,18 +157,13 @@ def _validated(content: bytes, spec: RunSpec) -> Record:
             raise ValueError(
                 f"measure {shown(name)}: expected a finite number or null, got {shown(value)}"
             )
-    return record
+
+
+def _is_of(plain: Any, spec: RunSpec) -> bool:
+    """Whether a plain form is that of a run. Most are told by their hash, which is made in less time than the form."""
+    return isinstance(plain, dict) and (key_of(plain) == spec.key or plain == spec.to_dict())
 
 
 def _refuse(token: str) -> NoReturn:
     raise ValueError(f"{token[:20]} is no number of a record")
 
-
-def _whole(token: str) -> int:
-    # No count, step or seed has more digits.
-    return int(token) if len(token) <= 20 else _refuse(token)
-
-
-def _number(token: str) -> float:
-    number = float(token)
-    return number if math.isfinite(number) else _refuse(token)

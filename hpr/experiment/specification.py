@@ -204,8 +204,7 @@ class RunSpec:
     @cached_property
     def key(self) -> str:
         """A hash of the plain form's canonical JSON, 16 hexadecimal digits. It names the run's file."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return key_of(self.to_dict())
 
     @property
     def shape(self) -> RunSpec:
@@ -221,6 +220,24 @@ class RunSpec:
 
     def __str__(self) -> str:
         return f"{self.task} N={self.N} {self.label} seed={self.seed} ({self.key})"
+
+
+def key_of(plain: dict[str, Any]) -> str:
+    """The key of a run by its plain form (`RunSpec.to_dict`)."""
+    return hashlib.sha256(canonical_json(plain).encode()).hexdigest()[:16]
+
+
+def canonical_json(plain: Any) -> str:
+    """The one JSON of plain values that keys and checksums are hashes of.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
+    return _ENCODER.encode(plain)
+
+
+# `json.dumps` would make an encoder at each call.
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def distinct(specs: Iterable[RunSpec]) -> list[RunSpec]:
