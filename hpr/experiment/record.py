@@ -17,6 +17,10 @@ SCHEMA: Final = 1
 STATUSES: Final = ("finished", "stopped", "diverged")
 # Bytes of a record's file at most. The largest part is trained weights: these are of 7,000 units.
 LARGEST_RECORD: Final = 2**28
+# Values in a record at most, and its deepest nesting: more than any run gives. A value takes up to thirty times as much
+# memory as its text.
+MOST_VALUES: Final = 5_000_000
+DEEPEST: Final = 50
 _KINDS: Final = {
     "iterations": int, "curves": dict, "measures": dict, "flags": list, "provenance": dict,
 }  # fmt: skip
@@ -90,6 +94,8 @@ def surely_holds(content: bytes, spec: RunSpec) -> bool:
 
 def _parsed(content: bytes) -> Record:
     """The JSON of a file, whose schema and checksum have been checked."""
+    if content.count(b",") > MOST_VALUES:
+        raise ValueError(f"values: expected at most {MOST_VALUES:,}, got more")
     try:
         record = json.loads(content.decode(), parse_constant=_refuse)
     except ValueError as error:
@@ -108,7 +114,7 @@ def _parsed(content: bytes) -> Record:
             raise ValueError(f"not strict JSON ({error})") from None
         if found != expected:
             raise ValueError("checksum: expected that of the content, got another")
-    _check_numbers(record)
+    _check_values(record)
     return record
 
 
@@ -126,14 +132,16 @@ def _sealed(content: bytes) -> tuple[str, bytes] | None:
     return found and (found[1].decode(), b"{" + compact[found.end() :])
 
 
-def _check_numbers(record: Record) -> None:
-    """Raise ValueError or OverflowError if a number in a parsed JSON is beyond the range of fp64."""
-    left: list[Any] = [record]
+def _check_values(record: Record) -> None:
+    """Raise ValueError or OverflowError if a parsed JSON is nested too deeply or a number exceeds the range of fp64."""
+    left: list[tuple[Any, int]] = [(record, 1)]
     while left:
-        value = left.pop()
+        value, depth = left.pop()
+        if depth > DEEPEST:
+            raise ValueError(f"not strict JSON (nested deeper than {DEEPEST} levels)")
         for item in value.values() if isinstance(value, dict) else value:
             if isinstance(item, dict | list):
-                left.append(item)
+                left.append((item, depth + 1))
             elif isinstance(item, int | float) and not math.isfinite(item):
                 raise ValueError("not strict JSON (a number is beyond the range of fp64)")
 
@@ -166,4 +174,3 @@ def _is_of(plain: Any, spec: RunSpec) -> bool:
 
 def _refuse(token: str) -> NoReturn:
     raise ValueError(f"{token[:20]} is no number of a record")
-

@@ -32,13 +32,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: the folder can't be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = _temporary(path, content)
     try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -54,13 +49,34 @@ def write_new(path: Path, content: bytes) -> None:
     """
     if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    write_atomically(temporary, content)
+    temporary = _temporary(path, content)
     try:
-        # Unlike a renaming, a link fails where another process has made the file in the meantime.
+        # Unlike a renaming, a link fails if another process has made the file in the meantime.
         os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        # Some file systems, such as FAT, have no links.
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path, content: bytes) -> Path:
+    """Write a temporary file beside `path`, on the disk when the function returns; nothing is left if it raises."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
 
 
 def write_to_cache(path: Path, content: bytes) -> None:
