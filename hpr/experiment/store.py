@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import tempfile
 from pathlib import Path
 
-from hpr.experiment.record import LARGEST_RECORD, Foreign, Record, checksum, surely_holds, validate
+from hpr.experiment.record import LARGEST_RECORD, Foreign, Record, sealed, surely_holds, validate
 from hpr.experiment.specification import RunSpec
 from hpr.system.files import read_regular, write_atomically
 
@@ -118,8 +117,7 @@ class Store:
             OSError: the folder can't be written.
         """
         spec = RunSpec.from_dict(record["spec"])
-        sealed = {**record, "checksum": checksum(record)}
-        content = json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
+        content = sealed(record)
         if len(content) > LARGEST_RECORD:
             raise ValueError(
                 f"record: expected at most {LARGEST_RECORD:,} bytes, got {len(content):,} of {spec}"
