@@ -24,6 +24,8 @@ DEEPEST: Final = 50
 _KINDS: Final = {
     "iterations": int, "curves": dict, "measures": dict, "flags": list, "provenance": dict,
 }  # fmt: skip
+_NUMBERS: Final = frozenset((int, float))
+_TOO_LARGE: Final = "not strict JSON (a number is beyond the range of fp64)"
 # How `sealed` begins a file, without white space.
 _SEAL: Final = re.compile(rb'\{"checksum":"([0-9a-f]{64})",')
 
@@ -149,11 +151,26 @@ def _check_values(record: Record) -> None:
         value, depth = left.pop()
         if depth > DEEPEST:
             raise ValueError(f"not strict JSON (nested deeper than {DEEPEST} levels)")
-        for item in value.values() if isinstance(value, dict) else value:
-            if isinstance(item, dict | list):
+        for item in value.values() if type(value) is dict else value:
+            kind = type(item)
+            if kind is dict or (kind is list and not _numbers_alone(item)):
                 left.append((item, depth + 1))
-            elif isinstance(item, int | float) and not math.isfinite(item):
-                raise ValueError("not strict JSON (a number is beyond the range of fp64)")
+            elif kind in _NUMBERS and not math.isfinite(item):
+                raise ValueError(_TOO_LARGE)
+
+
+def _numbers_alone(values: list[Any]) -> bool:
+    """Whether a list, such as a curve, holds nothing but numbers, which are then within range.
+
+    Raises:
+        ValueError, OverflowError: one is not.
+    """
+    try:
+        if all(map(math.isfinite, values)):
+            return True
+    except TypeError:
+        return False
+    raise ValueError(_TOO_LARGE)
 
 
 def _check_run(record: Record, spec: RunSpec) -> None:
@@ -171,7 +188,7 @@ def _check_run(record: Record, spec: RunSpec) -> None:
             raise ValueError(f"{name}: expected {kind.__name__}, got {shown(record.get(name))}")
     for name, value in record["measures"].items():
         # Infinities are no JSON.
-        if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
+        if value is not None and type(value) not in _NUMBERS:
             raise ValueError(
                 f"measure {shown(name)}: expected a finite number or null, got {shown(value)}"
             )

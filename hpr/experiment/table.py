@@ -32,6 +32,7 @@ Columns = dict[str, list[Cell]]
 MOST_COLUMNS = 2000
 _PARTS = ("spec", "measures", "timings", "provenance")
 _FIELDS = [field.name for field in dataclasses.fields(RunSpec)]
+_SCALARS = frozenset((str, int, float, bool))
 # Integers of Parquet and of a data frame have 64 bits.
 _WIDEST = 2**63 - 1
 
@@ -158,15 +159,18 @@ def _place(column: str) -> tuple[int, int]:
 
 def _flatten(name: str, value: Any, row: dict[str, Cell], depth: int = 0) -> None:
     """Put a plain value into a row: a dict as a column per entry, a list as its entries with spaces between."""
-    if isinstance(value, dict) and depth < 4:
+    kind = type(value)
+    if kind is str:
+        row[name] = _text(value)
+    elif value is None or kind in _SCALARS:
+        row[name] = value
+    elif kind is dict and depth < 4:
         for inner, item in value.items():
             _flatten(f"{name}.{_text(inner)}", item, row, depth + 1)
-    elif isinstance(value, list | tuple) and all(isinstance(i, str | int | float) for i in value):
+    elif kind in (list, tuple) and all(type(item) in _SCALARS for item in value):
         row[name] = _text(" ".join(map(str, value)))
-    elif isinstance(value, str):
-        row[name] = _text(value)
     else:
-        row[name] = value if value is None or isinstance(value, int | float) else json.dumps(value)
+        row[name] = json.dumps(value)
 
 
 def _text(text: str) -> str:
