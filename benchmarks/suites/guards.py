@@ -145,8 +145,8 @@ GROWTHS: dict[str, tuple[tuple[int, ...], Callable[[int], Call]]] = {
     "training in N": ((150, 300, 600), lambda N: training_call(R=10, N=N)[0]),
     "training in R": ((10, 20, 40), lambda R: training_call(R=R)[0]),
     "finding in runs": ((25, 100, 400), finding_call),
-    "resuming in runs": ((1_000, 8_000), resuming_call),
-    "exporting in runs": ((1_000, 4_000), exporting_call),
+    "resuming in runs": ((500, 4_000), resuming_call),
+    "exporting in runs": ((500, 4_000), exporting_call),
 }
 
 
@@ -154,7 +154,7 @@ class Growth:
     """The exponent p of a time that grows as size^p, which shows a change of complexity on a noisy machine too."""
 
     unit = "power"
-    timeout = 120.0
+    timeout = 300.0
     param_names = ("of",)
     params = (tuple(GROWTHS),)
 
