@@ -162,8 +162,16 @@ class RunSpec:
             object.__setattr__(self, "connectivity", structure)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields without a cached key, which another version of the package may compute differently."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """The fields without a cached key or hash, which another version or process may compute differently."""
+        return {name: getattr(self, name) for name in _FORM}
+
+    def __hash__(self) -> int:
+        # Runs are looked up many times, and a hash takes all fields.
+        found: int | None = self.__dict__.get("_hash")
+        if found is None:
+            found = hash(tuple([getattr(self, name) for name in _FORM]))
+            object.__setattr__(self, "_hash", found)
+        return found
 
     @property
     def rho(self) -> float:
@@ -173,12 +181,13 @@ class RunSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """The run as plain JSON values, as its record keeps it."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = self.__dict__
+        plain = {name: values[name] for name, default in _FORM.items() if values[name] != default}
         plain["connectivity"] = connectivity.to_dict(self.connectivity)
         plain["ntk_parameters"] = list(self.ntk_parameters)
         if self.teacher is not None:
             plain["teacher"] = self.teacher.to_dict()
-        return {k: v for k, v in plain.items() if k not in YOUNGER or v != getattr(RunSpec, k)}
+        return plain
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> RunSpec:
@@ -190,10 +199,9 @@ class RunSpec:
         """
         if not isinstance(plain, dict):
             raise ValueError(f"run specification: expected its fields, got {shown(plain)}")
-        known = {field.name for field in fields(cls)}
-        if not known - set(YOUNGER) <= set(plain) <= known:
+        if not _ALWAYS <= plain.keys() <= _FORM.keys():
             raise ValueError(
-                f"run specification: expected the fields {sorted(known)}, "
+                f"run specification: expected the fields {sorted(_FORM)}, "
                 f"got {shown(sorted(map(str, plain)))}"
             )
         given = {**plain, "connectivity": connectivity.from_dict(plain["connectivity"])}
@@ -204,15 +212,18 @@ class RunSpec:
     @cached_property
     def key(self) -> str:
         """A hash of the plain form's canonical JSON, 16 hexadecimal digits. It names the run's file."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return key_of(self.to_dict())
 
     @property
     def shape(self) -> RunSpec:
         """The run without its initial weights and its seed. Runs of equal shape can be trained in one pack."""
-        return replace(
-            self, connectivity=connectivity.Dense(), seed=0, aligned=None, teacher=None, drawn=None
+        # `replace` would check every field again, in ten times the time.
+        shape = object.__new__(RunSpec)
+        shape.__dict__.update(self.__getstate__())
+        shape.__dict__.update(
+            connectivity=_NULLS[self.variant], seed=0, aligned=None, teacher=None, drawn=None
         )
+        return shape
 
     @property
     def label(self) -> str:
@@ -221,6 +232,34 @@ class RunSpec:
 
     def __str__(self) -> str:
         return f"{self.task} N={self.N} {self.label} seed={self.seed} ({self.key})"
+
+
+# The fields in their order, with the values at which the plain form leaves them out, and those that it always has. No
+# value equals a new object.
+_FORM: dict[str, Any] = {
+    field.name: field.default if field.name in YOUNGER else object() for field in fields(RunSpec)
+}
+_ALWAYS = _FORM.keys() - set(YOUNGER)
+# The initial weights of a shape, with the gain that `replace` would fill in.
+_NULLS = {variant: connectivity.Dense(gain=gain) for variant, gain in GAIN.items()}
+
+
+def key_of(plain: dict[str, Any]) -> str:
+    """The key of a run by its plain form (`RunSpec.to_dict`)."""
+    return hashlib.sha256(canonical_json(plain).encode()).hexdigest()[:16]
+
+
+def canonical_json(plain: Any) -> str:
+    """The one JSON of plain values that keys and checksums are hashes of.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
+    return _ENCODER.encode(plain)
+
+
+# `json.dumps` would make an encoder at each call.
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def distinct(specs: Iterable[RunSpec]) -> list[RunSpec]:

@@ -26,7 +26,8 @@ from hpr.system.paths import cache_folder
 
 # These modules, those of benchmarks too, parse their command lines with the package's own parser.
 MODULES = (
-    "hpr.reproduce", "hpr.connectivity.cave", *(
+    "hpr.reproduce", "hpr.rerun", "hpr.store verify", "hpr.store merge", "hpr.store export",
+    "hpr.store gc", "hpr.connectivity.cave", *(
         f"benchmarks.__main__ {command}"
         for command in ("tables", "gate", "planner", "gpu", "peers ntk", "peers training", "peers tasks")
     ),
@@ -88,7 +89,7 @@ def test_whatever_takes_a_path_takes_it_as_a_shell_does(
 
 def test_the_command_lines_that_take_paths_are_these(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = [len(paths(parser_of(module, monkeypatch))) for module in MODULES]
-    assert counts == [3, 1, 2, 1, 1, 0, 0, 0, 0]
+    assert counts == [3, 3, 1, 2, 3, 1, 1, 2, 1, 1, 0, 0, 0, 0]
 
 
 def test_no_command_line_goes_without_the_packages_parser() -> None:
