@@ -21,7 +21,8 @@ SOURCES = {
 # From the top down: a package imports those below it, and modules of its own.
 LAYERS = (
     ("benchmarks",),
-    ("hpr.reproduce",),
+    ("hpr.reproduce", "hpr.run"),
+    ("hpr.sweeps",),
     ("hpr.figures",),
     ("hpr.theory",),
     ("hpr.training",),

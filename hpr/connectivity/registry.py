@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hpr.fields import hints, shown, survives_json
-from hpr.system.imports import load_entry_point
+from hpr.system.loading import load_entry_point
 
 from .base import Connectivity
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpr.fields import LONGEST_TEXT, shown
-from hpr.system.imports import is_import_path, load_entry_point, load_object
+from hpr.system.loading import is_import_path, load_entry_point, load_object
 
 from .base import Task
 from .content import digest

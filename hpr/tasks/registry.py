@@ -62,16 +62,15 @@ def make_task(
         if version not in (None, own):
             raise ValueError(f"version must be {own!r} for {name}, got {version!r}")
         return task
-    if name not in PAPER_TASKS:
-        base, arguments = split_name(name)
-        cls = own_class(base)
-        if cls is not None and issubclass(cls, Task):
-            task = make_own(cls, name, arguments, dt)
-            if version not in (None, task.version):
-                raise ValueError(f"version must be {task.version!r} for {name}, got {version!r}")
-            return task
-        if cls is not None:
-            version = NEUROGYM_VERSION if version is None else version
+    base, arguments = split_name(name)
+    cls = None if name in PAPER_TASKS else own_class(base)
+    if cls is not None and issubclass(cls, Task):
+        task = make_own(cls, name, arguments, dt)
+        if version not in (None, task.version):
+            raise ValueError(f"version must be {task.version!r} for {name}, got {version!r}")
+        return task
+    if cls is not None and version is None:
+        version = NEUROGYM_VERSION
     version = NEUROGYM_VERSIONS[0] if version is None else version
     if version not in NEUROGYM_VERSIONS:
         raise ValueError(f"version must be one of {', '.join(NEUROGYM_VERSIONS)}, got {version!r}")
@@ -82,6 +81,11 @@ def make_task(
             f"version must be {NEUROGYM_VERSION!r} for {name!r}, as 0.0.2's behaviour is known "
             f"for {', '.join(PAPER_TASKS)} only, got {version!r}"
         )
+    return _of_environment(name, version, dt)
+
+
+def _of_environment(name: str, version: str, dt: float) -> Task:
+    """Make the task of a NeuroGym environment."""
     environment, other = open_environment(name, dt), open_environment(name, dt)
     try:
         bank = compile_environment(environment)

@@ -13,7 +13,7 @@ import pytest
 
 from hpr.connectivity import Dense
 from hpr.experiment import RunSpec, bind
-from hpr.system import imports
+from hpr.system import loading
 from hpr.tasks import array_task, check_trials, keep_trials, make_task, read_trials, task_version
 from hpr.tasks.compiled_task import CompiledTask
 from hpr.tasks.own_class import path_of, split_name, task_name
@@ -181,7 +181,7 @@ def test_an_entry_point_names_a_task(module: Any, monkeypatch: pytest.MonkeyPatc
         EntryPoint("twice", "own_parts:Late", "hpr.tasks"),
         EntryPoint("twice", "own_parts:Parity", "hpr.tasks"),
     ]
-    monkeypatch.setattr(imports, "entry_points", lambda **of: EntryPoints(points).select(**of))
+    monkeypatch.setattr(loading, "entry_points", lambda **of: EntryPoints(points).select(**of))
     assert (make_task("late(sigma=0.1)").name, make_task("parity").T) == ("late(sigma=0.1)", 8)
     with pytest.raises(ValueError, match="an entry point broken = own_parts:Nope of "):
         make_task("broken")
