@@ -184,7 +184,7 @@ class SweepResult:
         ]
         grouped: dict[str, dict[str, tuple[RunSpec, ...]]] = {}
         for setting, column, level in zip(self.settings, columns, levels, strict=True):
-            title = ", ".join(f"{name} = {_shown(column.get(name))}" for name in others)
+            title = ", ".join(_title(name, column.get(name)) for name in others)
             grouped.setdefault(title, {}).setdefault(level, setting.runs)
         return [
             Panel(title, title, x, tuple(runs), tuple(runs.values()))
@@ -206,6 +206,13 @@ def _shown(value: Any) -> str:
     if value is None:
         return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _title(name: str, value: Any) -> str:
+    """A field and its value in a panel's title; tasks and structures are named by themselves."""
+    if name == "task":
+        return str(value).rpartition(":")[2]
+    return str(value) if name == "connectivity" else f"{name} = {_shown(value)}"
 
 
 def _follows(causes: Sequence[str], effects: Sequence[str]) -> bool:

@@ -24,6 +24,7 @@ from hpr.connectivity.matrix_file import SUFFIXES
 from hpr.fields import shown
 from hpr.sweeps.field_names import did_you_mean, structure_fields
 from hpr.system.loading import entry_point_names, is_import_path, load_object
+from hpr.system.paths import expanded
 from hpr.tasks import TASKS, Task, keep_trials, make_task, read_trials
 from hpr.tasks.array_task import PREFIX
 from hpr.tasks.environment import NEUROGYM_VERSION
@@ -75,16 +76,25 @@ class Sources:
 
     def matrix(self, path: str, **options: Any) -> FromFile:
         """Read a matrix and note its file."""
-        found = from_file(path, write=self.write, **options)
+        file = _path("connectivity", path)
+        found = from_file(file, write=self.write, **options)
         given = {name: value for name, value in options.items() if value}
-        self.files[found.matrix] = {"file": str(Path(path).resolve()), **given}
+        self.files[found.matrix] = {"file": str(file.resolve()), **given}
         return found
 
     def trials(self, path: str) -> str:
         """Read a task's arrays, note their file, and return the task's name."""
-        name = keep_trials(read_trials(path), Path(path).stem, write=self.write)
-        self.files[name] = {"file": str(Path(path).resolve())}
+        file = _path("task", path)
+        name = keep_trials(read_trials(file), file.stem, write=self.write)
+        self.files[name] = {"file": str(file.resolve())}
         return name
+
+
+def _path(name: str, text: str) -> Path:
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def structure_choice(value: Any, sources: Sources) -> StructureChoice:

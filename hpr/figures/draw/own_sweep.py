@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from hpr.experiment.record import Record
 from hpr.figures.draw import STYLE, WIDTH
-from hpr.figures.draw.plotting import DOTS, offsets, sweep_dots, write_gaps, write_small_print
+from hpr.figures.draw.plotting import DOTS, offsets, sweep_dots, write_gaps
 from hpr.figures.panel import WORDS, Panel
 
 # Panels in a row.
@@ -33,29 +34,49 @@ def draw_panels(
     columns = min(len(panels), COLUMNS)
     rows = math.ceil(len(panels) / columns)
     width = WIDTH * max(columns, 2) / COLUMNS
-    figure = Figure(figsize=(width, 0.55 + 1.75 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for axes, panel in zip(grid.flat, panels, strict=False):
-        values = panel.values(records, measure)
-        gaps = panel.gaps(records, measure)
-        if kind == "dots":
-            sweep_dots(axes, values, panel.levels, gaps)
-        else:
-            _boxes(axes, values) if kind == "boxes" else _lines(axes, values)
-            axes.set_xticks(np.arange(len(panel.levels)), panel.levels)
-            axes.set_xlim(-0.6, len(panel.levels) - 0.4)
-            axes.locator_params(axis="y", nbins=5)
-            write_gaps(axes, gaps, len(values))
-        if max(map(len, panel.levels)) > 8:
-            axes.tick_params(axis="x", rotation=30)
-        axes.set_title(panel.title)
-        axes.set_xlabel(panel.axis.replace("_", " "))
+    figure = Figure(figsize=(width, 0.75 + 1.75 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    drawn = list(grid.flat[: len(panels)])
+    for axes, panel in zip(drawn, panels, strict=True):
+        _panel(axes, panel, measure, records, kind)
+        # A letter of a title takes about a nineteenth of an inch.
+        axes.set_title(textwrap.fill(panel.title, int(19 * width / columns)))
+    # Each panel has chosen its limits, with room for the missing runs; all get the widest.
+    limits = np.array([axes.get_ylim() for axes in drawn])
+    for axes in drawn:
+        axes.set_ylim(limits[:, 0].min(), limits[:, 1].max())
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     for row in grid:
         row[0].set_ylabel(WORDS.get(measure, measure.replace("_", " ")))
-    write_small_print(figure, _small_print(panels, kind))
+        for axes in row[1:]:
+            axes.tick_params(axis="y", labelleft=False)
+    text = textwrap.fill(_small_print(panels, kind), int(22 * width))
+    figure.supxlabel(text, fontsize=5.5, color="0.35")
     return figure
+
+
+def _panel(
+    axes: matplotlib.axes.Axes,
+    panel: Panel,
+    measure: str,
+    records: Mapping[str, Record],
+    kind: str,
+) -> None:
+    values = panel.values(records, measure)
+    gaps = panel.gaps(records, measure)
+    if kind == "dots":
+        sweep_dots(axes, values, panel.levels, gaps)
+    else:
+        _boxes(axes, values) if kind == "boxes" else _lines(axes, values)
+        axes.set_xticks(np.arange(len(panel.levels)), panel.levels)
+        axes.set_xlim(-0.6, len(panel.levels) - 0.4)
+        axes.margins(y=0.12)
+        axes.locator_params(axis="y", nbins=5)
+        write_gaps(axes, gaps, len(values))
+    if max(map(len, panel.levels)) > 8:
+        axes.tick_params(axis="x", rotation=30)
+    axes.set_xlabel(panel.axis.replace("_", " "))
 
 
 def _boxes(axes: matplotlib.axes.Axes, values: NDArray[np.float64]) -> None:
