@@ -39,10 +39,15 @@ def draw_panels(
     drawn = list(grid.flat[: len(panels)])
     for axes, panel in zip(drawn, panels, strict=True):
         _panel(axes, panel, measure, records, kind)
-        # A letter of a title takes about a nineteenth of an inch.
-        axes.set_title(textwrap.fill(panel.title, int(19 * width / columns)))
-    # Each panel has chosen its limits, with room for the missing runs; all get the widest.
-    limits = np.array([axes.get_ylim() for axes in drawn])
+        axes.set_title(_wrapped(panel.title, width / columns))
+    # Each panel has chosen its limits, with room for the missing runs; all get the widest. Panels without a value have
+    # no limits of their own.
+    chosen = [
+        axes.get_ylim()
+        for axes, panel in zip(drawn, panels, strict=True)
+        if np.isfinite(panel.values(records, measure)).any()
+    ]
+    limits = np.array(chosen or [(0.0, 1.0)])
     for axes in drawn:
         axes.set_ylim(limits[:, 0].min(), limits[:, 1].max())
     for axes in grid.flat[len(panels) :]:
@@ -54,6 +59,13 @@ def draw_panels(
     text = textwrap.fill(_small_print(panels, kind), int(22 * width))
     figure.supxlabel(text, fontsize=5.5, color="0.35")
     return figure
+
+
+def _wrapped(title: str, inches: float) -> str:
+    """A title in lines that fit into a panel's width; a name and its value stay on one line."""
+    # A letter takes about a sixteenth of an inch. `textwrap` does not break at no-break spaces.
+    lines = textwrap.fill(title.replace(" = ", "\xa0=\xa0"), int(16 * inches))
+    return lines.replace("\xa0", " ")
 
 
 def _panel(

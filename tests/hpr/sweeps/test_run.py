@@ -256,7 +256,7 @@ def test_a_plot_shows_the_measures(kind: Any, tmp_path: Path) -> None:
     assert len(figure.axes) == 4
     titles = [axes.get_title() for axes in figure.axes]
     # The fields come in the order of the structure's and the run's.
-    assert titles[0] == "gain = 0.5, learning_rate = 0.1"
+    assert titles[0] == "gain = 0.5,\nlearning_rate = 0.1"
     first, diverged = figure.axes[0], figure.axes[1]
     assert [label.get_text() for label in first.get_xticklabels()] == ["1", "2", "20"]
     assert (first.get_xlabel(), first.get_ylabel()) == ("rank", "kernel alignment")
