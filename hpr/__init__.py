@@ -1,7 +1,7 @@
 """Rich and lazy learning in recurrent networks (Liu et al., ICLR 2024), at the speed of the machine."""
 
+import importlib
 import sys
-from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,9 @@ from hpr.system.extras import install
 
 if TYPE_CHECKING:
     from hpr.experiment.table import results as results
+    from hpr.sweeps import run_sweep as sweep
 
+__all__ = ["__version__", "results", "sweep"]
 __version__ = "0.2.0.dev0"
 
 if find_spec("numpy") is None:
@@ -22,11 +24,16 @@ if find_spec("numpy") is None:
         sys.exit(_missing)
     raise ModuleNotFoundError(_missing, name="numpy")
 
-# What the package has under its own name, and the module that is imported when it is first asked for.
-_PROVIDED = {"results": "hpr.experiment.table"}
+# Names of this package that are imported when they are first used, so that `import hpr` stays light.
+_LAZY = {"results": ("hpr.experiment.table", "results"), "sweep": ("hpr.sweeps", "run_sweep")}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PROVIDED:
-        return getattr(import_module(_PROVIDED[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'hpr' has no attribute {name!r}")
+    module, own_name = _LAZY[name]
+    return getattr(importlib.import_module(module), own_name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

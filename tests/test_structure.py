@@ -21,8 +21,8 @@ SOURCES = {
 # From the top down: a package imports those below it, and modules of its own.
 LAYERS = (
     ("benchmarks",),
-    ("hpr.reproduce", "hpr.rerun", "hpr.store"),
-    ("hpr.report",),
+    ("hpr.reproduce", "hpr.rerun", "hpr.run", "hpr.store"),
+    ("hpr.report", "hpr.sweeps"),
     ("hpr.figures",),
     ("hpr.theory",),
     ("hpr.training",),

@@ -56,33 +56,51 @@ class RunSpec:
     and in `ntk_parameters` "recurrent" means W_1 and "input" means nothing.
     """
 
+    # "2AF", "DMS", "CXT", "sMNIST" or another name that `hpr.tasks.make_task` takes.
     task: str
+    # The structure of the initial recurrent weights.
     connectivity: Connectivity
+    # Determines the initial weights and the trials.
     seed: int
+    # "paper" or "released", the authors' script; it sets `leak`, `ntk_parameters` and a gain that is not given.
     variant: str = "paper"
+    # The version of NeuroGym whose behaviour the task has, "0.0.2" or "2.3"; "1" for tasks that are not NeuroGym's.
     task_version: str = "0.0.2"
+    # Time step in ms.
     dt: float = 100.0
+    # Time constant of the units in ms.
     tau: float = 100.0
+    # The leak factor of a step: exp(-dt/tau), or 1 - dt/tau by Euler. The variant sets it.
     leak: Leak = _OF_VARIANT
+    # Number of recurrent units.
     N: int = 300
+    # Trials per SGD step.
     batch: int = 32
+    # SGD steps.
     iterations: int = 10_000
+    # Step size of SGD.
     learning_rate: float = 3e-3
+    # Momentum of SGD, in [0, 1).
     momentum: float = 0.9
     # Training ends at this mean accuracy over a window of 100 iterations (`hpr.training.trials.WINDOW`); None: never.
     stop_accuracy: float | None = None
+    # The weights that the tangent kernel is of. The variant sets them.
     ntk_parameters: tuple[Parameter, ...] = _OF_VARIANT
     # Evaluation trials of the representation and sign measures; the kernel takes the first `kernel_trials` of them.
     trials: int = 320
+    # Evaluation trials of the tangent kernel.
     kernel_trials: int = 32
+    # "leaky_rnn", or "two_layer" for tasks of one step.
     model: Model = "leaky_rnn"
+    # The activation function of the units.
     activation: Activation = "relu"
     # Standard deviation of Gaussian readout weights; None: uniform within ±1/√N.
     readout_deviation: float | None = None
     # Hidden weights aligned with a teacher (Figure 3), at the norm of those that `connectivity` draws: with the
     # teacher's directions w F (Proposition 1) or its features F, where F is whole or its dominant half. The teacher is
-    # the task's own, or the trained run `teacher`, whose input weights the student takes in any case.
+    # the task's own, or the trained run `teacher`.
     aligned: Aligned | None = None
+    # The run whose trained weights `aligned` refers to; the student takes its input weights in any case.
     teacher: RunSpec | None = None
     # Points of the trajectory after its start, evenly spaced in log iterations; 0 records no trajectory.
     checkpoints: int = 0
