@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -62,6 +63,29 @@ def unusable(path: Path, verb: str, error: OSError) -> OSError:
     return OSError(
         f"{path} can't be {verb}: {reason}; HPR_CACHE names another folder for the cache"
     )
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The bytes of a regular file. Pipes and devices are refused, since reading them may never end.
+
+    Raises:
+        OSError: it can't be read, is no regular file, or has more than `most` bytes.
+    """
+    # Without O_NONBLOCK, opening a pipe waits for a writer.
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        status = os.fstat(number)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"expected at most {most:,} bytes, got {status.st_size:,}")
+        with open(number, "rb", closefd=False) as file:
+            # A file that grows meanwhile is cut off here, and is then no whole record.
+            return file.read(most)
+    finally:
+        os.close(number)
 
 
 def open_bounded(path: Path) -> io.BufferedReader:
