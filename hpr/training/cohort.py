@@ -74,6 +74,8 @@ class Cohort:
         self._order = {id(learner): place for place, learner in enumerate(learners)}
         self._new, self._lanes, self._watch = new, lanes, watch
         self._trainer: Trainer | None = None
+        # Whether `advance` is at work or was interrupted by an error, so that weights may be those within an iteration.
+        self.advancing = False
         self.active: list[Learner] = []
 
     def join(self) -> bool:
@@ -105,11 +107,13 @@ class Cohort:
         specs = [self.active[i].spec for i in self._lanes(range(len(self.active)))]
         most = min(mark for mark in marks if mark > start) - start
         count = self._watch.count(most, self._trainer.unit(specs))
+        self.advancing = True
         losses, accuracies = self._trainer.window(specs, start, count)
         # This waits for a GPU.
         losses, accuracies = losses.cpu(), None if accuracies is None else accuracies.cpu()
         for learner in self.active:
             learner.step += count
+        self.advancing = False
         seconds = time.perf_counter() - clock
         self._watch.trained(count, seconds)
         return losses, accuracies, seconds

@@ -29,7 +29,7 @@ from hpr.training.pack import Weights
 from hpr.training.recovery import Recovery
 from hpr.training.session import Keep, Session
 from hpr.training.trainer import engine, new_trainer
-from hpr.training.watch import Stopped, Watch
+from hpr.training.watch import ASKED, Stopped, Watch
 from hpr.training.weights import decoded
 from hpr_kernels.internal import outside_autocast
 
@@ -123,9 +123,12 @@ def _train(
         with alone(spec):
             pretrained.find(spec)
             known.append(spec)
+    watch = Watch(stop, checkpoints.period if checkpoints else math.inf)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     courses = []
     for spec in known:
+        if watch.stopping():
+            raise Stopped(ASKED)
         clock = time.perf_counter()
         with alone(spec):
             initial = initial_pack([spec], task, device, pretrained.weights)
@@ -135,7 +138,6 @@ def _train(
     if not courses:
         return []
     source = provenance(device, engine(courses[0].initial, specs[0]))
-    watch = Watch(stop, checkpoints.period if checkpoints else math.inf)
     session = Session(
         courses=courses,
         task=task,

@@ -18,7 +18,7 @@ from hpr.training.pack import Pack, lanes
 from hpr.training.recovery import Recovery
 from hpr.training.trainer import Trainer
 from hpr.training.trials import WINDOW
-from hpr.training.watch import Stopped, Watch
+from hpr.training.watch import ASKED, Stopped, Watch
 from hpr.training.weights import encoded
 
 Keep = Callable[[RunSpec, Record], None]
@@ -56,7 +56,25 @@ class Session:
 
     def run(self, new: Callable[[Pack], Trainer]) -> list[Record]:
         """Train, measure and keep every run; `new` makes the trainer of a pack. Returns the records in order."""
-        self.recovery.resume(self.courses, self.task)
+        try:
+            self.recovery.resume(self.courses, self.task)
+            self._start()
+            self._report()
+            self._end([course for course in self.courses if course.ended])
+            self._train(new)
+            if self.with_lazy_distance:
+                self._linearise()
+        except Exception:
+            # As after `Stopped`, a later start loses nothing, unless the error came from within an iteration.
+            if self._cohort is None or not self._cohort.advancing:
+                self.recovery.save(self.courses, self._cohort)
+            raise
+        if self.unkept is not None:
+            raise self.unkept
+        return [self.records[place] for place in sorted(self.records)]
+
+    def _start(self) -> None:
+        """Evaluate the untrained networks."""
         for course in list(self.courses):
             self._tick()
             clock = time.perf_counter()
@@ -65,14 +83,6 @@ class Session:
                 course.seconds += time.perf_counter() - clock
                 continue
             self.courses.remove(course)
-        self._report()
-        self._end([course for course in self.courses if course.ended])
-        self._train(new)
-        if self.with_lazy_distance:
-            self._linearise()
-        if self.unkept is not None:
-            raise self.unkept
-        return [self.records[place] for place in sorted(self.records)]
 
     def _train(self, new: Callable[[Pack], Trainer]) -> None:
         """Train the runs that have not ended, window by window."""
@@ -165,7 +175,11 @@ class Session:
                 )
             record = self._record(course)
             self.records[self._places[id(course)]] = record
-            self._keep(course, record)
+            self._hand_over(course, record)
+            self.courses.remove(course)
+            return
+        # A later call has only to measure this run again.
+        self.recovery.save([course], self._cohort)
         self.courses.remove(course)
 
     def _record(self, course: Course) -> Record:
@@ -195,8 +209,8 @@ class Session:
             record["weights"] = encoded(course.learner.pack)
         return record
 
-    def _keep(self, course: Course, record: Record) -> None:
-        """Hand a record over, and remove the run's checkpoint; where that fails, the checkpoint stays."""
+    def _hand_over(self, course: Course, record: Record) -> None:
+        """Let a record be kept and remove the run's checkpoint, which stays where that fails."""
         if self.lasting:
             self.recovery.save([course], self._cohort)
             return
@@ -204,12 +218,9 @@ class Session:
             if self.keep is not None:
                 self.keep(course.spec, record)
         except Exception as error:
-            if isinstance(error, Stopped) or out_of_memory(error):
+            if not self.alone.raises or isinstance(error, Stopped) or out_of_memory(error):
                 raise
-            # A later start has only to measure this run again.
             self.recovery.save([course], self._cohort)
-            if not self.alone.raises:
-                raise
             self.unkept = self.unkept or error
             return
         self.recovery.drop(course)
@@ -234,4 +245,4 @@ class Session:
             if self.recovery.save(self.courses, self._cohort):
                 self.watch.checkpointed(time.perf_counter() - clock)
         if stopping:
-            raise Stopped("training was asked to stop")
+            raise Stopped(ASKED)

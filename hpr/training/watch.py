@@ -10,6 +10,8 @@ from collections.abc import Callable
 SECONDS = 0.5
 # Checkpoints take at most this share of the time.
 SHARE = 0.01
+# The message of `Stopped`.
+ASKED = "training was asked to stop"
 
 
 class Stopped(Exception):

@@ -89,7 +89,7 @@ PACKS: dict[str, tuple[list[RunSpec], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def train_all(out: Path, **options: Any) -> None:
+def train_all(out: Path, checkpoints: Checkpoints) -> None:
     """Train what the store lacks, pack by pack."""
     store = Store(out)
 
@@ -98,9 +98,15 @@ def train_all(out: Path, **options: Any) -> None:
 
     for specs, how in PACKS.values():
         left = [spec for spec in specs if store.load(spec) is None]
+        # A process may have been killed between keeping a record and removing the checkpoint.
+        for spec in specs:
+            if spec not in left:
+                checkpoints.drop(spec)
         if left:
             task = make_task(left[0].task, version=left[0].task_version, dt=left[0].dt)
-            train_pack(left, task, device=torch.device("cpu"), keep=keep, **how, **options)
+            how = {**how, "checkpoints": checkpoints, "keep": keep}
+            train_pack(left, task, device=torch.device("cpu"), **how)
+    checkpoints.drop(TEACHER)
 
 
 def child(out: Path) -> None:
@@ -117,7 +123,7 @@ def child(out: Path) -> None:
         return result
 
     Cohort.advance = counted  # type: ignore[method-assign]
-    train_all(out, checkpoints=Checkpoints(out / "checkpoints", period=0))
+    train_all(out, Checkpoints(out / "checkpoints", period=0))
 
 
 def main(out: Path, seed: int, most: int) -> None:

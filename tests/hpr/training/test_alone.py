@@ -18,7 +18,7 @@ from hpr.experiment.checkpoints import Checkpoints
 from hpr.experiment.record import identity as record_identity
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import make_task
-from hpr.training import course, evaluation, initial, watch
+from hpr.training import course, evaluation, initial
 from hpr.training.loop import Stopped, train_pack
 from hpr.training.watch import Watch
 
@@ -227,18 +227,68 @@ def test_a_record_that_cannot_be_kept_loses_no_other(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_network_whose_measures_fail_keeps_its_checkpoint(
+@pytest.mark.parametrize("with_fail", [True, False])
+def test_what_was_trained_before_a_measure_failed_is_not_trained_again(
+    with_fail: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This holds for the run that failed, and for the others where the error is raised."""
+    runs, folder = seeds(0, 1, 2), Checkpoints(tmp_path)
+    measure = course.Course.measure
+
+    def failing(self: course.Course, task: Any) -> Any:
+        if self.spec.seed == 1:
+            raise ZeroDivisionError("a measure of your own")
+        return measure(self, task)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(course.Course, "measure", failing)
+        if with_fail:
+            records, failures = trained(runs, checkpoints=folder)
+            assert (len(records), list(failures)) == (2, runs[1:2])
+        else:
+            with pytest.raises(ZeroDivisionError):
+                train(runs, checkpoints=folder)
+    left = runs[1:2] if with_fail else runs[1:]
+    assert sorted(tmp_path.iterdir()) == sorted(folder.path(spec) for spec in left)
+    passed: list[int] = []
+    records = train(left, checkpoints=folder, progress=passed.append)
+    assert passed == [SMALL.iterations]
+    assert [identity(record) for record in records] == [identity(r) for r in train(left)]
+
+
+def test_a_diverged_run_that_could_not_be_kept_is_not_trained_again(tmp_path: Path) -> None:
+    run, folder = replace(DIGITS, connectivity=Dense(gain=1e30)), Checkpoints(tmp_path)
+
+    def full(spec: RunSpec, record: dict[str, Any]) -> None:
+        raise OSError(28, "No space left on device")
+
+    (record,), failures = trained([run], keep=full, checkpoints=folder)
+    assert record["status"] == "diverged"
+    assert list(failures) == [run]
+    passed: list[int] = []
+    (again,) = train([run], checkpoints=folder, progress=passed.append)
+    assert passed == [run.iterations]
+    assert identity(again) == identity(record)
+
+
+def test_an_error_within_an_iteration_writes_no_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was written before it failed stays, so that a mended measure needs no training."""
-    monkeypatch.setattr(watch, "SHARE", float("inf"))
-    monkeypatch.setattr(Watch, "count", lambda self, most, unit: most)
-    folder = Checkpoints(tmp_path, period=0)
+    """Some networks may have taken their step, and others not."""
+    monkeypatch.setattr(Watch, "count", lambda self, most, unit: min(most, 30))
+    runs, folder = seeds(0, 1), Checkpoints(tmp_path)
+    whole = [identity(record) for record in train(runs)]
+    task = make_task("2AF")
+    draw = task._draw
+
+    def failing(seed: int, start: int, *more: Any) -> Any:
+        if start >= 60:
+            raise RuntimeError("no trials")
+        return draw(seed, start, *more)
+
     with monkeypatch.context() as patched:
-        patched.setattr(course.Course, "measure", lambda self, task: 1 / 0)
-        assert trained(seeds(0), checkpoints=folder)[0] == []
-    assert list(tmp_path.iterdir()) == [folder.path(SMALL)]
-    passed: list[int] = []
-    (record,) = train(seeds(0), checkpoints=folder, progress=passed.append)
-    assert passed[0] == SMALL.iterations
-    assert identity(record) == identity(train(seeds(0))[0])
+        patched.setattr(task, "_draw", failing)
+        with pytest.raises(RuntimeError, match="no trials"):
+            train_pack(runs, task, device=CPU, checkpoints=folder)
+    assert list(tmp_path.iterdir()) == []
+    assert [identity(record) for record in train(runs, checkpoints=folder)] == whole

@@ -83,7 +83,7 @@ def test_the_pieces_of_a_window_do_not_matter(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("asked", [1, 5, 9, 20, 43, 47])
+@pytest.mark.parametrize("asked", [1, 5, 9, 20, 49, 60])
 @pytest.mark.usefixtures("impatient")
 def test_a_stop_anywhere_changes_no_record(
     asked: int, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -100,12 +100,32 @@ def test_a_stop_anywhere_changes_no_record(
     with pytest.raises(Stopped):
         train(RUNS, checkpoints=folder, keep=keep, stop=after(asked))
     files = [path.name for path in tmp_path.iterdir()]
-    started = asked > 4
+    started = asked > 7
     left = [spec for spec in RUNS if spec.key not in kept]
     assert sorted(files) == sorted(folder.path(spec).name for spec in left if started)
     train(left, checkpoints=folder, keep=keep)
     assert [identity(kept[spec.key]) for spec in RUNS] == whole
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_stop_between_measures(lazy: bool, tmp_path: Path) -> None:
+    """What is not measured is only measured afterwards."""
+    whole = [identity(record) for record in train(RUNS, lazy_distance=lazy)]
+    kept: list[dict[str, Any]] = []
+    how: dict[str, Any] = {
+        "checkpoints": Checkpoints(tmp_path),
+        "keep": lambda spec, record: kept.append(record),
+        "lazy_distance": lazy,
+    }
+    with pytest.raises(Stopped):
+        train(RUNS, stop=lambda: bool(kept), **how)
+    assert len(kept) == 1
+    passed: list[int] = []
+    train(RUNS[1:], progress=passed.append, **how)
+    assert passed == [SMALL.iterations]
+    assert [identity(record) for record in kept] == whole
 
 
 @pytest.mark.usefixtures("impatient")
