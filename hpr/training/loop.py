@@ -21,16 +21,15 @@ from hpr.experiment.provenance import provenance
 from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
-from hpr.training.alone import Alone, Fail, out_of_memory
+from hpr.training.alone import Alone, Fail
 from hpr.training.cohort import new_learner
 from hpr.training.course import Course
 from hpr.training.initial import initial_pack
-from hpr.training.pack import Weights
 from hpr.training.recovery import Recovery
 from hpr.training.session import Keep, Session
+from hpr.training.teachers import Pretrained
 from hpr.training.trainer import engine, new_trainer
 from hpr.training.watch import ASKED, Stopped, Watch
-from hpr.training.weights import decoded
 from hpr_kernels.internal import outside_autocast
 
 __all__ = ["Stopped", "new_trainer", "train_pack"]
@@ -124,17 +123,7 @@ def _train(
             pretrained.find(spec)
             known.append(spec)
     watch = Watch(stop, checkpoints.period if checkpoints else math.inf)
-    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    courses = []
-    for spec in known:
-        if watch.stopping():
-            raise Stopped(ASKED)
-        clock = time.perf_counter()
-        with alone(spec):
-            initial = initial_pack([spec], task, device, pretrained.weights)
-            learner = new_learner(spec, spec.iterations, initial)
-            courses.append(Course(spec, initial, learner, started))
-            courses[-1].seconds = time.perf_counter() - clock
+    courses = _courses(known, task, device, pretrained, alone, watch)
     if not courses:
         return []
     source = provenance(device, engine(courses[0].initial, specs[0]))
@@ -157,6 +146,29 @@ def _train(
         for teacher in pretrained.trained:
             checkpoints.drop(teacher)
     return records
+
+
+def _courses(
+    specs: Sequence[RunSpec],
+    task: Task,
+    device: torch.device,
+    pretrained: Pretrained,
+    alone: Alone,
+    watch: Watch,
+) -> list[Course]:
+    """The runs whose initial weights could be drawn."""
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    courses = []
+    for spec in specs:
+        if watch.stopping():
+            raise Stopped(ASKED)
+        clock = time.perf_counter()
+        with alone(spec):
+            initial = initial_pack([spec], task, device, pretrained.weights)
+            learner = new_learner(spec, spec.iterations, initial)
+            seconds = time.perf_counter() - clock
+            courses.append(Course(spec, initial, learner, started, seconds=seconds))
+    return courses
 
 
 def _check(specs: Sequence[RunSpec], task: Task) -> None:
@@ -191,45 +203,3 @@ def _check_drawn(spec: RunSpec) -> None:
             f"drawn: expected {weights!r}, what {spec.label} draws here, got {spec.drawn!r}; "
             "hpr.experiment.bind gives a run the digest of its weights"
         )
-
-
-class Pretrained:
-    """The weights of teachers, each found once, from its record or by training it now.
-
-    Args:
-        records: records of teachers by key.
-        train: trains a teacher.
-    """
-
-    def __init__(self, records: Mapping[str, Record], train: Callable[[RunSpec], Record]) -> None:
-        self._records, self._train = records, train
-        self._errors: dict[str, Exception] = {}
-        self.weights: dict[str, Weights] = {}
-        self.trained: list[RunSpec] = []
-
-    def find(self, spec: RunSpec) -> None:
-        """Let `weights` have those of a run's teacher.
-
-        Raises:
-            ValueError: the teacher diverged.
-            Exception: what training the teacher raises, once per run that has this teacher.
-        """
-        teacher = spec.teacher
-        if teacher is None or teacher.key in self.weights:
-            return
-        if teacher.key in self._errors:
-            raise self._errors[teacher.key]
-        record = self._records.get(teacher.key)
-        try:
-            if record is None:
-                record = self._train(teacher)
-                self.trained.append(teacher)
-            if "weights" not in record:
-                raise ValueError(
-                    f"teacher: expected a trained network, got {teacher}, which diverged"
-                )
-            self.weights[teacher.key] = decoded(record["weights"])
-        except Exception as error:
-            if not isinstance(error, Stopped) and not out_of_memory(error):
-                self._errors[teacher.key] = error
-            raise

@@ -20,6 +20,7 @@ from hpr.experiment.record import identity as record_identity
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import make_task
 from hpr.training import watch
+from hpr.training.cohort import Cohort
 from hpr.training.loop import Stopped, train_pack
 from hpr.training.trials import WINDOW
 from hpr.training.watch import Watch
@@ -129,7 +130,9 @@ def test_a_stop_between_measures(lazy: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_runs_of_one_pack_may_stand_at_different_iterations(tmp_path: Path) -> None:
+def test_runs_of_one_pack_may_stand_at_different_iterations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Those behind train until they reach the next, and go on together with them."""
     whole = [identity(record) for record in train(RUNS)]
     folder = Checkpoints(tmp_path)
@@ -137,8 +140,17 @@ def test_runs_of_one_pack_may_stand_at_different_iterations(tmp_path: Path) -> N
         with pytest.raises(Stopped):
             train([spec], checkpoints=folder, stop=after(asked))
     passed: list[int] = []
+    together: list[int] = []
+    advance = Cohort.advance
+
+    def counted(self: Cohort, ends: Any) -> Any:
+        together.append(len(self.active))
+        return advance(self, ends)
+
+    monkeypatch.setattr(Cohort, "advance", counted)
     records = train(RUNS, checkpoints=folder, progress=passed.append)
     assert [identity(record) for record in records] == whole
+    assert list(dict.fromkeys(together)) == [1, 2, 3]
     assert passed[0] > 7
     assert min(passed) > 0
     assert sum(passed) == SMALL.iterations
