@@ -98,7 +98,7 @@ def restore(course: Course, task: Task, tensors: Tensors, state: Mapping[str, An
         raise ValueError(f"tensors: expected {sorted(wanted)}, got none of {sorted(missing)}")
     ended = status == "stopped" or (status == "finished" and step == spec.iterations and not window)
     linearised_step = _whole(state, "linearised_step", step if ended else 0)
-    linearised = _linearised(course, tensors, linearised_step)
+    linearised = _linearised(course, tensors, linearised_step, step)
     device = course.initial.weights.device
     learner.step = step
     learner.tensors = {name: tensors[name].to(device) for name in learner.tensors}
@@ -109,11 +109,11 @@ def restore(course: Course, task: Task, tensors: Tensors, state: Mapping[str, An
     course.started, course.seconds = started, course.seconds + seconds
 
 
-def _linearised(course: Course, tensors: Tensors, step: int) -> Learner | None:
-    """The linearised network that a checkpoint holds, if it holds one."""
+def _linearised(course: Course, tensors: Tensors, step: int, goal: int) -> Learner | None:
+    """The linearised network that a checkpoint holds, after `step` of `goal` iterations; None before the first."""
     if step == 0:
         return None
-    learner = linearised_learner(course.spec, course.initial, course.learner.step)
+    learner = linearised_learner(course.spec, course.initial, goal)
     if any(LINEARISED + name not in tensors for name in learner.tensors):
         raise ValueError("tensors: expected those of the linearised network, got none")
     device = course.initial.weights.device

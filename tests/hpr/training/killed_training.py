@@ -1,8 +1,8 @@
 """Train packs in processes that are killed again and again: `python killed_training.py OUT SEED MOST`.
 
-Each process trains what OUT/runs lacks, with checkpoints after every piece of training, and is killed by SIGKILL at a
-random moment. After MOST kills one process is left alone. What each process trained is added to OUT/trained, a line
-"network-iterations" per piece. The last line of the output is the number of kills.
+Each process trains what OUT/runs lacks of one pack, with checkpoints after every piece of training, and is killed by
+SIGKILL at a random moment. After MOST kills a pack's next process is left alone. What each process trained is added to
+OUT/trained, a line "network-iterations" per piece. The last line of the output is the number of kills.
 """
 
 from __future__ import annotations
@@ -89,27 +89,27 @@ PACKS: dict[str, tuple[list[RunSpec], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def train_all(out: Path, checkpoints: Checkpoints) -> None:
-    """Train what the store lacks, pack by pack."""
+def train_left(name: str, out: Path, checkpoints: Checkpoints) -> None:
+    """Train what the store lacks of a pack."""
     store = Store(out)
+    specs, how = PACKS[name]
 
     def keep(spec: RunSpec, record: dict[str, Any]) -> None:
         store.save(record)
 
-    for specs, how in PACKS.values():
-        left = [spec for spec in specs if store.load(spec) is None]
-        # A process may have been killed between keeping a record and removing the checkpoint.
-        for spec in specs:
-            if spec not in left:
-                checkpoints.drop(spec)
-        if left:
-            task = make_task(left[0].task, version=left[0].task_version, dt=left[0].dt)
-            how = {**how, "checkpoints": checkpoints, "keep": keep}
-            train_pack(left, task, device=torch.device("cpu"), **how)
+    left = [spec for spec in specs if store.load(spec) is None]
+    # A process may have been killed between keeping a record and removing the checkpoint.
+    for spec in specs:
+        if spec not in left:
+            checkpoints.drop(spec)
+    if left:
+        task = make_task(left[0].task, version=left[0].task_version, dt=left[0].dt)
+        how = {**how, "checkpoints": checkpoints, "keep": keep}
+        train_pack(left, task, device=torch.device("cpu"), **how)
     checkpoints.drop(TEACHER)
 
 
-def child(out: Path) -> None:
+def child(name: str, out: Path) -> None:
     """One process: pieces of a few milliseconds, and checkpoints after each."""
     watch.SECONDS, watch.SHARE = 0.005, math.inf
     advance = Cohort.advance
@@ -123,7 +123,26 @@ def child(out: Path) -> None:
         return result
 
     Cohort.advance = counted  # type: ignore[method-assign]
-    train_all(out, Checkpoints(out / "checkpoints", period=0))
+    train_left(name, out, Checkpoints(out / "checkpoints", period=0))
+
+
+def killed(name: str, out: Path, moments: random.Random, most: int) -> int:
+    """Kill the processes of one pack until one ends; return the number of kills."""
+    kills = 0
+    while True:
+        process = os.fork()
+        if process == 0:
+            child(name, out)
+            os._exit(0)
+        if kills < most:
+            time.sleep(moments.uniform(0, 1))
+            os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+        if os.WIFEXITED(status):
+            if os.WEXITSTATUS(status):
+                raise SystemExit("a process failed")
+            return kills
+        kills += 1
 
 
 def main(out: Path, seed: int, most: int) -> None:
@@ -131,20 +150,8 @@ def main(out: Path, seed: int, most: int) -> None:
     torch.set_num_threads(1)
     moments = random.Random(seed)
     kills = 0
-    while True:
-        process = os.fork()
-        if process == 0:
-            child(out)
-            os._exit(0)
-        if kills < most:
-            time.sleep(moments.uniform(0, 0.7))
-            os.kill(process, signal.SIGKILL)
-        _, status = os.waitpid(process, 0)
-        if os.WIFEXITED(status):
-            if os.WEXITSTATUS(status):
-                raise SystemExit("a process failed")
-            break
-        kills += 1
+    for name in PACKS:
+        kills += killed(name, out, moments, most)
     print(kills)
 
 

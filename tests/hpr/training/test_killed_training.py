@@ -19,7 +19,8 @@ from hpr_kernels.native import library
 sys.path.insert(0, str(Path(__file__).parent))
 from killed_training import PACKS, TEACHER
 
-KILLS = 20
+# Per pack.
+KILLS = 5
 native = pytest.mark.skipif(
     library.library() is None, reason="the installation has built no C kernels"
 )
