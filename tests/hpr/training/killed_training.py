@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from hpr.connectivity import Dale, Dense, LowRank
+from hpr.experiment import provenance
 from hpr.experiment.checkpoints import Checkpoints
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
@@ -112,6 +113,8 @@ def train_left(name: str, out: Path, checkpoints: Checkpoints) -> None:
 def child(name: str, out: Path) -> None:
     """One process: pieces of a few milliseconds, and checkpoints after each."""
     watch.SECONDS, watch.SHARE = 0.005, math.inf
+    # Somebody may commit meanwhile.
+    provenance.git_commit = lambda: None  # type: ignore[assignment]
     advance = Cohort.advance
 
     def counted(cohort: Cohort, ends: Any) -> Any:

@@ -41,6 +41,7 @@ def test_kills_lose_a_piece_of_training_and_change_no_record(
 ) -> None:
     script = Path(__file__).with_name("killed_training.py")
     monkeypatch.setenv("HPR_KERNELS_BACKEND", backend)
+    monkeypatch.setattr("hpr.experiment.provenance.git_commit", lambda: None)
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path), "1", str(KILLS)],
         capture_output=True,
