@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hpr.experiment.provenance import Meter, whereabouts
 from hpr.experiment.record import SCHEMA, Record
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
@@ -183,7 +184,7 @@ class Session:
         self.courses.remove(course)
 
     def _record(self, course: Course) -> Record:
-        clock = time.perf_counter()
+        meter = Meter()
         spec = course.spec
         status, measures, flags = course.measure(self.task)
         record: Record = {
@@ -200,7 +201,8 @@ class Session:
                 "started": course.started,
                 "pack": self.size,
                 "training_s": round(course.seconds, 3),
-                "measures_s": round(time.perf_counter() - clock, 3),
+                **meter.timings("measures"),
+                **whereabouts(course.initial.weights.device),
             },
         }
         if spec.checkpoints:

@@ -133,7 +133,8 @@ def launch_options(
 ) -> dict[str, int | bool]:
     """Options of every launch: `kernel[grid](…, **launch_options(4, 3))`.
 
-    With `maxnreg` the assembler takes that many registers rather than spill to run more blocks at a time. Releases of Triton differ in whether a product and a sum are fused into one rounding by default, so it is set here.
+    With `maxnreg` the assembler takes up to that many registers, rather than spill to run more blocks at a time.
+    Releases of Triton differ in whether a product and a sum are fused into one rounding by default, so it is set here.
     """
     options: dict[str, int | bool] = {
         "num_warps": num_warps,
