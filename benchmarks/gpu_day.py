@@ -89,10 +89,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not torch.cuda.is_available():
         print("benchmarks gpu-day: no CUDA device here, so nothing is measured")
         return 0
-    return carry_out(STAGES, arguments.out, arguments.seconds, torch.cuda.get_device_name())
+    return run_stages(STAGES, arguments.out, arguments.seconds, torch.cuda.get_device_name())
 
 
-def carry_out(stages: Sequence[DayStage], out: Path, seconds: float, card: str) -> int:
+def run_stages(stages: Sequence[DayStage], out: Path, seconds: float, card: str) -> int:
     """Run stages one after the other until `seconds` are over; 1 if one failed."""
     out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + seconds

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import gpu_day
-from benchmarks.gpu_day import DayStage, carry_out
+from benchmarks.gpu_day import DayStage, run_stages
 
 CPU = torch.device("cpu")
 
@@ -21,7 +21,7 @@ def test_what_was_finished_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture
         DayStage("slow", ("-uc", "import time; print('begun'); time.sleep(60)"), 2),
         DayStage("last", ("-c", "print('{out}')"), 30),
     ]
-    assert carry_out(stages, tmp_path, 60, "a card") == 1
+    assert run_stages(stages, tmp_path, 60, "a card") == 1
     found = json.loads((tmp_path / "day.json").read_text())
     assert [(stage["status"], stage["last_line"]) for stage in found["stages"]] == [
         ("done", "a | b"),
@@ -37,7 +37,7 @@ def test_what_was_finished_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_the_time_ends_the_day(tmp_path: Path) -> None:
     stages = [DayStage(name, ("-c", "import time; time.sleep(60)"), 60) for name in "ab"]
-    assert carry_out(stages, tmp_path, 1, "a card") == 0
+    assert run_stages(stages, tmp_path, 1, "a card") == 0
     found = json.loads((tmp_path / "day.json").read_text())
     assert [stage["status"] for stage in found["stages"]] == ["out of time"]
     assert found["left"] == ["b"]

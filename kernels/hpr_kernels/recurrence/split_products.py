@@ -18,7 +18,7 @@ def tf32(x):
 
 
 @triton.jit
-def add_product(total, left_rest, right_rest, a, b, PRECISION: tl.constexpr):
+def add_split_product(total, left_rest, right_rest, a, b, PRECISION: tl.constexpr):
     """Add a b [M, K] [K, N] to what `sum_of` adds up, three accumulators [M, N].
 
     With a = A + α, b = B + β, A and B in TF32: A B goes into `total`, α B into `left_rest` and -A β into `right_rest`.
@@ -38,7 +38,7 @@ def add_product(total, left_rest, right_rest, a, b, PRECISION: tl.constexpr):
 
 @triton.jit
 def sum_of(total, left_rest, right_rest, PRECISION: tl.constexpr):
-    """The product that the three accumulators of `add_product` hold."""
+    """The product that the three accumulators of `add_split_product` hold."""
     if PRECISION == "tf32x3":
         total += left_rest - right_rest
     return total

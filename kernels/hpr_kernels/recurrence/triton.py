@@ -22,7 +22,7 @@ from hpr_kernels.backend import DEFAULT_PRECISION, launch_options
 from hpr_kernels.compiled import PAPER_SIZES, PaperSize, Specimen
 from hpr_kernels.layout import padded
 from hpr_kernels.recurrence.activations import rate_of, times_slope
-from hpr_kernels.recurrence.split_products import add_product, sum_of
+from hpr_kernels.recurrence.split_products import add_split_product, sum_of
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def forward_kernel(
                 z = tl.load(p_z + source[None], mask=here & (source < P)[None], other=0.0)
                 inside = (n < N - n_0)[:, None] & (source < P)[None]
                 w = tl.load(p_w + source[None], mask=inside, other=0.0)
-                drive, z_rest, w_rest = add_product(drive, z_rest, w_rest, z, w.T, PRECISION)
+                drive, z_rest, w_rest = add_split_product(drive, z_rest, w_rest, z, w.T, PRECISION)
             unit = n_0 + n[None]
             h = gain * sum_of(drive, z_rest, w_rest, PRECISION)
             if t > 0:
@@ -178,7 +178,9 @@ def sweep_kernel(
                 )
                 mask = (target < N)[:, None] & (unit < Q)
                 w = tl.load(p_w, mask=mask, other=0.0)
-                pulled, g_rest, w_rest = add_product(pulled, g_rest, w_rest, later, w, PRECISION)
+                pulled, g_rest, w_rest = add_split_product(
+                    pulled, g_rest, w_rest, later, w, PRECISION
+                )
                 p_w += BLOCK_K * P
             value = gain * sum_of(pulled, g_rest, w_rest, PRECISION)
             if readout is None:
