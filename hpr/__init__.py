@@ -4,8 +4,13 @@ import sys
 from importlib.util import find_spec
 
 from hpr.system.extras import install
+from hpr.system.signals import leave_quietly
 
 __version__ = "0.2.0.dev0"
+
+# Until `hpr.reproduce` has handlers of its own, which takes seconds, an interrupt is one line and no traceback.
+if sys.argv[:1] == ["-m"] and "hpr.reproduce" in sys.orig_argv:
+    leave_quietly("hpr.reproduce")
 
 if find_spec("numpy") is None:
     # With torch alone the kernels are installed, and not this package's requirements.
