@@ -29,6 +29,8 @@ EXPIRY = 150.0
 # A claim has fewer bytes than this.
 LONGEST = 4096
 DIGITS = 12
+# Files that are looked at when a process removes what dead ones have left.
+SWEPT = 10_000
 # What file systems without hard links answer to one, or too many links of one file.
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
 
@@ -38,12 +40,16 @@ class Claims:
 
     Args:
         folder: where the claims are.
-        beat: seconds between renewals.
-        expiry: seconds without a renewal after which a claim is dead.
+        beat: seconds between renewals; None: `BEAT`.
+        expiry: seconds without a renewal after which a claim is dead; None: `EXPIRY`.
     """
 
-    def __init__(self, folder: Path, *, beat: float = BEAT, expiry: float = EXPIRY) -> None:
-        self.folder, self._beat_s, self._expiry_s = folder, beat, expiry
+    def __init__(
+        self, folder: Path, *, beat: float | None = None, expiry: float | None = None
+    ) -> None:
+        self.folder = folder
+        self._beat_s = BEAT if beat is None else beat
+        self._expiry_s = EXPIRY if expiry is None else expiry
         # By process ids, the owner and the file that its claims are links to.
         self._owners: dict[tuple[int, ...], tuple[Owner, Path]] = {}
         self._held: dict[str, Owner] = {}
@@ -104,16 +110,27 @@ class Claims:
         self._closed.set()
         for key in list(self._held):
             self.give_back(key)
-        with self._lock:
-            for _, source in self._owners.values():
-                source.unlink(missing_ok=True)
-            self._owners.clear()
         with contextlib.suppress(OSError):
-            for path in self.folder.glob(".*.owner"):
-                owner = Owner.parse((_read(path) or b"").partition(b"\n")[0])
-                if owner is not None and owner.gone():
-                    path.unlink(missing_ok=True)
+            if self._owners:
+                self._sweep(*next(iter(self._owners.values())))
+            with self._lock:
+                for _, source in self._owners.values():
+                    source.unlink(missing_ok=True)
+                self._owners.clear()
             self.folder.rmdir()
+
+    def _sweep(self, owner: Owner, source: Path) -> None:
+        """Remove the files of processes of this machine that are gone."""
+        for name in os.listdir(self.folder)[:SWEPT]:
+            path = self.folder / name
+            dead = Owner.parse((_read(path) or b"").partition(b"\n")[0])
+            if dead is None or not dead.gone():
+                continue
+            if name.startswith("."):
+                path.unlink(missing_ok=True)
+            # A claim is taken over first, since another process may do so at this moment.
+            elif self._seize(path, owner, source):
+                self._remove(path, owner)
 
     def _owner(self, pids: tuple[int, ...]) -> tuple[Owner, Path]:
         with self._lock:
