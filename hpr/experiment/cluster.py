@@ -131,14 +131,8 @@ class Cluster:
         address: str,
         say: Callable[[str], None],
     ) -> None:
-        try:
-            import distributed
-        except ModuleNotFoundError as error:
-            raise ImportError(
-                f"--cluster: expected the package distributed, got none; {install('cluster')}"
-            ) from error
-        # The end of a connection is this module's to report, in one line.
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        from distributed import as_completed
+
         self._reports, self._keeper, self._orders = reports, keeper, orders
         self._address, self._say = address, say
         self._jobs: dict[Any, tuple[Job, dict[str, Record]]] = {}
@@ -146,11 +140,8 @@ class Cluster:
         self._workers: dict[str, int] = {}
         self._refused: dict[str, str] = {}
         self._looked, self._alone = 0.0, False
-        try:
-            self._client = distributed.Client(address, timeout=ANSWER, set_as_default=False)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise OSError(f"--cluster {address}: no scheduler answers ({_line(error)})") from None
-        self._done = distributed.as_completed(loop=self._client.loop)
+        self._client = _client(address)
+        self._done = as_completed(loop=self._client.loop)
 
     def room(self) -> bool:
         """Whether the scheduler has less than `AHEAD` packs per thread of its good workers."""
@@ -301,6 +292,35 @@ class Cluster:
         if worker not in self._refused:
             self._refused[worker] = reason
             self._say(f"worker {worker} is refused: {reason}, and this process runs {code_here()}")
+
+
+def threads_of(address: str) -> int:
+    """The number of threads that a cluster has now, at least 1.
+
+    Raises:
+        ImportError: Dask distributed is not installed.
+        OSError: one line; no scheduler answers.
+    """
+    client = _client(address)
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    client.close(timeout=2)
+    return max(1, sum(worker["nthreads"] for worker in workers.values()))
+
+
+def _client(address: str) -> Any:
+    try:
+        import distributed
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"--cluster: expected the package distributed, got none; {install('cluster')}"
+        ) from error
+    # The end of a connection is this module's to report, in one line.
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        return distributed.Client(address, timeout=ANSWER, set_as_default=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise OSError(f"--cluster {address}: no scheduler answers ({_line(error)})") from None
 
 
 def _line(error: BaseException) -> str:

@@ -75,7 +75,11 @@ def run_local(
     stopping = stopping or Stopping(lambda number: "")
     bound = _bound(specs, task_of, outcome)
     orders = Orders(store, task_of, train, str(device), checkpoint_period)
-    if cluster is None and (workers == 1 or not can_be_sent(orders)):
+    if cluster is not None:
+        from hpr.experiment.cluster import AHEAD, Cluster, threads_of
+
+        workers = AHEAD * threads_of(cluster)
+    elif not can_be_sent(orders):
         workers = 1
     done = _loader(store, failures, outcome)
     left = plan(bound, done, task_of, device, workers)
@@ -94,8 +98,6 @@ def run_local(
     stopping.at_once = claims.close
     start: Callable[[Reports], Executor]
     if cluster is not None:
-        from hpr.experiment.cluster import Cluster
-
         start = partial(Cluster, keeper=keeper, orders=orders, address=cluster, say=say)
     elif workers > 1:
         devices = _devices(device, min(workers, len(jobs)))

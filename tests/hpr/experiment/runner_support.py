@@ -126,4 +126,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # The functions of this module have the same name in every process.
+    import runner_support
+
+    sys.exit(runner_support.main())
