@@ -9,7 +9,8 @@ from hpr.system.signals import leave_quietly
 __version__ = "0.2.0.dev0"
 
 # Until `hpr.reproduce` has handlers of its own, which takes seconds, an interrupt is one line and no traceback.
-if sys.argv[:1] == ["-m"] and "hpr.reproduce" in sys.orig_argv:
+_command = "".join(sys.argv[:1])
+if _command.endswith("hpr-reproduce") or (_command == "-m" and "hpr.reproduce" in sys.orig_argv):
     leave_quietly("hpr.reproduce")
 
 if find_spec("numpy") is None:

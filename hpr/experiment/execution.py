@@ -79,7 +79,7 @@ def run_local(
         from hpr.experiment.cluster import AHEAD, Cluster, threads_of
 
         workers = AHEAD * threads_of(cluster)
-    elif not can_be_sent(orders):
+    elif workers > 1 and not can_be_sent(orders, bound):
         workers = 1
     done = _loader(store, failures, outcome)
     left = plan(bound, done, task_of, device, workers)

@@ -17,6 +17,7 @@ from typing import Any
 from hpr.experiment.carrying import Keeper, Loss
 from hpr.experiment.dispatch import Job, Reports
 from hpr.experiment.record import Record
+from hpr.experiment.specification import RunSpec
 from hpr.experiment.worker import Orders, serve
 from hpr.system.signals import SIGNALS
 
@@ -165,10 +166,11 @@ class _Worker:
         return f"the worker died ({f'signal {-code}' if code < 0 else f'exit status {code}'})"
 
 
-def can_be_sent(orders: Orders) -> bool:
-    """Whether another process can be told what to do, which a function within a function, say, does not allow."""
+def can_be_sent(orders: Orders, specs: Sequence[RunSpec]) -> bool:
+    """Whether another process can be told what to do, which a function or class within a function does not allow."""
+    kinds = {type(spec.connectivity): spec for spec in specs}
     try:
-        pickle.dumps(orders)
+        pickle.dumps((orders, list(kinds.values())))
     except (pickle.PicklingError, AttributeError, TypeError):
         return False
     return True
