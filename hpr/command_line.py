@@ -107,7 +107,7 @@ def path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def address(text: str) -> str:
+def server_address(text: str) -> str:
     """Parse the address of a server, for the `type` of an argument."""
     if not re.fullmatch(r"([a-z]+://)?[^\s/]+:\d{1,5}/?", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"expected tcp://HOST:PORT, got {text!r}")

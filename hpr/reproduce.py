@@ -13,7 +13,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from hpr.command_line import Parser, UsageError, address, in_words, integer_between, path, positive
+from hpr.command_line import (
+    Parser,
+    UsageError,
+    in_words,
+    integer_between,
+    path,
+    positive,
+    server_address,
+)
 from hpr.experiment.execution import Failure, Outcome, Train, default_workers, run_local
 from hpr.experiment.plan import TaskOf, tasks
 from hpr.experiment.provenance import version_lines
@@ -147,7 +155,7 @@ def _add_running(parser: Parser) -> None:
     )
     parser.add_argument(
         "--cluster",
-        type=address,
+        type=server_address,
         metavar="ADDRESS",
         help="of a Dask scheduler, as tcp://host:8786, whose workers train instead",
     )

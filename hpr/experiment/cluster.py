@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import hpr
-import hpr_kernels
-from hpr.experiment.carrying import Keeper, Loss, Train, carry_out
-from hpr.experiment.dispatch import Job, Reports
+from hpr.experiment.carrying import Keeper, Loss
+from hpr.experiment.cluster_worker import Answer, code_here, train_there
+from hpr.experiment.jobs import Job, Reports
 from hpr.experiment.outcome import Failure, disk_full
-from hpr.experiment.plan import TaskOf
-from hpr.experiment.provenance import git_commit
 from hpr.experiment.record import Record
-from hpr.experiment.specification import RunSpec
 from hpr.experiment.worker import Orders
 from hpr.system.extras import install
 
@@ -30,83 +22,8 @@ ANSWER = 10.0
 LOOK = 2.0
 
 
-@dataclass(frozen=True)
-class Code:
-    """What code a process runs: two processes with equal `version` and `sources` run the same."""
-
-    version: str
-    sources: str
-    commit: str | None = field(compare=False)
-
-    def __str__(self) -> str:
-        return f"hpr {self.version}, commit {self.commit or 'unknown'}, sources {self.sources[:8]}"
-
-
-@dataclass
-class Answer:
-    """What a worker sends back: records and failures of a pack's runs, or its code, where that is another."""
-
-    worker: str
-    other: Code | None = None
-    records: list[Record] = field(default_factory=list)
-    failures: list[tuple[RunSpec, Failure]] = field(default_factory=list)
-    loss: Loss | None = None
-
-
-@cache
-def code_here() -> Code:
-    """The code of this process: its version, a hash of its Python sources, its commit."""
-    digest = hashlib.sha256()
-    for package in (hpr, hpr_kernels):
-        root = Path(package.__file__ or "").parent
-        for path in sorted(root.rglob("*.py")):
-            digest.update(f"{package.__name__}/{path.relative_to(root).as_posix()}\0".encode())
-            digest.update(path.read_bytes())
-    return Code(hpr.__version__, digest.hexdigest(), git_commit())
-
-
-def train_there(
-    pack: list[RunSpec],
-    teachers: dict[str, Record],
-    task_of: TaskOf,
-    train: Train,
-    device: str,
-    expected: Code,
-    key: str,
-) -> Answer:
-    """Train a pack in a worker of the cluster, if the worker runs the client's code."""
-    import torch
-    from distributed import get_worker
-
-    worker = get_worker()
-    answer = Answer(worker.address)
-    if code_here() != expected:
-        answer.other = code_here()
-        return answer
-    torch.set_num_threads(1)
-
-    def stop() -> bool:
-        # The client has cancelled the task or is gone. The worker knows without asking the scheduler.
-        task = worker.state.tasks.get(key)
-        return task is None or task.state in ("cancelled", "released", "forgotten")
-
-    answer.loss = carry_out(
-        pack,
-        task_of(pack[0]),
-        train,
-        torch.device(device),
-        teachers=teachers,
-        checkpoints=None,
-        keep=lambda spec, record: answer.records.append(record),
-        fail=lambda spec, error: answer.failures.append((spec, Failure.of(str(spec), error))),
-        progress=lambda count: None,
-        stop=stop,
-    )
-    return answer
-
-
 class Cluster:
-    """An executor (`hpr.experiment.dispatch`) that hands jobs to a Dask scheduler.
+    """An executor (`hpr.experiment.jobs`) that hands jobs to a Dask scheduler.
 
     Workers that run other code are refused by name. A pack whose workers died is tried by others, as often as the
     scheduler's setting `distributed.scheduler.allowed-failures` says, and then in halves.

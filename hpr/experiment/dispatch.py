@@ -5,87 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from hpr.experiment.carrying import Keeper, Loss
-from hpr.experiment.claims import Claims
-from hpr.experiment.cost import Cost
 from hpr.experiment.failures import Failures
+from hpr.experiment.jobs import Executor, Job, Reports, pack_name
 from hpr.experiment.outcome import Failure, Outcome
 from hpr.experiment.plan import TaskOf, pack_cost, packs
-from hpr.experiment.progress import Progress
 from hpr.experiment.record import Record
+from hpr.experiment.run_claims import Claims
+from hpr.experiment.run_progress import Progress
 from hpr.experiment.specification import RunSpec
 from hpr.system.signals import Stopping
 
 # Seconds between two looks at what other processes do, at least, and the share of the time that looking may take.
 PULSE = 0.5
 LOOKING = 0.05
-
-
-@dataclass(eq=False)
-class Job:
-    """A pack that is to be trained, and what it costs."""
-
-    name: str
-    pack: list[RunSpec]
-    price: Cost
-    started: float = 0.0
-    # FLOPs that the progress has counted.
-    counted: float = 0.0
-    ended: set[str] = field(default_factory=set)
-    # How often its process has died.
-    deaths: int = 0
-
-    def iterations(self, count: int) -> float:
-        """The FLOPs of some iterations of the whole pack."""
-        return count * self.price.training_flops / self.pack[0].iterations
-
-    def of(self, pack: list[RunSpec]) -> Job:
-        """The job of some of the runs."""
-        share = len(pack) / len(self.pack)
-        price = replace(
-            self.price,
-            training_flops=share * self.price.training_flops,
-            kernel_flops=share * self.price.kernel_flops,
-        )
-        return Job(self.name, pack, price)
-
-
-class Reports(Protocol):
-    """What an executor tells about its jobs, in the main thread."""
-
-    def advanced(self, job: Job, flops: float) -> None:
-        """Some of a job's FLOPs are done."""
-
-    def kept(self, job: Job, spec: RunSpec, record: Record | None) -> None:
-        """A run's record is in the store; None: it is to be read from there."""
-
-    def failed(self, job: Job, spec: RunSpec, failure: Failure) -> None:
-        """A run failed alone."""
-
-    def ended(self, job: Job, loss: Loss | None) -> None:
-        """A job is over; `loss`: why runs of it have neither record nor failure."""
-
-
-class Executor(Protocol):
-    """What trains jobs: this process, worker processes, or a cluster."""
-
-    def room(self) -> bool:
-        """Whether another job can be started now."""
-
-    def pids(self) -> tuple[int, ...]:
-        """The processes of this machine that would train the next job, besides this one."""
-
-    def start(self, job: Job, teachers: dict[str, Record]) -> None:
-        """Start a job."""
-
-    def wait(self, seconds: float) -> None:
-        """Pass on what happened; wait up to so many seconds for something to happen."""
-
-    def close(self, *, stop: bool) -> None:
-        """End. With `stop` jobs are in training: they write their checkpoints and end within seconds."""
+NO_RECORD = Loss("the train function returned no record of this run", "", False, False)
 
 
 class Dispatcher:
@@ -143,7 +78,6 @@ class Dispatcher:
                 for record in self._keeper.save_held():
                     self._outcome.records[record["key"]] = record
                 self._claims.close()
-                self._failures.close()
         self._stopping.check()
         if self._keeper.refused is not None:
             raise self._full(self._keeper.refused)
@@ -346,20 +280,3 @@ class Dispatcher:
     def _show(self, job: Job) -> None:
         others = len(self._running) - 1
         self._progress.show(f"{job.name} and {others} more" if others else job.name)
-
-
-def pack_name(pack: Sequence[RunSpec]) -> str:
-    """What a line says of a pack."""
-    return f"{len(pack)} x {pack[0].task}, N = {pack[0].N}"
-
-
-def longest_first(jobs: Sequence[Job]) -> list[Job]:
-    """Teachers first, since their students wait for them, and then the longest, so that none is alone at the end."""
-    teachers = {spec.teacher.key for job in jobs for spec in job.pack if spec.teacher}
-    return sorted(
-        jobs,
-        key=lambda job: (all(spec.key not in teachers for spec in job.pack), -job.price.flops),
-    )
-
-
-NO_RECORD = Loss("the train function returned no record of this run", "", False, False)

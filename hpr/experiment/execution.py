@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from hpr.experiment.binding import bind
-from hpr.experiment.carrying import Keeper, Train, checkpoints_in
-from hpr.experiment.claims import Claims
-from hpr.experiment.dispatch import Dispatcher, Executor, Job, Reports, longest_first, pack_name
+from hpr.experiment.carrying import Keeper, Train
+from hpr.experiment.cluster import AHEAD, Cluster, threads_of
+from hpr.experiment.dispatch import Dispatcher
 from hpr.experiment.failures import Failures
 from hpr.experiment.in_process import InProcess
+from hpr.experiment.jobs import Executor, Job, Reports, longest_first, pack_name
 from hpr.experiment.outcome import Failure, Outcome
 from hpr.experiment.plan import Plan, TaskOf, plan
-from hpr.experiment.progress import Progress
+from hpr.experiment.run_claims import Claims
+from hpr.experiment.run_progress import Progress
 from hpr.experiment.specification import RunSpec, distinct
 from hpr.experiment.store import Store
 from hpr.experiment.worker import Orders
-from hpr.experiment.workers import Workers, can_be_sent
+from hpr.experiment.worker_pool import Workers, can_be_sent
 from hpr.system.signals import Stopping
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Failure", "Outcome", "Train", "default_workers", "run_local"]
 
 
+# Longer than 60 lines: more than half of it says what the arguments do.
 def run_local(
     specs: Iterable[RunSpec],
     store: Store,
@@ -76,8 +78,6 @@ def run_local(
     bound = _bound(specs, task_of, outcome)
     orders = Orders(store, task_of, train, str(device), checkpoint_period)
     if cluster is not None:
-        from hpr.experiment.cluster import AHEAD, Cluster, threads_of
-
         workers = AHEAD * threads_of(cluster)
     elif workers > 1 and not can_be_sent(orders, bound):
         workers = 1
@@ -86,41 +86,45 @@ def run_local(
     for spec, reason in left.unreadable.items():
         outcome.failures[spec.key] = Failure.of(str(spec), reason)
     say(_opening(left, store, len(distinct(outcome.runs)), failures.standing))
-    if not left.packs:
-        failures.close()
-        return outcome
+    if left.packs:
+        _train(left, orders, device, say, outcome, failures, stopping, cluster, workers)
+    failures.close()
+    return outcome
+
+
+def _train(
+    left: Plan,
+    orders: Orders,
+    device: torch.device,
+    say: Callable[[str], None],
+    outcome: Outcome,
+    failures: Failures,
+    stopping: Stopping,
+    cluster: str | None,
+    workers: int,
+) -> None:
+    """Train the packs of a plan here, in worker processes, or on a cluster."""
     jobs = [
         Job(f"pack {number}/{len(left.packs)}: {pack_name(pack)}", pack, price)
         for number, (pack, price) in enumerate(zip(left.packs, left.costs, strict=True), start=1)
     ]
-    keeper = Keeper(store)
-    claims = Claims(store.out / "claims")
-    stopping.at_once = claims.close
-    start: Callable[[Reports], Executor]
-    if cluster is not None:
-        start = partial(Cluster, keeper=keeper, orders=orders, address=cluster, say=say)
-    elif workers > 1:
-        devices = _devices(device, min(workers, len(jobs)))
-        start = partial(Workers, keeper=keeper, orders=orders, devices=devices)
-    else:
-        checkpoints = checkpoints_in(store.out, train, checkpoint_period)
-        start = partial(
-            InProcess,
-            keeper=keeper,
-            task_of=task_of,
-            train=train,
-            device=device,
-            checkpoints=checkpoints,
-            stopping=stopping,
-        )
     if cluster is not None or workers > 1:
         jobs = longest_first(jobs)
+    keeper = Keeper(orders.store)
+    claims = Claims(orders.store.out / "claims")
+    stopping.at_once = claims.close
+
+    def start(reports: Reports) -> Executor:
+        if cluster is not None:
+            return Cluster(reports, keeper, orders, cluster, say)
+        if workers > 1:
+            return Workers(reports, keeper, orders, _devices(device, min(workers, len(jobs))))
+        return InProcess(reports, keeper, orders, device, stopping)
+
     with Progress(left.flops, left.runs, say) as progress:
-        dispatcher = Dispatcher(
-            jobs, keeper, task_of, claims, failures, outcome, progress, stopping
+        Dispatcher(jobs, keeper, orders.task_of, claims, failures, outcome, progress, stopping).run(
+            start
         )
-        dispatcher.run(start)
-    return outcome
 
 
 def default_workers(device: torch.device) -> int:

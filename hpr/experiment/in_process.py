@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hpr.experiment.carrying import Keeper, Train, accepted, carry_out
-from hpr.experiment.dispatch import Job, Reports
+from hpr.experiment.carrying import Keeper, accepted, carry_out, checkpoints_in
+from hpr.experiment.jobs import Job, Reports
 from hpr.experiment.outcome import Failure
-from hpr.experiment.plan import TaskOf
 from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
+from hpr.experiment.worker import Orders
 from hpr.system.signals import Stopping
 
 if TYPE_CHECKING:
@@ -18,23 +18,22 @@ if TYPE_CHECKING:
 
 
 class InProcess:
-    """An executor (`hpr.experiment.dispatch`) whose `start` returns when the job is over."""
+    """An executor (`hpr.experiment.jobs`) whose `start` returns when the job is over."""
 
     def __init__(
         self,
         reports: Reports,
         keeper: Keeper,
-        task_of: TaskOf,
-        train: Train,
+        orders: Orders,
         device: torch.device,
-        checkpoints: Any,
         stopping: Stopping,
     ) -> None:
-        self._reports, self._keeper, self._task_of = reports, keeper, task_of
-        self._train, self._device, self._checkpoints = train, device, checkpoints
+        self._reports, self._keeper = reports, keeper
+        self._task_of, self._train, self._device = orders.task_of, orders.train, device
+        self._checkpoints = checkpoints_in(orders.store.out, orders.train, orders.period)
         self._stopping = stopping
         # A function that doesn't ask whether to stop is interrupted.
-        self._polite = "stop" in accepted(train)
+        self._polite = "stop" in accepted(orders.train)
 
     def room(self) -> bool:
         """Always."""

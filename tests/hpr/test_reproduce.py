@@ -303,18 +303,6 @@ BAD_USAGE = {
         "--seeds: expected an integer from 1 to 1000, got '9999999'",
     ),
     "iterations": (["--all", "--iterations", "-5"], "--iterations: expected "),
-    "no workers": (
-        ["--all", "--workers", "0"],
-        "--workers: expected an integer from 1 to 4096, got '0'",
-    ),
-    "no address": (
-        ["--all", "--cluster", "here"],
-        "--cluster: expected tcp://HOST:PORT, got 'here'",
-    ),
-    "no period": (
-        ["--all", "--checkpoint-period", "0"],
-        "--checkpoint-period: expected an integer from 1 to 86400, got '0'",
-    ),
     "json": (["--all", "--json"], "--json: expected together with --list"),
     "mnist": (["--all", "--mnist-dir", "/no/such/folder"], "--mnist-dir: "),
     "em": (

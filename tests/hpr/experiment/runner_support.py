@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from hpr.connectivity import Dense
-from hpr.experiment import claims
+from hpr.experiment import run_claims as claims
 from hpr.experiment.execution import run_local
 from hpr.experiment.outcome import Outcome
 from hpr.experiment.record import Record

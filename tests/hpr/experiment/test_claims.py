@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from hpr.experiment.claims import Claims
+from hpr.experiment.run_claims import Claims
 from hpr.system.owner import Owner
 
 KEY = "0123456789abcdef"
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from hpr.experiment.claims import Claims
+from hpr.experiment.run_claims import Claims
 assert Claims(Path(sys.argv[1])).take(sys.argv[2])
 os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import runner_support as support
 
-from hpr.experiment.claims import Claims
+from hpr.experiment.run_claims import Claims
 from hpr.experiment.store import Store
 
 SCRIPT = Path(support.__file__)

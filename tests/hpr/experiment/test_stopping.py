@@ -17,7 +17,7 @@ import pytest
 import runner_support as support
 from test_several_at_once import finish, kept, start, trainings
 
-from hpr.experiment import progress as progress_module
+from hpr.experiment import run_progress
 from hpr.experiment.outcome import Failure
 from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
@@ -248,8 +248,27 @@ def test_a_failure_that_nobody_wrote_is_no_failure(tmp_path: Path, content: str)
     assert not (out / "failures").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "given", "expected"),
+    [
+        ("--workers", "0", "an integer from 1 to 4096"),
+        ("--checkpoint-period", "0", "an integer from 1 to 86400"),
+        ("--cluster", "here", "tcp://HOST:PORT"),
+    ],
+)
+def test_a_wrong_option_is_one_line(
+    capsys: pytest.CaptureFixture[str], option: str, given: str, expected: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--all", option, given])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == (
+        f"hpr.reproduce: error: argument {option}: expected {expected}, got {given!r}\n"
+    )
+
+
 def test_a_line_per_minute_counts_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress_module, "MINUTE", 0.1)
+    monkeypatch.setattr(run_progress, "MINUTE", 0.1)
     monkeypatch.setattr(support, "PAUSE", 0.1)
     said: list[str] = []
     # With few iterations the cost is that of the measures.

@@ -14,7 +14,7 @@ import pytest
 import runner_support as support
 from test_several_at_once import check_records, finish, kept, start, trainings
 
-from hpr.experiment.dispatch import Job, longest_first
+from hpr.experiment.jobs import Job, longest_first
 from hpr.experiment.plan import plan, tasks
 from hpr.experiment.specification import RunSpec
 from hpr.system.devices import Device

@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from hpr.experiment.carrying import Keeper, Loss
-from hpr.experiment.dispatch import Job, Reports
+from hpr.experiment.jobs import Job, Reports
 from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.worker import Orders, serve
@@ -30,7 +30,7 @@ STARTS = 3
 
 
 class Workers:
-    """An executor (`hpr.experiment.dispatch`) of as many processes as there are devices.
+    """An executor (`hpr.experiment.jobs`) of as many processes as there are devices.
 
     Args:
         reports: told what happens.
