@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from hpr.system.extras import install
+from hpr.system.signals import leave_quietly
 
 if TYPE_CHECKING:
     from hpr.experiment.table import results as results
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["__version__", "results", "sweep"]
 __version__ = "0.2.0.dev0"
+
+# Until `hpr.reproduce` has handlers of its own, which takes seconds, an interrupt is one line and no traceback.
+_command = "".join(sys.argv[:1])
+if _command.endswith("hpr-reproduce") or (_command == "-m" and "hpr.reproduce" in sys.orig_argv):
+    leave_quietly("hpr.reproduce")
 
 if find_spec("numpy") is None:
     # With torch alone the kernels are installed, and not this package's requirements.

@@ -107,6 +107,13 @@ def path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def server_address(text: str) -> str:
+    """Parse the address of a server, for the `type` of an argument."""
+    if not re.fullmatch(r"([a-z]+://)?[^\s/]+:\d{1,5}/?", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"expected tcp://HOST:PORT, got {text!r}")
+    return text
+
+
 def in_words(seconds: float) -> str:
     """A duration in hours, minutes or seconds, whichever suits it."""
     for unit, length in (("h", 3600.0), ("min", 60.0)):

@@ -13,8 +13,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from hpr.command_line import Parser, UsageError, in_words, integer_between, path, positive
-from hpr.experiment.execution import Failure, Outcome, Train, run_local
+from hpr.command_line import (
+    Parser,
+    UsageError,
+    in_words,
+    integer_between,
+    path,
+    positive,
+    server_address,
+)
+from hpr.experiment.execution import Failure, Outcome, Train, default_workers, run_local
 from hpr.experiment.plan import TaskOf, tasks
 from hpr.experiment.provenance import version_lines
 from hpr.experiment.specification import VARIANTS, RunSpec, distinct
@@ -27,7 +35,10 @@ from hpr.figures.settings import Profile
 from hpr.figures.stand_ins import MNIST_TASKS
 from hpr.system.devices import Device, choose_device
 from hpr.system.extras import install
+from hpr.system.signals import Stopping, in_words_of, stop_status
 
+# At most this many worker processes.
+WORKERS = 4096
 # At most this many seeds per setting are planned: a hundred times the paper's, 190,000 runs in `--all`.
 SEEDS = 1000
 
@@ -40,27 +51,37 @@ def main(argv: Sequence[str] | None = None, *, train: Train | None = None) -> in
         train: stands in for `hpr.training.loop.train_pack`, for tests.
 
     Returns:
-        0 when all ran, 1 when some run failed, 130 when interrupted, 141 when the reader of the output has gone. Bad
-        usage exits with 2.
+        0 when all ran, 1 when some run failed or nothing more can be written, 128 plus the number of the signal that
+        stopped it (130 for Ctrl-C), 141 when the reader of the output has gone. Bad usage exits with 2.
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)
     logging.basicConfig(format=f"{parser.prog}: %(message)s")
     # Matplotlib warns of the user's settings, which the pictures do not follow, and of its cache of fonts.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    try:
-        return parser.run(lambda: _main(arguments, train))
-    except ModuleNotFoundError as error:
-        parser.error(f"{error}; install what it needs: {install('repro')}")
-    except ImportError as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        print(
-            f"{parser.prog}: interrupted: finished runs are kept in {arguments.out / 'runs'}; the "
-            "same command goes on from there",
-            file=sys.stderr,
+
+    def line(number: int) -> str:
+        return (
+            f"{parser.prog}: {in_words_of(number)}: finished runs are kept in {arguments.out / 'runs'}"
+            f"{_unfinished(arguments.out)}; the same command goes on from there"
         )
-        return 130
+
+    with Stopping(line) as stopping:
+        try:
+            return parser.run(lambda: _main(arguments, train, stopping))
+        except ModuleNotFoundError as error:
+            parser.error(f"{error}; install what it needs: {install('repro')}")
+        except ImportError as error:
+            parser.error(str(error))
+        except KeyboardInterrupt as error:
+            print(line(stop_status(error) - 128), file=sys.stderr)
+            return stop_status(error)
+
+
+def _unfinished(out: Path) -> str:
+    """Where unfinished runs are kept, for a line; nothing if there are none."""
+    folder = out / "checkpoints"
+    return f", unfinished ones in {folder}" if any(folder.glob("*.safetensors")) else ""
 
 
 def build_parser() -> Parser:
@@ -70,7 +91,8 @@ def build_parser() -> Parser:
         description="Reproduce the figures of Liu et al. (ICLR 2024). Finished runs are kept under "
         "--out and not run again.",
         epilog="Exit status: 0 all ran, 1 some run failed (each is named) or the output can't be written, "
-        "2 bad usage, 130 interrupted, 141 the output's reader has gone.",
+        "2 bad usage, 130 interrupted, 129, 138 or 143 stopped by SIGHUP, SIGUSR1 or SIGTERM, 141 the "
+        "output's reader has gone.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--all", action="store_true", help="every figure")
@@ -119,13 +141,39 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--stand-in", action="store_true", help="8 x 8 digits in MNIST's place, in any profile"
     )
+    _add_running(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would run and what it costs; write nothing"
     )
     return parser
 
 
-def _main(arguments: argparse.Namespace, train: Train | None) -> int:
+def _add_running(parser: Parser) -> None:
+    """Add the options that say where and how runs are trained."""
+    parser.add_argument(
+        "--workers",
+        type=integer_between(1, WORKERS),
+        metavar="N",
+        help="processes of one thread that train; default: one per core or card",
+    )
+    parser.add_argument(
+        "--cluster",
+        type=server_address,
+        metavar="ADDRESS",
+        help="of a Dask scheduler, as tcp://host:8786, whose workers train instead",
+    )
+    parser.add_argument(
+        "--checkpoint-period",
+        type=integer_between(1, 86_400),
+        metavar="SECONDS",
+        help="what a killed process loses at most; default: 30",
+    )
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="try runs again that failed before"
+    )
+
+
+def _main(arguments: argparse.Namespace, train: Train | None, stopping: Stopping) -> int:
     if arguments.version:
         print("\n".join(version_lines()))
         return 0
@@ -167,7 +215,7 @@ def _main(arguments: argparse.Namespace, train: Train | None) -> int:
         print(note)
     if arguments.dry_run:
         return dry_run(chosen, settings, Store(arguments.out), device)
-    return _reproduce(chosen, settings, arguments, device, train)
+    return _reproduce(chosen, settings, arguments, device, train, stopping)
 
 
 def _chosen(arguments: argparse.Namespace, figures: dict[str, Figure]) -> list[Figure]:
@@ -187,6 +235,7 @@ def _reproduce(
     arguments: argparse.Namespace,
     device: Device,
     train: Train | None,
+    stopping: Stopping,
 ) -> int:
     started = time.monotonic()
     # A missing package fails here, not after training. Drawing prepares matplotlib, so it precedes all that import it.
@@ -196,7 +245,8 @@ def _reproduce(
 
     store = Store(arguments.out)
     specs = runs_of(figures, settings)
-    outcome = _carry_out(specs, store, tasks(arguments.mnist_dir), device, train)
+    task_of = tasks(arguments.mnist_dir)
+    outcome = _carry_out(specs, store, task_of, arguments, device, train, stopping)
     records, reasons = outcome.of(specs)
     failures = list(outcome.failures.values())
     written = []
@@ -224,7 +274,13 @@ def _reproduce(
 
 
 def _carry_out(
-    specs: Sequence[RunSpec], store: Store, task_of: TaskOf, device: Device, train: Train | None
+    specs: Sequence[RunSpec],
+    store: Store,
+    task_of: TaskOf,
+    arguments: argparse.Namespace,
+    device: Device,
+    train: Train | None,
+    stopping: Stopping,
 ) -> Outcome:
     """Train what the store lacks, after a check that the folder can be written and every task can be made."""
     import torch
@@ -234,6 +290,9 @@ def _carry_out(
     # Torch counts the cores that the scheduler gives, and not a container's quota of them. The setting holds for the
     # whole process, so the program makes it here, and the training of a pack does not.
     torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
+    place = torch.device(str(device))
+    # A stand-in trains in this process.
+    workers = arguments.workers or (default_workers(place) if train is None else 1)
     if train is None:
         from hpr.training.loop import train_pack
 
@@ -244,7 +303,19 @@ def _carry_out(
             task_of(shape)
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(str(error)) from None
-    return run_local(specs, store, task_of, train, torch.device(str(device)), _say)
+    return run_local(
+        specs,
+        store,
+        task_of,
+        train,
+        place,
+        _say,
+        workers=workers,
+        cluster=arguments.cluster,
+        retry_failed=arguments.retry_failed,
+        checkpoint_period=arguments.checkpoint_period,
+        stopping=stopping,
+    )
 
 
 def _report(out: Path) -> bool:

@@ -1,63 +1,34 @@
-"""Carry runs out in this process: train what the store lacks, pack by pack, and keep each record."""
+"""Carry runs out: train what the store lacks, pack by pack, and keep each record as soon as it is there."""
 
 from __future__ import annotations
 
-import sys
-import time
-import traceback
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from hpr.experiment.binding import bind
-from hpr.experiment.plan import TaskOf, plan
-from hpr.experiment.record import Record
+from hpr.experiment.carrying import Keeper, Train
+from hpr.experiment.cluster import AHEAD, Cluster, threads_of
+from hpr.experiment.dispatch import Dispatcher
+from hpr.experiment.failures import Failures
+from hpr.experiment.in_process import InProcess
+from hpr.experiment.jobs import Executor, Job, Reports, longest_first, pack_name
+from hpr.experiment.outcome import Failure, Outcome
+from hpr.experiment.plan import Plan, TaskOf, plan
+from hpr.experiment.run_claims import Claims
+from hpr.experiment.run_progress import Progress
 from hpr.experiment.specification import RunSpec, distinct
 from hpr.experiment.store import Store
+from hpr.experiment.worker import Orders
+from hpr.experiment.worker_pool import Workers, can_be_sent
+from hpr.system.signals import Stopping
 
 if TYPE_CHECKING:
     import torch
 
-
-Train = Callable[..., list[Record]]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A run, figure or file for which an exception was raised: its name, the error in one line, the traceback."""
-
-    what: str
-    reason: str
-    traceback: str
-
-    @classmethod
-    def of(cls, what: str, error: Exception) -> Failure:
-        """Describe a caught exception; `what` names what it was raised for."""
-        line = " ".join(f"{type(error).__name__}: {error}".split())
-        return cls(what, line, "".join(traceback.format_exception(error)))
+__all__ = ["Failure", "Outcome", "Train", "default_workers", "run_local"]
 
 
-@dataclass
-class Outcome:
-    """Records by key and failures by key. Each run asked for has either a record or a failure.
-
-    `runs` are the runs asked for, in order, as they were trained and kept: bound to their tasks
-    (`hpr.experiment.bind`). Binding changes a run only if its task has a `content` or its structure is your own.
-    """
-
-    runs: list[RunSpec] = field(default_factory=list)
-    records: dict[str, Record] = field(default_factory=dict)
-    failures: dict[str, Failure] = field(default_factory=dict)
-
-    def of(self, asked: Sequence[RunSpec]) -> tuple[dict[str, Record], dict[str, str]]:
-        """Records and reasons of failures by the keys of the runs that `run_local` was asked for, in the same order."""
-        pairs = [(spec.key, run.key) for spec, run in zip(asked, self.runs, strict=True)]
-        return (
-            {key: self.records[bound] for key, bound in pairs if bound in self.records},
-            {key: self.failures[bound].reason for key, bound in pairs if bound in self.failures},
-        )
-
-
+# Longer than 60 lines: more than half of it says what the arguments do.
 def run_local(
     specs: Iterable[RunSpec],
     store: Store,
@@ -65,56 +36,127 @@ def run_local(
     train: Train,
     device: torch.device,
     say: Callable[[str], None],
+    *,
+    workers: int = 1,
+    cluster: str | None = None,
+    retry_failed: bool = False,
+    checkpoint_period: float | None = None,
+    stopping: Stopping | None = None,
 ) -> Outcome:
-    """Train what the store lacks, pack by pack, and save each run as soon as its pack is done.
+    """Train what the store lacks, and save each run as soon as it is measured.
 
     Each run is bound to its task first, so that a record of another task of the same name is not taken for its own.
+    Other processes, on this machine or others, may do the same on the same folder at the same time: each run is trained
+    by one of them, and each call returns when all its runs have a record or a failure.
 
-    A pack that raises is recorded as a failure of each of its runs, and the other packs go on. A run whose record can't
-    be read or kept fails alone. The progress bar counts FLOPs and not iterations, so that its ETA holds across packs
-    whose iterations cost differently. It shows on a terminal only.
+    A run that fails is written down in `<out>/failures` and not tried again unless `retry_failed` is given, or the
+    cause was a signal, the memory or the disk. Where there is no memory for a pack, or its process dies, halves of it
+    are tried. A run whose record can't be read or kept fails alone.
 
     Args:
         specs: the runs asked for.
         store: where finished runs are found and kept.
         task_of: from a run to its task.
-        train: `hpr.training.loop.train_pack`, or a function like it.
+        train: `hpr.training.loop.train_pack`, or a function like it. It is given checkpoints, `keep`, `fail` and `stop`
+            if it has such parameters.
         device: where to train.
-        say: prints a line; called once per pack.
-    """
-    from tqdm import tqdm
+        say: prints a line; called about once per pack.
+        workers: the number of processes that train. They are of one thread each, on a card each if `device` is "cuda".
+            With 1, or if `task_of` or `train` can't be pickled, this process trains.
+        cluster: address of the scheduler of a Dask cluster, which trains instead.
+        retry_failed: whether to try the runs again that failed in an earlier call.
+        checkpoint_period: seconds between checkpoints; None: the default of `hpr.experiment.checkpoints`.
+        stopping: tells whether a signal asked to stop; None: nothing does.
 
+    Raises:
+        Signalled: a signal asked to stop. What is finished is kept.
+        OSError: one line: the disk is full, the cluster has gone, or no worker can be started.
+    """
     outcome = Outcome()
-    left = plan(_bound(specs, task_of, outcome), _loader(store, outcome), task_of, device)
+    failures = Failures(store.out / "failures", retry=retry_failed)
+    stopping = stopping or Stopping(lambda number: "")
+    bound = _bound(specs, task_of, outcome)
+    orders = Orders(store, task_of, train, str(device), checkpoint_period)
+    if cluster is not None:
+        workers = AHEAD * threads_of(cluster)
+    elif workers > 1 and not can_be_sent(orders, bound):
+        workers = 1
+    done = _loader(store, failures, outcome)
+    left = plan(bound, done, task_of, device, workers)
     for spec, reason in left.unreadable.items():
         outcome.failures[spec.key] = Failure.of(str(spec), reason)
-    unreadable = f", {len(left.unreadable)} unreadable there" if left.unreadable else ""
-    say(
-        f"{len(distinct(outcome.runs))} runs: {left.stored} already in {store.runs}{unreadable}, "
-        f"{left.runs} to train in {len(left.packs)} packs, at most {left.flops:.2g} FLOP"
-    )
-    # tqdm decides by the stream whether there is a terminal.
-    with tqdm(
-        total=left.flops,
-        disable=None if left.packs else True,
-        file=sys.stderr,
-        bar_format="{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}",
-    ) as bar:
-        for number, (pack, price) in enumerate(zip(left.packs, left.costs, strict=True), start=1):
-            name = f"pack {number}/{len(left.packs)}: {len(pack)} x {pack[0].task}, N = {pack[0].N}"
-            bar.set_postfix_str(name)
-            before, started = bar.n, time.perf_counter()
-
-            def progress(k: int, step: float = price.training_flops / pack[0].iterations) -> None:
-                bar.update(k * step)
-
-            _train_and_keep(pack, store, task_of, train, device, progress, outcome)
-            # Advance the bar by the FLOPs of the measures, and by those that early stops saved.
-            bar.update(before + price.flops - bar.n)
-            with bar.external_write_mode(file=sys.stdout):
-                seconds = time.perf_counter() - started
-                say(f"{name}, {_ending(pack, outcome)} in {seconds:.1f} s")
+    say(_opening(left, store, len(distinct(outcome.runs)), failures.standing))
+    if left.packs:
+        _train(left, orders, device, say, outcome, failures, stopping, cluster, workers)
+    failures.close()
     return outcome
+
+
+def _train(
+    left: Plan,
+    orders: Orders,
+    device: torch.device,
+    say: Callable[[str], None],
+    outcome: Outcome,
+    failures: Failures,
+    stopping: Stopping,
+    cluster: str | None,
+    workers: int,
+) -> None:
+    """Train the packs of a plan here, in worker processes, or on a cluster."""
+    jobs = [
+        Job(f"pack {number}/{len(left.packs)}: {pack_name(pack)}", pack, price)
+        for number, (pack, price) in enumerate(zip(left.packs, left.costs, strict=True), start=1)
+    ]
+    if cluster is not None or workers > 1:
+        jobs = longest_first(jobs)
+    keeper = Keeper(orders.store)
+    claims = Claims(orders.store.out / "claims")
+    stopping.at_once = claims.close
+
+    def start(reports: Reports) -> Executor:
+        if cluster is not None:
+            return Cluster(reports, keeper, orders, cluster, say)
+        if workers > 1:
+            return Workers(reports, keeper, orders, _devices(device, min(workers, len(jobs))))
+        return InProcess(reports, keeper, orders, device, stopping)
+
+    with Progress(left.flops, left.runs, say) as progress:
+        Dispatcher(jobs, keeper, orders.task_of, claims, failures, outcome, progress, stopping).run(
+            start
+        )
+
+
+def default_workers(device: torch.device) -> int:
+    """One worker per core that this process may use, or per card; one on a card that is named."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.device_count() if device.index is None else 1
+    from hpr_kernels.internal import available_cores
+
+    return available_cores()
+
+
+def _devices(device: torch.device, workers: int) -> list[str]:
+    """A device per worker; cards in turn."""
+    if device.type != "cuda" or device.index is not None:
+        return [str(device)] * workers
+    import torch
+
+    return [f"cuda:{number % torch.cuda.device_count()}" for number in range(workers)]
+
+
+def _opening(left: Plan, store: Store, runs: int, failed: int) -> str:
+    """The line that says what is there and what is left."""
+    parts = [
+        f"{runs} runs: {left.stored - failed} already in {store.runs}",
+        *([f"{len(left.unreadable)} unreadable there"] if left.unreadable else []),
+        *([f"{failed} failed before (see --retry-failed)"] if failed else []),
+        f"{left.runs} to train in {len(left.packs)} packs",
+        f"at most {left.flops:.2g} FLOP",
+    ]
+    return ", ".join(parts)
 
 
 def _bound(specs: Iterable[RunSpec], task_of: TaskOf, outcome: Outcome) -> list[RunSpec]:
@@ -129,48 +171,18 @@ def _bound(specs: Iterable[RunSpec], task_of: TaskOf, outcome: Outcome) -> list[
     return [spec for spec in distinct(outcome.runs) if spec.key not in outcome.failures]
 
 
-def _loader(store: Store, outcome: Outcome) -> Callable[[RunSpec], bool]:
-    """A function that says whether a run is in the store, and takes its record into `outcome`."""
+def _loader(store: Store, failures: Failures, outcome: Outcome) -> Callable[[RunSpec], bool]:
+    """A function that says whether nothing is to be done for a run, and takes its record or failure into `outcome`."""
+    failed = failures.names()
 
     def done(spec: RunSpec) -> bool:
         record = store.load(spec)
         if record is not None:
             outcome.records[spec.key] = record
-        return record is not None
+            return True
+        failure = failures.earlier(spec) if spec.key in failed else None
+        if failure is not None:
+            outcome.failures[spec.key] = failure
+        return failure is not None
 
     return done
-
-
-def _train_and_keep(
-    pack: Sequence[RunSpec],
-    store: Store,
-    task_of: TaskOf,
-    train: Train,
-    device: torch.device,
-    progress: Callable[[int], None],
-    outcome: Outcome,
-) -> None:
-    """Train a pack and save its records; whatever raises becomes a failure in `outcome`."""
-    # Teachers were trained in an earlier pack, and their students find them by key.
-    known = {"teachers": outcome.records} if any(spec.teacher for spec in pack) else {}
-    try:
-        records = train(pack, task_of(pack[0]), device=device, progress=progress, **known)
-    except Exception as error:
-        for spec in pack:
-            outcome.failures[spec.key] = Failure.of(str(spec), error)
-        return
-    for spec, record in zip(pack, records, strict=True):
-        # A record that can't be kept loses its own run alone.
-        try:
-            store.save(record)
-            outcome.records[spec.key] = record
-        except Exception as error:
-            outcome.failures[spec.key] = Failure.of(str(spec), error)
-
-
-def _ending(pack: Sequence[RunSpec], outcome: Outcome) -> str:
-    statuses = [
-        outcome.records[spec.key]["status"] if spec.key in outcome.records else "failed"
-        for spec in pack
-    ]
-    return ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))

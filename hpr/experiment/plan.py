@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import heapq
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -76,14 +76,26 @@ def packs(specs: Iterable[RunSpec], size_of: Callable[[RunSpec], int]) -> list[l
 
 
 def tasks(mnist_dir: Any = None) -> TaskOf:
-    """A function that gives a run's task. It makes each task once."""
-    from hpr.tasks import make_task
+    """A function that gives a run's task. It makes each task once, and can be sent to another process."""
+    return _Tasks(mnist_dir)
 
-    @functools.cache
-    def made(name: str, version: str, dt: float) -> Task:
-        return make_task(name, version=version, dt=dt, mnist_dir=mnist_dir)
 
-    return lambda spec: made(spec.task, spec.task_version, spec.dt)
+class _Tasks:
+    def __init__(self, mnist_dir: Any) -> None:
+        self._mnist_dir = mnist_dir
+        self._made: dict[tuple[str, str, float], Task] = {}
+
+    def __call__(self, spec: RunSpec) -> Task:
+        from hpr.tasks import make_task
+
+        name, version, dt = wanted = spec.task, spec.task_version, spec.dt
+        if wanted not in self._made:
+            self._made[wanted] = make_task(name, version=version, dt=dt, mnist_dir=self._mnist_dir)
+        return self._made[wanted]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The tasks are made anew in the other process.
+        return {"_mnist_dir": self._mnist_dir, "_made": {}}
 
 
 def pack_cost(pack: Sequence[RunSpec], task_of: TaskOf) -> Cost:
@@ -111,10 +123,12 @@ def plan(
     done: Callable[[RunSpec], bool],
     task_of: TaskOf,
     device: torch.device | Device,
+    workers: int = 1,
 ) -> Plan:
     """Count the runs that are done, and form packs of the others in a size that suits `device`.
 
-    Where `done` raises OSError the run counts as unreadable: it is neither done nor in a pack.
+    The packs that cost most are halved until there is one for each of `workers`, if there are enough runs. Where `done`
+    raises OSError the run counts as unreadable: it is neither done nor in a pack.
     """
     todo, stored, unreadable = [], 0, {}
     for spec in distinct(specs):
@@ -126,4 +140,27 @@ def plan(
         except OSError as error:
             unreadable[spec] = error
     formed = packs(todo, lambda shape: pack_size(shape, task_of, device))
+    formed = _enough(formed, workers, lambda pack: pack_cost(pack, task_of).flops)
     return Plan(stored, formed, [pack_cost(pack, task_of) for pack in formed], unreadable)
+
+
+def _enough(
+    formed: list[list[RunSpec]], count: int, price: Callable[[list[RunSpec]], float]
+) -> list[list[RunSpec]]:
+    """At least `count` packs if there are as many runs: the dearest are halved. Others keep their order."""
+    missing = min(count, sum(map(len, formed))) - len(formed)
+    if missing <= 0:
+        return formed
+    # Each pack with the fractions of its place in the order, which its halves share.
+    heap: list[tuple[float, tuple[int, ...], list[RunSpec]]] = [
+        (-price(pack) if len(pack) > 1 else 0.0, (place,), pack)
+        for place, pack in enumerate(formed)
+    ]
+    heapq.heapify(heap)
+    for _ in range(missing):
+        _, place, pack = heapq.heappop(heap)
+        half = math.ceil(len(pack) / 2)
+        for index, part in enumerate((pack[:half], pack[half:])):
+            cost_of = -price(part) if len(part) > 1 else 0.0
+            heapq.heappush(heap, (cost_of, (*place, index), part))
+    return [pack for _, _, pack in sorted(heap, key=lambda entry: entry[1])]

@@ -1,0 +1,199 @@
+"""Train packs in worker processes of this machine, each with one thread; a worker that dies is replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from hpr.experiment.carrying import Keeper, Loss
+from hpr.experiment.jobs import Job, Reports
+from hpr.experiment.record import Record
+from hpr.experiment.specification import RunSpec
+from hpr.experiment.worker import Orders, serve
+from hpr.system.signals import SIGNALS
+
+# Variables by which libraries choose their number of threads when they are loaded.
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+# Seconds that workers may take to write their checkpoints when they are asked to stop.
+STOP = 6.0
+# So many workers in a row may die before they have begun to work.
+STARTS = 3
+
+
+class Workers:
+    """An executor (`hpr.experiment.jobs`) of as many processes as there are devices.
+
+    Args:
+        reports: told what happens.
+        keeper: takes the records that a full disk refused.
+        orders: what the workers are told; its device is replaced by each of `devices`.
+        devices: a device per worker.
+    """
+
+    def __init__(
+        self, reports: Reports, keeper: Keeper, orders: Orders, devices: Sequence[str]
+    ) -> None:
+        self._reports, self._keeper, self._orders = reports, keeper, orders
+        self._failed_starts = 0
+        self._workers = [self._new(device) for device in devices]
+
+    def room(self) -> bool:
+        """Whether a worker has nothing to do."""
+        return any(worker.job is None for worker in self._workers)
+
+    def pids(self) -> tuple[int, ...]:
+        """The process id of the worker that takes the next job."""
+        return (self._idle().pid,)
+
+    def start(self, job: Job, teachers: dict[str, Record]) -> None:
+        """Send a job to a worker, which reads the records of teachers from the store."""
+        worker = self._idle()
+        worker.job = job
+        needed = [
+            *dict.fromkeys(s.teacher for s in job.pack if s.teacher and s.teacher.key in teachers)
+        ]
+        # A worker that died meanwhile is noticed by `wait`.
+        with contextlib.suppress(OSError):
+            worker.connection.send((job.pack, needed))
+
+    def wait(self, seconds: float) -> None:
+        """Pass on the workers' messages, and replace the dead."""
+        workers = {worker.connection: worker for worker in self._workers}
+        for connection in wait(list(workers), seconds):
+            worker = workers[connection]  # type: ignore[index]
+            try:
+                while worker.connection.poll():
+                    self._receive(worker, worker.connection.recv())
+            except (EOFError, OSError):
+                self._replace(worker)
+
+    def close(self, *, stop: bool) -> None:
+        """Ask the workers to end, give those in training a few seconds, and kill the rest."""
+        for worker in self._workers:
+            with contextlib.suppress(OSError):
+                worker.connection.send("stop")
+        until = time.monotonic() + STOP
+        for worker in self._workers:
+            # An idle worker has nothing to lose.
+            while worker.job is not None and stop and time.monotonic() < until:
+                try:
+                    if worker.connection.poll(0.1):
+                        self._receive(worker, worker.connection.recv())
+                except (EOFError, OSError):
+                    break
+            worker.process.join(0.5)
+            worker.end()
+
+    def _receive(self, worker: _Worker, message: tuple[Any, ...]) -> None:
+        kind, *rest = message
+        job = worker.job
+        if kind == "ready":
+            self._failed_starts = 0
+        assert job is not None or kind == "ready"
+        if job is None:
+            return
+        if kind == "progress":
+            self._reports.advanced(job, job.iterations(rest[0]))
+        elif kind == "kept":
+            self._reports.kept(job, rest[0], None)
+        elif kind == "failed":
+            self._reports.failed(job, *rest)
+        elif kind == "ended":
+            loss, refused, held = rest
+            if refused is not None:
+                self._keeper.refused = refused
+                self._keeper.held += held
+            worker.job = None
+            self._reports.ended(job, loss)
+
+    def _idle(self) -> _Worker:
+        return next(worker for worker in self._workers if worker.job is None)
+
+    def _new(self, device: str) -> _Worker:
+        orders = Orders(**{**vars(self._orders), "device": device})
+        return _Worker(orders)
+
+    def _replace(self, dead: _Worker) -> None:
+        reason = dead.end()
+        self._failed_starts += 1
+        if self._failed_starts > STARTS * len(self._workers):
+            raise OSError(f"workers can't be started: {reason}; --workers 1 does without them")
+        self._workers[self._workers.index(dead)] = self._new(dead.device)
+        if dead.job is not None:
+            loss = Loss(reason, "", smaller=True, passing=True, died=True)
+            self._reports.ended(dead.job, loss)
+
+
+class _Worker:
+    """A process, the pipe to it, and what it works on."""
+
+    def __init__(self, orders: Orders) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.device = orders.device
+        self.job: Job | None = None
+        self.connection, theirs = context.Pipe()
+        self.process: BaseProcess = context.Process(
+            target=serve, args=(theirs, orders), daemon=True
+        )
+        with _sheltered():
+            self.process.start()
+        theirs.close()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.process.pid or 0
+
+    def end(self) -> str:
+        """Kill the process if it lives, free what it took here, and say how it ended."""
+        if self.process.is_alive():
+            # It may be about to end by itself.
+            self.process.join(0.2)
+            self.process.kill()
+        self.process.join()
+        code = self.process.exitcode or 0
+        self.connection.close()
+        self.process.close()
+        return f"the worker died ({f'signal {-code}' if code < 0 else f'exit status {code}'})"
+
+
+def can_be_sent(orders: Orders, specs: Sequence[RunSpec]) -> bool:
+    """Whether another process can be told what to do, which a function or class within a function does not allow."""
+    kinds = {type(spec.connectivity): spec for spec in specs}
+    try:
+        pickle.dumps((orders, list(kinds.values())))
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _sheltered() -> Iterator[None]:
+    """Inside, a process starts with one thread per library and with blocked signals, until it ignores them."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    masks = hasattr(signal, "pthread_sigmask")
+    if masks:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        # Its start unblocks signals here, so it precedes that of the worker.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        if masks:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
