@@ -16,6 +16,7 @@ from typing import Any
 from hpr.command_line import Parser, UsageError, in_words, integer_between, path
 from hpr.connectivity import KINDS
 from hpr.experiment.execution import Train
+from hpr.experiment.running import add_running, chosen_running, run_until_stopped
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
 from hpr.sweeps.expansion import Experiment, as_axes, expand
@@ -30,8 +31,8 @@ from hpr.sweeps.parts import Sources, structure_choice
 from hpr.sweeps.sweeping import DOWNLOADED, carry_out, forecast, forecast_lines
 from hpr.sweeps.toml_form import read_sweep
 from hpr.system.devices import Device, choose_device
-from hpr.system.extras import install
 from hpr.system.loading import is_import_path
+from hpr.system.signals import Stopping
 
 SEEDS = 10_000
 # The fields with an option of their own in --help; every other field has one that --help leaves out.
@@ -59,7 +60,7 @@ A name with several values is an axis, and the runs are the product of all axes.
   seeds = 8
 
 Exit status: 0 all ran, 1 some run failed (each is named) or the output can't be written, 2 bad usage, 130 interrupted,
-141 the output's reader has gone."""
+129, 138 or 143 stopped by SIGHUP, SIGUSR1 or SIGTERM, 141 the output's reader has gone."""
 
 
 def main(argv: Sequence[str] | None = None, *, train: Train | None = None) -> int:
@@ -70,8 +71,8 @@ def main(argv: Sequence[str] | None = None, *, train: Train | None = None) -> in
         train: stands in for `hpr.training.loop.train_pack`, for tests.
 
     Returns:
-        0 when all ran, 1 when some run failed, 130 when interrupted, 141 when the reader of the output has gone. Bad
-        usage exits with 2.
+        0 when all ran, 1 when some run failed, 128 plus the number of the signal that stopped it (130 for Ctrl-C), 141
+        when the reader of the output has gone. Bad usage exits with 2.
     """
     parser = build_parser()
     arguments, unknown = parser.parse_known_args(argv)
@@ -83,19 +84,9 @@ def main(argv: Sequence[str] | None = None, *, train: Train | None = None) -> in
             f"{did_you_mean(word, options)}"
         )
     logging.basicConfig(format=f"{parser.prog}: %(message)s")
-    try:
-        return parser.run(lambda: _main(arguments, train))
-    except ModuleNotFoundError as error:
-        parser.error(f"{error}; install what it needs: {install('repro')}")
-    except ImportError as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        print(
-            f"{parser.prog}: interrupted: finished runs are kept in {arguments.out / 'runs'}; the "
-            "same command goes on from there",
-            file=sys.stderr,
-        )
-        return 130
+    return run_until_stopped(
+        parser, arguments.out, lambda stopping: _main(arguments, train, stopping)
+    )
 
 
 def build_parser() -> Parser:
@@ -152,6 +143,7 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--mnist-dir", type=path, metavar="DIR", help="folder of MNIST's four IDX files"
     )
+    add_running(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would run and what it costs; write nothing"
     )
@@ -187,7 +179,7 @@ def _assignment(text: str) -> tuple[str, list[str]]:
     return name.strip().replace("-", "_"), _words(value)
 
 
-def _main(arguments: argparse.Namespace, train: Train | None) -> int:
+def _main(arguments: argparse.Namespace, train: Train | None, stopping: Stopping) -> int:
     if arguments.fields:
         return _list_fields(as_json=arguments.json)
     try:
@@ -213,7 +205,7 @@ def _main(arguments: argparse.Namespace, train: Train | None) -> int:
         told = forecast(experiment, store, device)
         print(json.dumps(told, indent=1) if arguments.json else "\n".join(forecast_lines(told)))
         return 0
-    return _run(experiment, store, device, train, as_json=arguments.json)
+    return _run(experiment, store, arguments, device, train, stopping)
 
 
 def _values(arguments: argparse.Namespace, sources: Sources) -> dict[str, Any]:
@@ -260,7 +252,12 @@ def _count(words: list[str]) -> int:
 
 
 def _run(
-    experiment: Experiment, store: Store, device: Device, train: Train | None, *, as_json: bool
+    experiment: Experiment,
+    store: Store,
+    arguments: argparse.Namespace,
+    device: Device,
+    train: Train | None,
+    stopping: Stopping,
 ) -> int:
     started = time.monotonic()
     torch = importlib.import_module("torch")
@@ -268,7 +265,9 @@ def _run(
 
     # Torch counts the cores that the scheduler gives, and not a container's quota of them.
     torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
-    stream = sys.stderr if as_json else sys.stdout
+    stream = sys.stderr if arguments.json else sys.stdout
+    place = torch.device(str(device))
+    how = chosen_running(arguments, place, stopping, stand_in=train is not None)
 
     def say(line: str) -> None:
         print(line, file=stream, flush=True)
@@ -277,10 +276,10 @@ def _run(
         store.prepare()
     except OSError as error:
         raise UsageError(str(error)) from None
-    result = carry_out(experiment, store, device, say, train)
+    result = carry_out(experiment, store, device, say, train, **how)
     for key, reason in result.failures.items():
         print(f"hpr.run: failed: {key}: {reason}", file=sys.stderr)
-    if as_json:
+    if arguments.json:
         print(json.dumps(_plain(result), indent=1))
     else:
         _report(result, time.monotonic() - started)

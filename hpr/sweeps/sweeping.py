@@ -66,8 +66,9 @@ def carry_out(
     device: Device,
     say: Callable[[str], None],
     train: Train | None = None,
+    **how: Any,
 ) -> SweepResult:
-    """Train what the store lacks of a sweep, and write the sweep's file.
+    """Train what the store lacks of a sweep, and write the sweep's file; `how` goes to `run_local`.
 
     Raises:
         OSError: one line; the folder can't be written.
@@ -84,7 +85,7 @@ def carry_out(
     store.prepare()
     path = write_sweep(experiment, store.out)
     outcome: Outcome = run_local(
-        experiment.runs, store, experiment.task_of, train, torch.device(str(device)), say
+        experiment.runs, store, experiment.task_of, train, torch.device(str(device)), say, **how
     )
     reasons = {key: failure.reason for key, failure in outcome.failures.items()}
     return SweepResult(tuple(experiment.settings), outcome.records, reasons, store.out, path)
