@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,6 @@ class Cluster:
         self._reports, self._keeper, self._orders = reports, keeper, orders
         self._address, self._say = address, say
         self._jobs: dict[Any, tuple[Job, dict[str, Record]]] = {}
-        self._number = 0
         self._workers: dict[str, int] = {}
         self._refused: dict[str, str] = {}
         self._looked, self._alone = 0.0, False
@@ -72,8 +72,8 @@ class Cluster:
 
     def start(self, job: Job, teachers: dict[str, Record]) -> None:
         """Hand a job to the scheduler."""
-        orders, self._number = self._orders, self._number + 1
-        key = f"hpr-{id(self)}-{self._number}"
+        # No other client of the scheduler has this key.
+        orders, key = self._orders, f"hpr-{uuid.uuid4().hex}"
         good = [name for name in self._workers if name not in self._refused]
         future = self._client.submit(
             train_there,

@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 import hpr
-import hpr_kernels
 from hpr.experiment.carrying import Loss, Train, carry_out
 from hpr.experiment.outcome import Failure
 from hpr.experiment.plan import TaskOf
@@ -43,6 +42,9 @@ class Answer:
 @cache
 def code_here() -> Code:
     """The code of this process: its version, a hash of its Python sources, its commit."""
+    # Its import loads torch, which takes seconds.
+    import hpr_kernels
+
     digest = hashlib.sha256()
     for package in (hpr, hpr_kernels):
         root = Path(package.__file__ or "").parent
