@@ -11,8 +11,9 @@ from hpr.system.signals import leave_quietly
 if TYPE_CHECKING:
     from hpr.experiment.table import results as results
     from hpr.sweeps import run_sweep as sweep
+    from hpr.training.trained_network import load_network as load
 
-__all__ = ["__version__", "results", "sweep"]
+__all__ = ["__version__", "load", "results", "sweep"]
 __version__ = "0.2.0.dev0"
 
 # Until `hpr.reproduce` has handlers of its own, which takes seconds, an interrupt is one line and no traceback.
@@ -31,7 +32,11 @@ if find_spec("numpy") is None:
     raise ModuleNotFoundError(_missing, name="numpy")
 
 # Names of this package that are imported when they are first used, so that `import hpr` stays light.
-_LAZY = {"results": ("hpr.experiment.table", "results"), "sweep": ("hpr.sweeps", "run_sweep")}
+_LAZY = {
+    "load": ("hpr.training.trained_network", "load_network"),
+    "results": ("hpr.experiment.table", "results"),
+    "sweep": ("hpr.sweeps", "run_sweep"),
+}
 
 
 def __getattr__(name: str) -> Any:
