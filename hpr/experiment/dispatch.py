@@ -20,7 +20,8 @@ from hpr.system.signals import Stopping
 # Seconds between two looks at what other processes do, at least, and the share of the time that looking may take.
 PULSE = 0.5
 LOOKING = 0.05
-NO_RECORD = Loss("the train function returned no record of this run", "", False, False)
+# Someone has removed it, or the train function returned none.
+NO_RECORD = Loss("no record of this run was found", "", smaller=False, passing=True)
 
 
 class Dispatcher:

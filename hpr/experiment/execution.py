@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -125,6 +126,15 @@ def _train(
         Dispatcher(jobs, keeper, orders.task_of, claims, failures, outcome, progress, stopping).run(
             start
         )
+    _tidy(orders.store, outcome)
+
+
+def _tidy(store: Store, outcome: Outcome) -> None:
+    """Remove the temporary files that killed processes left of runs that are kept now."""
+    for path in store.runs.glob(".*.json.*.tmp"):
+        if path.name[1:].partition(".")[0] in outcome.records:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def default_workers(device: torch.device) -> int:
