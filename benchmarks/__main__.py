@@ -26,6 +26,12 @@ COMMANDS = {
     ),
     "gate": Command("benchmarks.gate", "exit with 1 where an asv result is beyond its floors"),
     "gpu": Command("benchmarks.gpu", "time the Triton kernels on a card beside their floors"),
+    "gpu-day": Command(
+        "benchmarks.gpu_day", "all that is worth doing with a card in ten minutes, in one folder"
+    ),
+    "gpu-probes": Command(
+        "benchmarks.gpu_probes", "rounding of a card, and sweeps by programs and by precision"
+    ),
     "planner": Command(
         "benchmarks.planner", "time every order of contraction beside the one that is chosen"
     ),

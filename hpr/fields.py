@@ -28,8 +28,10 @@ def normalise(instance: Any) -> None:
         ValueError: a value does not match its field's annotation; one line that begins with the field's name.
     """
     cls: Any = type(instance)
-    for name, normal in _normals(cls):
+    for name, normal, settled in _normals(cls):
         value = getattr(instance, name)
+        if type(value) in settled:
+            continue
         try:
             of_one_form = normal(value)
         except _Mismatch:
@@ -100,8 +102,16 @@ class _Mismatch(Exception):
 
 
 @functools.cache
-def _normals(cls: type) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
-    return tuple((name, _normal(hint)) for name, hint in hints(cls).items())
+def _normals(cls: type) -> tuple[tuple[str, Callable[[Any], Any], frozenset[type]], ...]:
+    """The name of each field, the function that normalises its value, and the types of values that are normal."""
+    return tuple((name, _normal(hint), _settled(hint)) for name, hint in hints(cls).items())
+
+
+def _settled(hint: Any) -> frozenset[type]:
+    """The types whose every value stays as it is in a field with this annotation; most values are of one."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    of_one = len([option for option in options if option is not NoneType]) == 1
+    return frozenset(options) & {bool, int, NoneType} if of_one else frozenset()
 
 
 def _normal(hint: Any) -> Callable[[Any], Any]:

@@ -13,18 +13,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from hpr.command_line import (
-    Parser,
-    UsageError,
-    in_words,
-    integer_between,
-    path,
-    positive,
-    server_address,
-)
-from hpr.experiment.execution import Failure, Outcome, Train, default_workers, run_local
+from hpr.command_line import Parser, UsageError, in_words, integer_between, path, positive
+from hpr.experiment.execution import Failure, Outcome, Train, run_local
 from hpr.experiment.plan import TaskOf, tasks
 from hpr.experiment.provenance import version_lines
+from hpr.experiment.running import add_running, chosen_running, run_until_stopped
 from hpr.experiment.specification import VARIANTS, RunSpec, distinct
 from hpr.experiment.store import Store
 from hpr.figures import Figure, Settings, discover
@@ -34,11 +27,8 @@ from hpr.figures.forecast import dry_run, listing, runs_of
 from hpr.figures.settings import Profile
 from hpr.figures.stand_ins import MNIST_TASKS
 from hpr.system.devices import Device, choose_device
-from hpr.system.extras import install
-from hpr.system.signals import Stopping, in_words_of, stop_status
+from hpr.system.signals import Stopping
 
-# At most this many worker processes.
-WORKERS = 4096
 # At most this many seeds per setting are planned: a hundred times the paper's, 190,000 runs in `--all`.
 SEEDS = 1000
 
@@ -60,28 +50,9 @@ def main(argv: Sequence[str] | None = None, *, train: Train | None = None) -> in
     # Matplotlib warns of the user's settings, which the pictures do not follow, and of its cache of fonts.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
-    def line(number: int) -> str:
-        return (
-            f"{parser.prog}: {in_words_of(number)}: finished runs are kept in {arguments.out / 'runs'}"
-            f"{_unfinished(arguments.out)}; the same command goes on from there"
-        )
-
-    with Stopping(line) as stopping:
-        try:
-            return parser.run(lambda: _main(arguments, train, stopping))
-        except ModuleNotFoundError as error:
-            parser.error(f"{error}; install what it needs: {install('repro')}")
-        except ImportError as error:
-            parser.error(str(error))
-        except KeyboardInterrupt as error:
-            print(line(stop_status(error) - 128), file=sys.stderr)
-            return stop_status(error)
-
-
-def _unfinished(out: Path) -> str:
-    """Where unfinished runs are kept, for a line; nothing if there are none."""
-    folder = out / "checkpoints"
-    return f", unfinished ones in {folder}" if any(folder.glob("*.safetensors")) else ""
+    return run_until_stopped(
+        parser, arguments.out, lambda stopping: _main(arguments, train, stopping)
+    )
 
 
 def build_parser() -> Parser:
@@ -101,6 +72,9 @@ def build_parser() -> Parser:
     )
     what.add_argument(
         "--list", action="store_true", help="list figures, their runs, time and claims"
+    )
+    what.add_argument(
+        "--report", action="store_true", help="write report.html of --out again, without training"
     )
     what.add_argument(
         "--version", action="store_true", help="what a report of a bug needs: versions and commit"
@@ -138,42 +112,19 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--stand-in", action="store_true", help="8 x 8 digits in MNIST's place, in any profile"
     )
-    _add_running(parser)
+    add_running(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would run and what it costs; write nothing"
     )
     return parser
 
 
-def _add_running(parser: Parser) -> None:
-    """Add the options that say where and how runs are trained."""
-    parser.add_argument(
-        "--workers",
-        type=integer_between(1, WORKERS),
-        metavar="N",
-        help="processes of one thread that train; default: one per core or card",
-    )
-    parser.add_argument(
-        "--cluster",
-        type=server_address,
-        metavar="ADDRESS",
-        help="of a Dask scheduler, as tcp://host:8786, whose workers train instead",
-    )
-    parser.add_argument(
-        "--checkpoint-period",
-        type=integer_between(1, 86_400),
-        metavar="SECONDS",
-        help="what a killed process loses at most; default: 30",
-    )
-    parser.add_argument(
-        "--retry-failed", action="store_true", help="try runs again that failed before"
-    )
-
-
 def _main(arguments: argparse.Namespace, train: Train | None, stopping: Stopping) -> int:
     if arguments.version:
         print("\n".join(version_lines()))
         return 0
+    if arguments.report:
+        return _report_alone(arguments.out)
     figures = discover()
     chosen = _chosen(arguments, figures)
     try:
@@ -262,6 +213,8 @@ def _reproduce(
     _say(
         f"{done} after {in_words(time.monotonic() - started)}: {_ending(specs, outcome, failures)}"
     )
+    if written:
+        _report(store.out)
     _say(f"read {store.out / 'summary.md'}; it lists the runs that diverged or failed")
     return 1 if failures else 0
 
@@ -284,8 +237,7 @@ def _carry_out(
     # whole process, so the program makes it here, and the training of a pack does not.
     torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
     place = torch.device(str(device))
-    # A stand-in trains in this process.
-    workers = arguments.workers or (default_workers(place) if train is None else 1)
+    how = chosen_running(arguments, place, stopping, stand_in=train is not None)
     if train is None:
         from hpr.training.loop import train_pack
 
@@ -296,19 +248,29 @@ def _carry_out(
             task_of(shape)
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(str(error)) from None
-    return run_local(
-        specs,
-        store,
-        task_of,
-        train,
-        place,
-        _say,
-        workers=workers,
-        cluster=arguments.cluster,
-        retry_failed=arguments.retry_failed,
-        checkpoint_period=arguments.checkpoint_period,
-        stopping=stopping,
-    )
+    return run_local(specs, store, task_of, train, place, _say, **how)
+
+
+def _report_alone(out: Path) -> int:
+    """Write `report.html` of a folder where runs have ended before."""
+    from hpr.report import write_report
+
+    try:
+        _say(f"open {write_report(out)} in a browser")
+    except ValueError as error:
+        raise UsageError(f"--report: {error}") from None
+    return 0
+
+
+def _report(out: Path) -> None:
+    """Write `report.html` and say where it is; a report that can't be written costs one line, and no result."""
+    try:
+        from hpr.report import write_report
+
+        _say(f"open {write_report(out)} in a browser")
+    except Exception as error:
+        reason = Failure.of("report", error).reason
+        print(f"hpr.reproduce: {out / 'report.html'} was not written: {reason}", file=sys.stderr)
 
 
 def _ending(specs: Sequence[RunSpec], outcome: Outcome, failures: Sequence[Failure]) -> str:
@@ -327,7 +289,7 @@ def _ending(specs: Sequence[RunSpec], outcome: Outcome, failures: Sequence[Failu
 def _verdicts(figure: dict[str, Any], out: Path) -> str:
     counts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(figure["verdicts"].items()))
     stem = out / f"figure_{figure['figure']}"
-    return f"figure {figure['figure']}: {counts}: {stem}.md, .json, .png, .pdf"
+    return f"figure {figure['figure']}: {counts}: {stem}.md, .json, .png, .pdf, .svg"
 
 
 def _say(line: str) -> None:

@@ -21,7 +21,8 @@ SOURCES = {
 # From the top down: a package imports those below it, and modules of its own.
 LAYERS = (
     ("benchmarks",),
-    ("hpr.reproduce",),
+    ("hpr.reproduce", "hpr.rerun", "hpr.run", "hpr.store"),
+    ("hpr.report", "hpr.sweeps"),
     ("hpr.figures",),
     ("hpr.theory",),
     ("hpr.training",),
@@ -35,6 +36,8 @@ LAYERS = (
 # Names that stand for one role in several places.
 ROLES = {
     "modules": {"__init__", "__main__", "base", "registry"}
+    # The command line that serves a module has its name.
+    | {"store"}
     # What each operation of hpr_kernels is made of.
     | {"dispatch", "eager", "native", "op", "reference", "triton"},
     # A command line's parts, and the launches that each operation lists for the report.

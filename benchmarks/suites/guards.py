@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -99,6 +100,42 @@ def finding_call(runs: int) -> Call:
     return find
 
 
+def resuming_call(runs: int) -> Call:
+    """Plan a reproduction whose `runs` runs are all kept, from their specifications on."""
+    from hpr.experiment.plan import plan, tasks
+    from hpr.experiment.specification import distinct
+
+    folder = tempfile.mkdtemp()
+    store, specs = filled(Path(folder), runs)
+
+    def resume() -> None:
+        # New specifications have no key yet.
+        asked = [replace(spec) for spec in specs]
+        distinct(spec.shape for spec in asked)
+        left = plan(asked, store.__contains__, tasks(), torch.device("cpu"))
+        assert left.stored == runs
+
+    weakref.finalize(resume, shutil.rmtree, folder)
+    return resume
+
+
+def exporting_call(runs: int) -> Call:
+    """Make the table of a store of `runs` runs."""
+    from hpr.experiment.table import columns_of
+
+    folder = tempfile.mkdtemp()
+    filled(Path(folder), runs)
+
+    def export() -> None:
+        columns = columns_of(Path(folder), lambda bad: None)
+        assert len(columns["key"]) == runs
+
+    weakref.finalize(export, shutil.rmtree, folder)
+    return export
+
+
+# In place of 15, for calls of seconds, which vary little.
+FEWER_ROUNDS = {"resuming in runs": 3, "exporting in runs": 3}
 GROWTHS: dict[str, tuple[tuple[int, ...], Callable[[int], Call]]] = {
     "NTK in T": ((4, 8, 16), lambda T: ntk_of_size(T=T)),
     "NTK in B": ((16, 32, 64), lambda B: ntk_of_size(B=B)),
@@ -108,6 +145,8 @@ GROWTHS: dict[str, tuple[tuple[int, ...], Callable[[int], Call]]] = {
     "training in N": ((150, 300, 600), lambda N: training_call(R=10, N=N)[0]),
     "training in R": ((10, 20, 40), lambda R: training_call(R=R)[0]),
     "finding in runs": ((25, 100, 400), finding_call),
+    "resuming in runs": ((500, 4_000), resuming_call),
+    "exporting in runs": ((500, 4_000), exporting_call),
 }
 
 
@@ -115,14 +154,14 @@ class Growth:
     """The exponent p of a time that grows as size^p, which shows a change of complexity on a noisy machine too."""
 
     unit = "power"
-    timeout = 120.0
+    timeout = 300.0
     param_names = ("of",)
     params = (tuple(GROWTHS),)
 
     def track_exponent(self, of: str) -> float:
         """Slope of log time on log size."""
         sizes, call_at = GROWTHS[of]
-        return exponent(call_at, sizes)
+        return exponent(call_at, sizes, FEWER_ROUNDS.get(of, 15))
 
 
 def forward_and_backward() -> Call:

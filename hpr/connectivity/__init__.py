@@ -14,7 +14,8 @@ from .em import EM
 from .low_rank import LowRank, Rescale, SoftRank
 from .measures import effective_rank, magnitudes, spectral_radius, spectrum_rank
 from .motif import ChainMotif
-from .registry import KINDS, UnknownKind, check_form, drawn, from_dict, register, to_dict
+from .own_matrix import FromFile, from_file, from_matrix
+from .registry import KINDS, UnknownKind, check_form, drawn, find_kind, from_dict, register, to_dict
 
 __all__ = [
     "EM",
@@ -26,6 +27,7 @@ __all__ = [
     "Dale",
     "Dense",
     "Distribution",
+    "FromFile",
     "LowRank",
     "Matrix",
     "Rescale",
@@ -34,7 +36,10 @@ __all__ = [
     "check_form",
     "drawn",
     "effective_rank",
+    "find_kind",
     "from_dict",
+    "from_file",
+    "from_matrix",
     "magnitudes",
     "register",
     "spectral_radius",
@@ -42,5 +47,5 @@ __all__ = [
     "to_dict",
 ]
 
-for structure in (Dense, LowRank, SoftRank, CellTypes, ChainMotif, EM, Dale):
+for structure in (Dense, LowRank, SoftRank, CellTypes, ChainMotif, EM, Dale, FromFile):
     register(structure)

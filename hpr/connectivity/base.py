@@ -27,6 +27,7 @@ class Connectivity(ABC):
     """
 
     kind: ClassVar[str]
+    # The g of the null, W_ij ~ N(0, g²/N), whose size the weights have; None: that of the run's variant.
     gain: float | None = None
 
     def __post_init__(self) -> None:
@@ -43,6 +44,11 @@ class Connectivity(ABC):
     @abstractmethod
     def label(self) -> str:
         """What a plot's axis calls this structure."""
+
+    @property
+    def units(self) -> int | None:
+        """How many units the data have that this structure is read from; None: it can have any number."""
+        return None
 
     def check(self, N: int) -> None:
         """Raise ValueError where this structure cannot have N units."""

@@ -24,9 +24,13 @@ class CellTypes(Rescaled):
     """
 
     kind: ClassVar[str] = "cell_types"
+    # The share of hyperexcitable units.
     fraction: float = 0.02
+    # The gain of the connections of these units.
     hyperexcitable: float = 10.0
+    # The gain of all other connections.
     rest: float = 0.8
+    # Which connections are hyperexcitable: those that touch the group on either side, or those within it.
     connections: Connections = "touching"
 
     def __post_init__(self) -> None:

@@ -21,7 +21,9 @@ class Dale(Rescaled):
     """
 
     kind: ClassVar[str] = "dale"
+    # The share of excitatory units.
     excitatory: float = 0.8
+    # Whether training keeps the signs.
     dale_throughout: bool = False
 
     def __post_init__(self) -> None:

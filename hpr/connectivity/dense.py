@@ -17,6 +17,7 @@ class Dense(Connectivity):
     """Independent weights: W_ij ~ N(0, g²/N), or U(-g/√N, g/√N) for Figure 7 (Appendix C.1)."""
 
     kind: ClassVar[str] = "dense"
+    # N(0, g²/N), or uniform within ±g/√N.
     distribution: Distribution = "gaussian"
 
     @property

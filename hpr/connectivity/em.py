@@ -21,7 +21,9 @@ class EM(Rescaled):
     """
 
     kind: ClassVar[str] = "em"
+    # "celegans", or the name of a connectome in the cache.
     connectome: str = CELEGANS
+    # Whether the weights are permuted among the non-zero places.
     shuffled: bool = False
 
     def __post_init__(self) -> None:
@@ -41,6 +43,11 @@ class EM(Rescaled):
     def N(self) -> int:
         """How many cells the connectome has."""
         return len(open_connectome(self.connectome).cells)
+
+    @property
+    def units(self) -> int:
+        """How many units the data have."""
+        return self.N
 
     def check_data(self, N: int) -> None:
         """Raise ValueError where the connectome does not have N cells."""

@@ -23,7 +23,9 @@ class LowRank(Dense):
     """
 
     kind: ClassVar[str] = "svd"
+    # How many singular triplets of the dense matrix are kept, from 1 to N.
     rank: int = 1
+    # Which size of the dense matrix is restored: its Frobenius norm or its leading |eigenvalue|.
     rescale: Rescale = "frobenius"
 
     def __post_init__(self) -> None:
@@ -61,6 +63,7 @@ class SoftRank(Rescaled):
     """
 
     kind: ClassVar[str] = "soft_rank"
+    # The exponent of the decay of the singular values, s_i = s_1 (1 - i/N)^k.
     k: float = 1.0
 
     def __post_init__(self) -> None:

@@ -27,9 +27,13 @@ class ChainMotif(Rescaled):
     """
 
     kind: ClassVar[str] = "chain_motif"
+    # Covariance of chains, Cov(J_ij, J_jk), in units of g²/N.
     tau_chn: float = 0.03
+    # Covariance of convergent pairs, Cov(J_ij, J_ik); None: |tau_chn|.
     tau_con: float | None = None
+    # Covariance of divergent pairs, Cov(J_ij, J_kj); None: |tau_chn|.
     tau_div: float | None = None
+    # Covariance of reciprocal pairs, Cov(J_ij, J_ji).
     tau_rec: float = 0.0
 
     def __post_init__(self) -> None:

@@ -13,10 +13,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hpr.fields import hints, shown, survives_json
+from hpr.system.loading import load_entry_point
 
 from .base import Connectivity
 
 KINDS: dict[str, type[Connectivity]] = {}
+# The group of entry points by which a distribution adds structures.
+GROUP = "hpr.connectivity"
 
 Structure = TypeVar("Structure", bound=type[Connectivity])
 
@@ -95,18 +98,38 @@ def from_dict(plain: dict[str, Any]) -> Connectivity:
         raise ValueError(f"connectivity: expected its kind and fields, got {shown(plain)}")
     fields = dict(plain)
     kind = fields.pop("kind", None)
-    if not isinstance(kind, str) or kind not in KINDS:
+    structure = find_kind(kind) if isinstance(kind, str) else None
+    if structure is None:
         raise UnknownKind(
             f"connectivity kind: expected one of {sorted(KINDS)}, got {shown(kind)}; "
             "hpr.connectivity.register makes one known"
         )
-    known = {field.name: field for field in dataclasses.fields(KINDS[kind])}
+    known = {field.name: field for field in dataclasses.fields(structure)}
     needed = {name for name, field in known.items() if field.default is dataclasses.MISSING}
     if not needed <= set(fields) <= set(known):
         raise ValueError(
             f"connectivity {kind}: expected the fields {sorted(known)}, got {shown(sorted(map(str, fields)))}"
         )
-    return KINDS[kind](**fields)
+    return structure(**fields)
+
+
+def find_kind(name: str) -> type[Connectivity] | None:
+    """The class of a kind: one that is registered, or else that of an entry point of this name; None: there is none.
+
+    An entry point of the group "hpr.connectivity" is a class that `register` decorates, under the name of its kind.
+
+    Raises:
+        ValueError: one line; the entry point can't be loaded, or is no such class.
+    """
+    if name in KINDS:
+        return KINDS[name]
+    loaded = load_entry_point(GROUP, name, "connectivity kind")
+    if loaded is not None and KINDS.get(name) is not loaded:
+        raise ValueError(
+            f"connectivity kind: expected a registered class of the kind {name!r} at the entry point {name} of "
+            f"{GROUP}, got {shown(loaded)}"
+        )
+    return KINDS.get(name)
 
 
 def drawn(connectivity: Connectivity, N: int, seed: int) -> str | None:

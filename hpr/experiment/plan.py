@@ -112,7 +112,8 @@ def pack_size(spec: RunSpec, task_of: TaskOf, device: torch.device | Device) -> 
 
     card = torch.cuda.get_device_properties(str(device))
     programs = math.ceil(spec.batch / PROGRAM_TRIALS)
-    fill = math.ceil(PROGRAMS * card.multi_processor_count / programs)
+    # One network more would need another round of programs, in which most multiprocessors are idle.
+    fill = PROGRAMS * card.multi_processor_count // programs
     fit = int(MEMORY * card.total_memory / pack_cost([spec], task_of).memory)
     return max(1, min(fill, fit))
 

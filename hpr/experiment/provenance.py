@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
+import time
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,10 +20,18 @@ if TYPE_CHECKING:
 
 # The distributions whose versions a record holds.
 DISTRIBUTIONS = ("hpr-richlazy", "torch", "triton", "numpy", "scipy", "neurogym")
+# The environment variables whose values a record holds: they choose kernels, threads and how sums round.
+VARIABLES = (
+    "HPR_KERNELS_BACKEND", "HPR_KERNELS_ISA", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
+    "MKL_CBWR", "ATEN_CPU_CAPABILITY", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)  # fmt: skip
 
 
 def provenance(device: torch.device, engine: str) -> dict[str, Any]:
-    """What produced a record: versions, device, engine, git commit of this source tree (None outside a checkout).
+    """What produced a record: versions, device, engine, machine, environment, git commit of this source tree.
+
+    The commit is None outside a checkout.
 
     The engine is what trained: "native" (C kernels, which give the same weights on every CPU and any number of
     threads), "triton" or "torch".
@@ -39,8 +49,67 @@ def provenance(device: torch.device, engine: str) -> dict[str, Any]:
         # Sums over kernels may round otherwise with another number of threads.
         "threads": torch.get_num_threads(),
         "cores": available_cores(),
+        "machine": machine(),
+        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "git": git_commit(),
     }
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """The system, the processor's name and the bytes of memory of this machine; None where they are unknown."""
+    processor = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        memory = None
+    return {
+        "system": platform.platform(),
+        "processor": (names or [processor])[0] or None,
+        "memory": memory,
+    }
+
+
+class Meter:
+    """Wall and CPU seconds since it was made, for the timings of a record."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def timings(self, name: str, runs: int = 1) -> dict[str, float]:
+        """`<name>_s` and `<name>_cpu_s`: the seconds of each of `runs` runs that share the work evenly.
+
+        CPU seconds are those of all threads of this process, whatever they did.
+        """
+        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        return {f"{name}_s": round(wall / runs, 3), f"{name}_cpu_s": round(cpu / runs, 3)}
+
+
+def whereabouts(device: torch.device) -> dict[str, Any]:
+    """For the timings of a record, the host and the most memory that this process has held since its start.
+
+    `peak_memory` is in bytes of the machine's memory. On a card, `peak_card_memory` is in bytes that torch allocated.
+    """
+    found: dict[str, Any] = {"host": platform.node()}
+    try:
+        import resource
+    except ImportError:
+        # This system is no Unix.
+        pass
+    else:
+        # Linux counts in KiB, macOS in bytes.
+        unit = 1 if sys.platform == "darwin" else 1024
+        found["peak_memory"] = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if device.type == "cuda":
+        import torch
+
+        found["peak_card_memory"] = torch.cuda.max_memory_allocated(device)
+    return found
 
 
 def versions() -> dict[str, str]:

@@ -56,33 +56,51 @@ class RunSpec:
     and in `ntk_parameters` "recurrent" means W_1 and "input" means nothing.
     """
 
+    # "2AF", "DMS", "CXT", "sMNIST" or another name that `hpr.tasks.make_task` takes.
     task: str
+    # The structure of the initial recurrent weights.
     connectivity: Connectivity
+    # Determines the initial weights and the trials.
     seed: int
+    # "paper" or "released", the authors' script; it sets `leak`, `ntk_parameters` and a gain that is not given.
     variant: str = "paper"
+    # The version of NeuroGym whose behaviour the task has, "0.0.2" or "2.3"; "1" for tasks that are not NeuroGym's.
     task_version: str = "0.0.2"
+    # Time step in ms.
     dt: float = 100.0
+    # Time constant of the units in ms.
     tau: float = 100.0
+    # The leak factor of a step: exp(-dt/tau), or 1 - dt/tau by Euler. The variant sets it.
     leak: Leak = _OF_VARIANT
+    # Number of recurrent units.
     N: int = 300
+    # Trials per SGD step.
     batch: int = 32
+    # SGD steps.
     iterations: int = 10_000
+    # Step size of SGD.
     learning_rate: float = 3e-3
+    # Momentum of SGD, in [0, 1).
     momentum: float = 0.9
     # Training ends at this mean accuracy over a window of 100 iterations (`hpr.training.trials.WINDOW`); None: never.
     stop_accuracy: float | None = None
+    # The weights that the tangent kernel is of. The variant sets them.
     ntk_parameters: tuple[Parameter, ...] = _OF_VARIANT
     # Evaluation trials of the representation and sign measures; the kernel takes the first `kernel_trials` of them.
     trials: int = 320
+    # Evaluation trials of the tangent kernel.
     kernel_trials: int = 32
+    # "leaky_rnn", or "two_layer" for tasks of one step.
     model: Model = "leaky_rnn"
+    # The activation function of the units.
     activation: Activation = "relu"
     # Standard deviation of Gaussian readout weights; None: uniform within ±1/√N.
     readout_deviation: float | None = None
     # Hidden weights aligned with a teacher (Figure 3), at the norm of those that `connectivity` draws: with the
     # teacher's directions w F (Proposition 1) or its features F, where F is whole or its dominant half. The teacher is
-    # the task's own, or the trained run `teacher`, whose input weights the student takes in any case.
+    # the task's own, or the trained run `teacher`.
     aligned: Aligned | None = None
+    # The run whose trained weights `aligned` refers to; the student takes its input weights in any case.
     teacher: RunSpec | None = None
     # Points of the trajectory after its start, evenly spaced in log iterations; 0 records no trajectory.
     checkpoints: int = 0
@@ -162,8 +180,16 @@ class RunSpec:
             object.__setattr__(self, "connectivity", structure)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields without a cached key, which another version of the package may compute differently."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """The fields without a cached key or hash, which another version or process may compute differently."""
+        return {name: getattr(self, name) for name in _FORM}
+
+    def __hash__(self) -> int:
+        # Runs are looked up many times, and a hash takes all fields.
+        found: int | None = self.__dict__.get("_hash")
+        if found is None:
+            found = hash(tuple([getattr(self, name) for name in _FORM]))
+            object.__setattr__(self, "_hash", found)
+        return found
 
     @property
     def rho(self) -> float:
@@ -173,12 +199,13 @@ class RunSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """The run as plain JSON values, as its record keeps it."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = self.__dict__
+        plain = {name: values[name] for name, default in _FORM.items() if values[name] != default}
         plain["connectivity"] = connectivity.to_dict(self.connectivity)
         plain["ntk_parameters"] = list(self.ntk_parameters)
         if self.teacher is not None:
             plain["teacher"] = self.teacher.to_dict()
-        return {k: v for k, v in plain.items() if k not in YOUNGER or v != getattr(RunSpec, k)}
+        return plain
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> RunSpec:
@@ -190,10 +217,9 @@ class RunSpec:
         """
         if not isinstance(plain, dict):
             raise ValueError(f"run specification: expected its fields, got {shown(plain)}")
-        known = {field.name for field in fields(cls)}
-        if not known - set(YOUNGER) <= set(plain) <= known:
+        if not _ALWAYS <= plain.keys() <= _FORM.keys():
             raise ValueError(
-                f"run specification: expected the fields {sorted(known)}, "
+                f"run specification: expected the fields {sorted(_FORM)}, "
                 f"got {shown(sorted(map(str, plain)))}"
             )
         given = {**plain, "connectivity": connectivity.from_dict(plain["connectivity"])}
@@ -204,15 +230,18 @@ class RunSpec:
     @cached_property
     def key(self) -> str:
         """A hash of the plain form's canonical JSON, 16 hexadecimal digits. It names the run's file."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return key_of(self.to_dict())
 
     @property
     def shape(self) -> RunSpec:
         """The run without its initial weights and its seed. Runs of equal shape can be trained in one pack."""
-        return replace(
-            self, connectivity=connectivity.Dense(), seed=0, aligned=None, teacher=None, drawn=None
+        # `replace` would check every field again, in ten times the time.
+        shape = object.__new__(RunSpec)
+        shape.__dict__.update(self.__getstate__())
+        shape.__dict__.update(
+            connectivity=_NULLS[self.variant], seed=0, aligned=None, teacher=None, drawn=None
         )
+        return shape
 
     @property
     def label(self) -> str:
@@ -221,6 +250,34 @@ class RunSpec:
 
     def __str__(self) -> str:
         return f"{self.task} N={self.N} {self.label} seed={self.seed} ({self.key})"
+
+
+# The fields in their order, with the values at which the plain form leaves them out, and those that it always has. No
+# value equals a new object.
+_FORM: dict[str, Any] = {
+    field.name: field.default if field.name in YOUNGER else object() for field in fields(RunSpec)
+}
+_ALWAYS = _FORM.keys() - set(YOUNGER)
+# The initial weights of a shape, with the gain that `replace` would fill in.
+_NULLS = {variant: connectivity.Dense(gain=gain) for variant, gain in GAIN.items()}
+
+
+def key_of(plain: dict[str, Any]) -> str:
+    """The key of a run by its plain form (`RunSpec.to_dict`)."""
+    return hashlib.sha256(canonical_json(plain).encode()).hexdigest()[:16]
+
+
+def canonical_json(plain: Any) -> str:
+    """The one JSON of plain values that keys and checksums are hashes of.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
+    return _ENCODER.encode(plain)
+
+
+# `json.dumps` would make an encoder at each call.
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def distinct(specs: Iterable[RunSpec]) -> list[RunSpec]:

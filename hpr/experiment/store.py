@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
-import json
 import logging
 import os
-import stat
 import tempfile
 from pathlib import Path
 
-from hpr.experiment.record import Foreign, Record, checksum, validate
+from hpr.experiment.record import LARGEST_RECORD, Foreign, Record, sealed, surely_holds, validate
 from hpr.experiment.specification import RunSpec
-from hpr.system.files import write_atomically
+from hpr.system.files import read_regular, write_atomically
 
 logger = logging.getLogger(__name__)
+
+# Bytes that `Store.prepare` writes: more than most records have.
+PROBE = 2**20
 
 
 class Store:
@@ -40,15 +40,18 @@ class Store:
         return self.runs / f"{spec.key}.json"
 
     def prepare(self) -> None:
-        """Make the folders, and see that a file can be written.
+        """Make the folders, and see that a file of `PROBE` bytes can be written.
 
         Raises:
             OSError: one line, when the folder can't be written.
         """
         try:
             self.runs.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.runs):
-                pass
+            with tempfile.TemporaryFile(dir=self.runs) as file:
+                # A full disk may still take an empty file. Random bytes are not compressed away.
+                file.write(os.urandom(PROBE))
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise OSError(f"the output folder {self.out} can't be written: {reason}") from error
@@ -61,7 +64,9 @@ class Store:
         """
         try:
             content = self._content(spec)
-            return content is not None and bool(self._validated(content, spec))
+            return content is not None and (
+                surely_holds(content, spec) or bool(self._validated(content, spec))
+            )
         except ValueError:
             return False
 
@@ -88,7 +93,7 @@ class Store:
     def _content(self, spec: RunSpec) -> bytes | None:
         path = self.path(spec)
         try:
-            return _read(path)
+            return read_regular(path, LARGEST_RECORD)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -107,29 +112,17 @@ class Store:
         """Write a record atomically: a reader sees the old file or the new one, never a part of it.
 
         Raises:
-            ValueError: the record isn't valid or isn't strict JSON (a NaN or infinite number).
+            ValueError: the record isn't valid, isn't strict JSON (a NaN or infinite number), or is too large to be
+                read back.
             OSError: the folder can't be written.
         """
         spec = RunSpec.from_dict(record["spec"])
-        sealed = {**record, "checksum": checksum(record)}
-        content = json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
+        content = sealed(record)
+        if len(content) > LARGEST_RECORD:
+            raise ValueError(
+                f"record: expected at most {LARGEST_RECORD:,} bytes, got {len(content):,} of {spec}"
+            )
         validate(content, spec)
         path = self.path(spec)
         write_atomically(path, content)
         return path
-
-
-def _read(path: Path) -> bytes:
-    """The bytes of a regular file. Pipes and devices are refused, since reading them may never end."""
-    # Without O_NONBLOCK, opening a pipe waits for a writer.
-    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        mode = os.fstat(number).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        with open(number, "rb", closefd=False) as file:
-            return file.read()
-    finally:
-        os.close(number)

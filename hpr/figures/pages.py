@@ -26,7 +26,7 @@ def figure_markdown(
 ) -> str:
     """The page of one figure; `content`: what its JSON holds."""
     name = content["figure"]
-    lines = [f"# Figure {name}: {content['title']}", "", _setting_line(content["settings"]), ""]
+    lines = [f"# Figure {name}: {content['title']}", "", setting_line(content["settings"]), ""]
     lines += [f"{note}\n" for note in content["notes"]]
     lines += [f"![Figure {name}](figure_{name}.png)", "", "## Claims", ""]
     counts = zip(_tally(content), ("agree", "disagree", "inconclusive"), strict=True)
@@ -62,7 +62,7 @@ def figure_markdown(
 
 def summary_markdown(content: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> str:
     """The page of all figures; `content`: what `summary.json` holds, `figures`: what each figure's JSON holds."""
-    lines = ["# Reproduction of Liu et al. (ICLR 2024)", "", _setting_line(content["settings"]), ""]
+    lines = ["# Reproduction of Liu et al. (ICLR 2024)", "", setting_line(content["settings"]), ""]
     lines += [f"{note}\n" for note in dict.fromkeys(n for f in figures for n in f["notes"])]
     rows = [
         [f"[{f['figure']}](figure_{f['figure']}.md)", f["title"], *_tally(f), str(len(f["failed"]))]
@@ -123,7 +123,8 @@ def _tally(content: Mapping[str, Any]) -> list[str]:
     return [str(content["verdicts"].get(v, 0)) for v in ("agrees", "disagrees", "inconclusive")]
 
 
-def _setting_line(settings: Mapping[str, Any]) -> str:
+def setting_line(settings: Mapping[str, Any]) -> str:
+    """The sentence that says what was run: profile, variant, inputs, seeds, iterations, and the pictures."""
     iterations = "" if settings["iterations"] is None else f", {settings['iterations']} iterations"
     smnist, content = settings["smnist"], settings["smnist_content"]
     given = f"other pictures (SHA-256 {content})" if content else smnist

@@ -33,7 +33,7 @@ def write_figure(
     failures: Mapping[str, str],
     out: Path,
 ) -> dict[str, Any]:
-    """Judge, draw and write one figure: `figure_<name>.png`, `.pdf`, `.json`, `.md` under `out`.
+    """Judge, draw and write one figure: `figure_<name>.png`, `.pdf`, `.svg`, `.json`, `.md` under `out`.
 
     Args:
         figure: which figure.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -31,6 +32,40 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: the folder can't be written.
     """
+    temporary = _temporary(path, content)
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file as `write_atomically` does, but never in the place of another.
+
+    Raises:
+        FileExistsError: there is something at `path`.
+        OSError: the folder can't be written.
+    """
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    temporary = _temporary(path, content)
+    try:
+        # Unlike a renaming, a link fails if another process has made the file in the meantime.
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        # Some file systems, such as FAT, have no links.
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path, content: bytes) -> Path:
+    """Write a temporary file beside `path`, on the disk when the function returns; nothing is left if it raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -38,10 +73,10 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    return temporary
 
 
 def write_to_cache(path: Path, content: bytes) -> None:
@@ -62,6 +97,29 @@ def unusable(path: Path, verb: str, error: OSError) -> OSError:
     return OSError(
         f"{path} can't be {verb}: {reason}; HPR_CACHE names another folder for the cache"
     )
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The bytes of a regular file. Pipes and devices are refused, since reading them may never end.
+
+    Raises:
+        OSError: it can't be read, is no regular file, or has more than `most` bytes.
+    """
+    # Without O_NONBLOCK, opening a pipe waits for a writer.
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        status = os.fstat(number)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"expected at most {most:,} bytes, got {status.st_size:,}")
+        with open(number, "rb", closefd=False) as file:
+            # A file that grows meanwhile is cut off here, and is then no whole record.
+            return file.read(most)
+    finally:
+        os.close(number)
 
 
 def open_bounded(path: Path) -> io.BufferedReader:

@@ -10,6 +10,8 @@ import numpy as np
 
 from hpr.system.extras import install
 
+from .own_class import own_class, split_name
+
 NEUROGYM_VERSION = "2.3"
 
 # The counters of TrialEnv itself, and its periods, which include those of earlier trials.
@@ -38,7 +40,7 @@ def open_environment(name: str, dt: float, **arguments: Any) -> Any:
     """Make a NeuroGym environment and remove Gymnasium's wrapper.
 
     Args:
-        name: its NeuroGym id.
+        name: its NeuroGym id, or a class of the user's own; keyword arguments may follow in parentheses (`own_class`).
         dt: time step in ms.
         **arguments: further arguments of its constructor.
 
@@ -51,11 +53,16 @@ def open_environment(name: str, dt: float, **arguments: Any) -> Any:
     import gymnasium
 
     step = int(dt) if float(dt).is_integer() else dt
+    base, given = split_name(name)
+    cls = own_class(base)
     try:
         with warnings.catch_warnings():
             # Gymnasium warns, for instance, that NeuroGym environments have no rendering mode.
             warnings.filterwarnings("ignore", message=".*WARN: ")
-            wrapped = ngym.make(name, dt=step, **arguments)
+            if cls is None:
+                wrapped = ngym.make(base, dt=step, **given, **arguments)
+            else:
+                wrapped = cls(dt=step, **given, **arguments)
     except (gymnasium.error.Error, ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"name must be a task or a NeuroGym id that can be made here with dt={step}, "

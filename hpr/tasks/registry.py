@@ -6,12 +6,14 @@ import math
 import numbers
 import os
 
+from .array_task import PREFIX, open_trials
 from .base import Task
 from .compiled_task import CompiledTask
 from .conditions import compile_environment
 from .digits import small_digits
 from .environment import NEUROGYM_VERSION, open_environment
 from .mnist import mnist
+from .own_class import make_own, own_class, split_name
 from .paper import PAPER_TASKS, paper_task
 from .pattern import PatternGeneration
 from .script import NotEnumerable
@@ -33,12 +35,16 @@ def make_task(
 
     Args:
         name: one of `TASKS`; "student-teacher(d=…,kappa=…,whitened)", of which the last two may be
-            left out; or a NeuroGym id with one class per time step. For an id, the periods are the
-            environment's defaults. If the environment has finitely many conditions, they are
-            compiled (`CompiledTask`); if not, trials come from `neurogym.Dataset` (`StreamedTask`).
+            left out; a NeuroGym id with one class per time step; "module:Class" or an entry point's
+            name, for a TrialEnv or Task of your own (`own_class`); or "trials:…", which
+            `array_task.keep_trials` gave. Ids and classes take keyword arguments, as in
+            "GoNogo-v0(dim_ring=2)"; the periods of an id are the environment's defaults. If an
+            environment has finitely many conditions, they are compiled (`CompiledTask`); if not,
+            trials come from `neurogym.Dataset` (`StreamedTask`).
         version: the NeuroGym version whose behaviour a NeuroGym task has: "0.0.2" (the default),
-            for the paper's three tasks only, or "2.3", the installed NeuroGym. All other tasks
-            have one version, "1".
+            for the paper's three tasks only, or "2.3", the installed NeuroGym. A TrialEnv of your
+            own has "2.3" and a Task of your own the version of its class. All other tasks have one
+            version, "1".
         dt: time step in ms. It does not affect the digits, which have one step per row or per
             whole picture, and the students, which have one step.
         mnist_dir: folder of MNIST's four IDX files, for sMNIST and MNIST.
@@ -56,6 +62,15 @@ def make_task(
         if version not in (None, own):
             raise ValueError(f"version must be {own!r} for {name}, got {version!r}")
         return task
+    base, arguments = split_name(name)
+    cls = None if name in PAPER_TASKS else own_class(base)
+    if cls is not None and issubclass(cls, Task):
+        task = make_own(cls, name, arguments, dt)
+        if version not in (None, task.version):
+            raise ValueError(f"version must be {task.version!r} for {name}, got {version!r}")
+        return task
+    if cls is not None and version is None:
+        version = NEUROGYM_VERSION
     version = NEUROGYM_VERSIONS[0] if version is None else version
     if version not in NEUROGYM_VERSIONS:
         raise ValueError(f"version must be one of {', '.join(NEUROGYM_VERSIONS)}, got {version!r}")
@@ -66,6 +81,11 @@ def make_task(
             f"version must be {NEUROGYM_VERSION!r} for {name!r}, as 0.0.2's behaviour is known "
             f"for {', '.join(PAPER_TASKS)} only, got {version!r}"
         )
+    return _of_environment(name, version, dt)
+
+
+def _of_environment(name: str, version: str, dt: float) -> Task:
+    """Make the task of a NeuroGym environment."""
     environment, other = open_environment(name, dt), open_environment(name, dt)
     try:
         bank = compile_environment(environment)
@@ -77,7 +97,9 @@ def make_task(
 
 
 def _own_task(name: str, dt: float, mnist_dir: str | os.PathLike[str] | None) -> Task:
-    """Make one of the project's own tasks."""
+    """Make one of the project's own tasks, or one of arrays."""
+    if name.startswith(PREFIX):
+        return open_trials(name)
     if name in ("sMNIST", "MNIST"):
         return mnist(mnist_dir, rows=name == "sMNIST")
     if name in ("sDigits", "Digits"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import overload
 
+from .array_task import PREFIX, ArrayTask
 from .digits import RowDigits
 from .environment import NEUROGYM_VERSION
 from .pattern import PatternGeneration
@@ -20,6 +21,8 @@ def own_version(name: str) -> str | None:
         return RowDigits.version
     if name == PatternGeneration.name:
         return PatternGeneration.version
+    if name.startswith(PREFIX):
+        return ArrayTask.version
     return StudentTeacher.version if name.startswith(StudentTeacher.label) else None
 
 

@@ -7,47 +7,66 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
+from hpr.training.cohort import Learner
 from hpr.training.evaluation import Diverged, Evaluation, evaluation, not_finite
 from hpr.training.pack import Pack
 
 
-@dataclass
+@dataclass(eq=False)
 class Course:
-    """The state of a run besides its weights, which are in the pack that trains.
+    """The state of a run.
 
-    `status` and `curves` are those of the run's record. `trained` is a pack of this one network, set when its training
-    has ended. `evaluation` is made before training where the specification asks for a trajectory. `lazy_distance` is
-    set after training where it is asked for.
+    `status` and `curves` are those of the run's record. `learner` is the network in training, and `losses` and
+    `accuracies` are those of its iterations since the last window ended, in pieces. `evaluation` is made before
+    training where the specification asks for a trajectory. `linearised` is the linearised network in training, and
+    `lazy_distance` is set after that, where they are asked for. `seconds` is the run's share of the time of training.
     """
 
     spec: RunSpec
+    initial: Pack  # of this one network
+    learner: Learner
+    started: str
     status: str = "finished"
     iterations: int = 0
     curves: dict[str, list[float]] = field(default_factory=dict)
-    trained: Pack | None = None
+    losses: list[Tensor] = field(default_factory=list)
+    accuracies: list[Tensor] = field(default_factory=list)
     evaluation: Evaluation | None = None
     trajectory: dict[str, list[float | None]] = field(default_factory=dict)
+    linearised: Learner | None = None
     lazy_distance: float | None = None
+    seconds: float = 0.0
 
-    def start(self, task: Task, initial: Pack) -> None:
-        """Evaluate the untrained network, the first point of a trajectory; `initial` holds this one network."""
-        if self.spec.checkpoints:
-            self.evaluation = evaluation(self.spec, task, initial)
-            self.extend(0, self.evaluation.initial)
+    @property
+    def ended(self) -> bool:
+        """Whether training has ended."""
+        last = self.learner.step == self.spec.iterations and not self.losses
+        return self.status != "finished" or last
 
-    def observe(self, pack: Pack, iteration: int) -> None:
-        """Extend the trajectory by the state of the network after `iteration` iterations."""
+    def start(self, task: Task) -> None:
+        """Evaluate the untrained network, the first point of a trajectory."""
+        if self.spec.checkpoints and self.status != "diverged":
+            self.evaluation = evaluation(self.spec, task, self.initial)
+            if not self.trajectory:
+                self.extend(0, self.evaluation.initial)
+
+    def observe(self, pack: Pack) -> None:
+        """Extend the trajectory by the state of the network now; `pack` holds this one network."""
         assert self.evaluation is not None
+        step = self.learner.step
+        if self.trajectory["iteration"][-1:] == [step]:
+            return
         try:
             point = self.evaluation.trajectory_point(pack)
         except Diverged:
             # `close_window` will see the loss and settle the run.
             return
-        self.extend(iteration, point)
+        self.extend(step, point)
 
     def extend(self, iteration: int, point: Mapping[str, float]) -> None:
         """Append a point to the trajectory, unless its last point is of the same iteration."""
@@ -55,19 +74,17 @@ class Course:
             for name, value in finite_or_none({"iteration": iteration, **point}).items():
                 self.trajectory.setdefault(name, []).append(value)
 
-    def close_window(self, start: int, losses: Tensor, accuracies: Tensor | None) -> bool:
-        """Extend the curves by a window's means and return whether the run goes on.
-
-        Args:
-            start: iterations before the window.
-            losses: the loss of each iteration, [count].
-            accuracies: the accuracy of each iteration, [count]; None for a regression.
-        """
+    def close_window(self) -> None:
+        """Extend the curves by the means of `losses` and `accuracies`; the run may end by them."""
+        losses = torch.cat(self.losses)
+        accuracies = torch.cat(self.accuracies) if self.accuracies else None
+        self.losses, self.accuracies = [], []
+        start = self.learner.step - len(losses)
         finite = losses.isfinite()
         if not bool(finite.all()):
             self.status = "diverged"
             self.iterations = start + int(finite.logical_not().int().argmax())
-            return False
+            return
         self.iterations = start + len(losses)
         point = {"iteration": self.iterations, "loss": float(losses.double().mean())}
         if accuracies is not None:
@@ -77,21 +94,18 @@ class Course:
         wanted = self.spec.stop_accuracy
         if wanted is not None and point["accuracy"] >= wanted:
             self.status = "stopped"
-            return False
-        return True
 
-    def measure(self, task: Task, initial: Pack) -> tuple[dict[str, float], list[str]]:
-        """The measures of the record and its flags; none where the run diverged. `initial` as in `start`."""
+    def measure(self, task: Task) -> tuple[str, dict[str, float], list[str]]:
+        """The status, measures and flags of the record, after training; no measures where the run diverged."""
         spec = self.spec
-        if self.trained is None:
-            return {}, [f"loss not finite at iteration {self.iterations}"]
+        if self.status == "diverged":
+            return self.status, {}, [f"loss not finite at iteration {self.iterations}"]
         try:
-            of_run = self.evaluation or evaluation(spec, task, initial)
-            measures, flags = of_run.measures(self.trained)
+            of_run = self.evaluation or evaluation(spec, task, self.initial)
+            measures, flags = of_run.measures(self.learner.pack)
         except Diverged as error:
-            # Only this network diverged. Any other error is no finding, and fails the pack without a record.
-            self.status = "diverged"
-            return {}, [f"{error} after iteration {self.iterations}"]
+            # Only this network diverged. Any other error is no finding, and leaves no record.
+            return "diverged", {}, [f"{error} after iteration {self.iterations}"]
         if spec.checkpoints:
             names = [name for name in self.trajectory if name != "iteration"]
             final = {
@@ -105,7 +119,7 @@ class Course:
         measures["final_loss"] = self.curves["loss"][-1]
         if "accuracy" in self.curves:
             measures["final_accuracy"] = self.curves["accuracy"][-1]
-        return measures, flags
+        return self.status, measures, flags
 
 
 def checkpoints(spec: RunSpec) -> list[int]:

@@ -24,6 +24,14 @@ from hpr.training.own_measures import OWN_MEASURES, State
 from hpr.training.pack import Pack, rates, tangent_kernel
 from hpr_kernels.internal import NonFinite
 
+# The measures of one kernel, whose course a trajectory holds.
+OF_KERNEL = (
+    "kernel_alignment",
+    "kernel_effective_rank",
+    "task_kernel_alignment",
+    "centred_kernel_alignment",
+)
+
 
 class Diverged(ArithmeticError):
     """A network diverged: its weights, rates or kernel hold a NaN or an infinity."""
@@ -96,12 +104,13 @@ class Evaluation:
         return measures, not_finite(measures)
 
     def _of_kernel(self, K: Tensor) -> dict[str, float]:
-        return {
-            "kernel_alignment": alignment(self.K_0, K),
-            "kernel_effective_rank": kernel_effective_rank(K),
-            "task_kernel_alignment": task_kernel_alignment(K, self.y),
-            "centred_kernel_alignment": centred_kernel_alignment(K, self.y),
-        }
+        values = (
+            alignment(self.K_0, K),
+            kernel_effective_rank(K),
+            task_kernel_alignment(K, self.y),
+            centred_kernel_alignment(K, self.y),
+        )
+        return dict(zip(OF_KERNEL, values, strict=True))
 
     def _kernel(self, pack: Pack) -> Tensor:
         few = self.x[:, : self.spec.kernel_trials]

@@ -21,7 +21,7 @@ from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
 from hpr.training.pack import Pack
 from hpr.training.step import constraint
-from hpr.training.trials import Feed
+from hpr.training.trials import Feed, chunk_size
 from hpr_kernels.internal import layout, loss, recurrence, trials, update
 
 
@@ -62,6 +62,10 @@ class FusedStep:
         step.feed = self.feed
         return step
 
+    def unit(self, specs: Sequence[RunSpec]) -> int:
+        """The iterations of a graph; see `hpr.training.trainer.Trainer`."""
+        return self.feed.chunk if self.feed else chunk_size(specs, self.task)
+
     def __call__(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Advance by a batch, x [R, T, B, N_in] and targets [R, T, B]; return loss and accuracy [R] before the step."""
         everyone = torch.arange(len(x), device=x.device)
@@ -73,7 +77,7 @@ class FusedStep:
     def window(
         self, specs: Sequence[RunSpec], start: int, count: int
     ) -> tuple[Tensor, Tensor | None]:
-        """Train iterations start … start + count - 1 of the runs `specs`; see `hpr.training.loop.Trainer`."""
+        """Train iterations start … start + count - 1 of the runs `specs`; see `hpr.training.trainer.Trainer`."""
         feed = self.feed = self.feed or Feed(specs, self.task, self.trace.device)
         if self.chunk_sums is None:
             self.chunk_sums = self.sums.new_empty(feed.chunk, *self.sums.shape)
@@ -94,7 +98,9 @@ class FusedStep:
         whole = len(sums) == feed.chunk
         if self.graph is None and self.warm and whole and sums.is_cuda:
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            # Without a stream, captures share one on the device of the process's first.
+            stream = torch.cuda.Stream(self.trace.device)
+            with torch.cuda.graph(self.graph, stream=stream):
                 self._iterations(feed, sums)
         if self.graph is not None and whole:
             self.graph.replay()

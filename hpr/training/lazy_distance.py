@@ -13,64 +13,48 @@ project's choice: zero means that training is exactly linear, and one that f_lin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
+from hpr.training.cohort import Cohort, Learner, new_learner
 from hpr.training.linearised_step import LinearisedStep, rate_changes
 from hpr.training.pack import Pack, lanes, rates
+from hpr.training.watch import Watch
 from hpr_kernels.internal import layout, recurrence
 
 
-def lazy_distances(
-    specs: Sequence[RunSpec],
-    task: Task,
-    initial: Pack,
-    trained: Sequence[Pack],
-    iterations: Sequence[int],
-) -> list[float]:
-    """The lazy distance of each of R trained networks; not finite where training changed no output.
+def linearised_learner(spec: RunSpec, initial: Pack, iterations: int) -> Learner:
+    """A linearised network before its first of so many iterations; `initial` holds this one network.
+
+    What it learns, `pack`, is the change θ - θ_0.
+    """
+    nothing = Pack(
+        torch.zeros_like(initial.weights),
+        torch.zeros_like(initial.readout),
+        initial.N_in,
+        initial.signs,
+    )
+    return new_learner(spec, iterations, initial, nothing)
+
+
+def linearised_cohort(learners: Sequence[Learner], task: Task, watch: Watch) -> Cohort:
+    """The training of linearised networks, whose numbers of iterations may differ."""
+    return Cohort(learners, lambda pack: LinearisedStep(pack, learners[0].spec, task), lanes, watch)
+
+
+def lazy_distance(spec: RunSpec, task: Task, initial: Pack, trained: Pack, change: Pack) -> float:
+    """‖f - f_lin‖ / ‖f - f_0‖ in fp64, because both may be small beside f. It is not finite where f = f_0.
 
     Args:
-        specs: the runs, of one shape.
-        task: their task.
-        initial: their initial weights, a pack of R networks.
-        trained: their trained weights, packs of one network.
-        iterations: after how many iterations.
+        spec: the run.
+        task: its task.
+        initial: its initial weights, a pack of one network.
+        trained: its trained weights.
+        change: θ - θ_0 of the linearised network.
     """
-    changes = linearised_changes(specs, task, initial, iterations)
-    return [
-        _distance(spec, task, initial.select([r]), trained[r], changes[r])
-        for r, spec in enumerate(specs)
-    ]
-
-
-def linearised_changes(
-    specs: Sequence[RunSpec], task: Task, initial: Pack, iterations: Sequence[int]
-) -> list[Pack]:
-    """θ - θ_0 of the linearised networks after their numbers of iterations, packs of one network."""
-    changes: dict[int, Pack] = {}
-    active = list(range(len(specs)))
-    trainer = LinearisedStep(initial.select(lanes(active)), specs[0], task)
-    for start, stop in pairwise([0, *sorted(set(iterations))]):
-        trainer.window([specs[r] for r in lanes(active)], start, stop - start)
-        going = []
-        for position, r in enumerate(active):
-            if iterations[r] == stop:
-                changes[r] = trainer.pack.select([position])
-            else:
-                going.append(position)
-        if going:
-            active = [active[position] for position in going]
-            trainer = trainer.select(lanes(going))
-    return [changes[r] for r in range(len(specs))]
-
-
-def _distance(spec: RunSpec, task: Task, initial: Pack, trained: Pack, change: Pack) -> float:
-    """‖f - f_lin‖ / ‖f - f_0‖ in fp64, because both may be small beside f."""
     drawn = task.draw(spec.seed, 0, 1, spec.trials, split="evaluation")
     x = torch.from_numpy(drawn.inputs).to(initial.weights.device).double()
     before, after, moved = (_double(pack) for pack in (initial, trained, change))

@@ -7,49 +7,37 @@ order. A network that is done, because it reached its accuracy or its loss is no
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any, Literal, Protocol
+from functools import partial
 
 import torch
-from torch import Tensor
 
 from hpr import connectivity
+from hpr.experiment.checkpoints import Checkpoints
 from hpr.experiment.provenance import provenance
-from hpr.experiment.record import SCHEMA, Record
+from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
-from hpr.training.course import Course, checkpoints, finite_or_none
+from hpr.training.alone import Alone, Fail
+from hpr.training.cohort import new_learner
+from hpr.training.course import Course
 from hpr.training.initial import initial_pack
-from hpr.training.lazy_distance import lazy_distances
-from hpr.training.native_step import NativeStep
-from hpr.training.pack import Pack, Weights, lanes
-from hpr.training.step import Step
-from hpr.training.trials import WINDOW
-from hpr.training.weights import decoded, encoded
-from hpr_kernels.internal import iterations, outside_autocast, uses_native, uses_triton
+from hpr.training.recovery import Recovery
+from hpr.training.session import Keep, Session
+from hpr.training.teachers import Pretrained
+from hpr.training.trainer import engine, new_trainer
+from hpr.training.watch import ASKED, Stopped, Watch
+from hpr_kernels.internal import outside_autocast
+
+__all__ = ["Stopped", "new_trainer", "train_pack"]
 
 
-class Trainer(Protocol):
-    """What trains a pack: `NativeStep` by C kernels, `FusedStep` by Triton's, `Step` by torch's operations."""
-
-    pack: Pack
-
-    def __call__(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Advance by one batch, x [R, T, B, N_in]; returns the loss and, for classes, the accuracy before it, [R]."""
-
-    def window(
-        self, specs: Sequence[RunSpec], start: int, count: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """Train iterations start … start + count - 1 of the runs `specs`.
-
-        Returns:
-            losses and, for classes, accuracies, [R, count] each.
-        """
-
-    def select(self, networks: list[int]) -> Trainer:
-        """A trainer of some of the networks, which go on from where they are."""
+def never() -> bool:
+    """No."""
+    return False
 
 
 @outside_autocast
@@ -61,41 +49,126 @@ def train_pack(
     progress: Callable[[int], None] = lambda iterations: None,
     teachers: Mapping[str, Record] | None = None,
     lazy_distance: bool = False,
+    checkpoints: Checkpoints | None = None,
+    keep: Keep | None = None,
+    fail: Fail | None = None,
+    stop: Callable[[], bool] = never,
 ) -> list[Record]:
-    """Train runs of one shape together; return each one's record, in order (see `hpr.experiment.record`).
+    """Train runs of one shape together; return the records of those that got one, in order (`hpr.experiment.record`).
 
-    `progress(k)` is called as iterations pass, with the k iterations since the last call. `teachers` holds records by
-    key, in which the runs' teachers are looked up; a teacher without a record there is trained here first, with the
-    same result. With `lazy_distance` the linearised networks are trained too, which about doubles the cost, and the
-    measures have the value of `hpr.training.lazy_distance`; nothing else of a record changes.
+    With `lazy_distance` the linearised networks are trained too, which about doubles the cost, and the measures have
+    the value of `hpr.training.lazy_distance`; nothing else of a record changes.
+
+    Args:
+        specs: the runs.
+        task: their task.
+        device: where to train.
+        progress: called as iterations pass, with the number of iterations since the last call.
+        teachers: records by key, in which the runs' teachers are looked up; a teacher without a record there is
+            trained here first, with the same result.
+        lazy_distance: whether to measure it.
+        checkpoints: where the runs' states are written every `checkpoints.period` seconds, and where runs that an
+            earlier call left go on from. The records are those of an uninterrupted call, but for their timings.
+        keep: called with a run and its record as soon as the run is measured, which is when it leaves the pack. The
+            run's checkpoint is removed afterwards. If `keep` raises, the checkpoint stays, the other runs go on, and
+            the error goes to `fail`, or without `fail` is raised at the end.
+        fail: called with a run and an error that concerns this run alone, as one in drawing its weights, training its
+            teacher or measuring it; the other runs go on. Without `fail` such an error is raised.
+        stop: asked about once per second whether to stop.
 
     Raises:
         ValueError: the runs are of several shapes, the task is not theirs (its content too: see `hpr.experiment.bind`),
             its trials are no data, or a structure draws no valid weights, or other weights each time.
+        MemoryError, torch.OutOfMemoryError: there is no memory for a pack of this size.
+        Stopped: `stop` returned True; the checkpoints hold the state of all runs that have no record.
     """
+    return _train(
+        specs, task, device, progress, teachers or {}, lazy_distance, checkpoints, keep, fail, stop
+    )
+
+
+def _train(
+    specs: Sequence[RunSpec],
+    task: Task,
+    device: torch.device,
+    progress: Callable[[int], None],
+    teachers: Mapping[str, Record],
+    lazy_distance: bool,
+    checkpoints: Checkpoints | None,
+    keep: Keep | None,
+    fail: Fail | None,
+    stop: Callable[[], bool],
+    lasting: bool = False,
+) -> list[Record]:
+    """As `train_pack`; with `lasting`, the checkpoints stay when the records are made."""
     _check(specs, task)
-    pretrained = _pretrained(specs, task, device, teachers or {})
-    started = datetime.now(timezone.utc)
-    clock = time.perf_counter()
-    pack = initial_pack(specs, task, device, pretrained)
-    source = provenance(device, engine(pack, specs[0]))
-    initial = pack.select(range(len(specs)))
-    courses = [Course(spec) for spec in specs]
+    alone = Alone(fail)
+    sound = []
+    for spec in specs:
+        with alone(spec):
+            _check_drawn(spec)
+            sound.append(spec)
+
+    def trained(teacher: RunSpec) -> Record:
+        (record,) = _train(
+            [teacher], task, device, lambda iterations: None, {}, False, checkpoints, None, None,
+            stop, lasting=True,
+        )  # fmt: skip
+        return record
+
+    pretrained = Pretrained(teachers, trained)
+    known = []
+    for spec in sound:
+        with alone(spec):
+            pretrained.find(spec)
+            known.append(spec)
+    watch = Watch(stop, checkpoints.period if checkpoints else math.inf)
+    courses = _courses(known, task, device, pretrained, alone, watch)
+    if not courses:
+        return []
+    source = provenance(device, engine(courses[0].initial, specs[0]))
+    session = Session(
+        courses=courses,
+        task=task,
+        size=len(specs),
+        provenance=source,
+        watch=watch,
+        alone=alone,
+        progress=progress,
+        recovery=Recovery(checkpoints, source),
+        keep=keep,
+        with_lazy_distance=lazy_distance,
+        lasting=lasting,
+    )
     with torch.no_grad():
-        for index, course in enumerate(courses):
-            course.start(task, initial.select([index]))
-        _train(courses, task, pack, progress)
-        shared = {
-            "started": started.isoformat(timespec="seconds"),
-            "pack": len(specs),
-            "training_s": round((time.perf_counter() - clock) / len(specs), 3),
-        }
-        if lazy_distance:
-            _compare_with_linearised(courses, task, initial)
-        return [
-            _record(course, task, initial.select([index]), source, shared)
-            for index, course in enumerate(courses)
-        ]
+        records = session.run(partial(new_trainer, spec=specs[0], task=task))
+    if checkpoints is not None and not lasting:
+        for teacher in pretrained.trained:
+            checkpoints.drop(teacher)
+    return records
+
+
+def _courses(
+    specs: Sequence[RunSpec],
+    task: Task,
+    device: torch.device,
+    pretrained: Pretrained,
+    alone: Alone,
+    watch: Watch,
+) -> list[Course]:
+    """The runs whose initial weights could be drawn."""
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    courses = []
+    for spec in specs:
+        if watch.stopping():
+            raise Stopped(ASKED)
+        clock = time.perf_counter()
+        with alone(spec):
+            initial = initial_pack([spec], task, device, pretrained.weights)
+            learner = new_learner(spec, spec.iterations, initial)
+            seconds = time.perf_counter() - clock
+            courses.append(Course(spec, initial, learner, started, seconds=seconds))
+    return courses
 
 
 def _check(specs: Sequence[RunSpec], task: Task) -> None:
@@ -120,137 +193,13 @@ def _check(specs: Sequence[RunSpec], task: Task) -> None:
         raise ValueError(
             f"stop_accuracy: expected None for a regression, got {specs[0].stop_accuracy}"
         )
-    for spec in specs:
-        weights = connectivity.drawn(spec.connectivity, spec.N, spec.seed)
-        if weights != spec.drawn:
-            raise ValueError(
-                f"drawn: expected {weights!r}, what {spec.label} draws here, got {spec.drawn!r}; "
-                "hpr.experiment.bind gives a run the digest of its weights"
-            )
 
 
-def _pretrained(
-    specs: Sequence[RunSpec], task: Task, device: torch.device, teachers: Mapping[str, Record]
-) -> dict[str, Weights]:
-    """The weights of the runs' teachers by key, from their records or by training them now."""
-    found = {}
-    for teacher in dict.fromkeys(spec.teacher for spec in specs if spec.teacher is not None):
-        record = teachers.get(teacher.key)
-        if record is None:
-            (record,) = train_pack([teacher], task, device=device)
-        if "weights" not in record:
-            raise ValueError(f"teacher: expected a trained network, got {teacher}, which diverged")
-        found[teacher.key] = decoded(record["weights"])
-    return found
-
-
-def _compare_with_linearised(courses: Sequence[Course], task: Task, initial: Pack) -> None:
-    """Measure the lazy distance of each run that has not diverged."""
-    trained = {i: course.trained for i, course in enumerate(courses) if course.trained is not None}
-    if not trained:
-        return
-    ended = [courses[i] for i in trained]
-    distances = lazy_distances(
-        [course.spec for course in ended],
-        task,
-        initial.select([*trained]),
-        [*trained.values()],
-        [course.iterations for course in ended],
-    )
-    for course, distance in zip(ended, distances, strict=True):
-        course.lazy_distance = distance
-
-
-def _record(
-    course: Course,
-    task: Task,
-    initial: Pack,
-    source: dict[str, Any],
-    timings: dict[str, Any],
-) -> Record:
-    """Measure a run whose training has ended, and make its record."""
-    clock = time.perf_counter()
-    spec = course.spec
-    measures, flags = course.measure(task, initial)
-    record: Record = {
-        "schema": SCHEMA,
-        "key": spec.key,
-        "spec": spec.to_dict(),
-        "status": course.status,
-        "iterations": course.iterations,
-        "curves": course.curves,
-        "measures": finite_or_none(measures),
-        "flags": flags,
-        "provenance": source,
-        "timings": {**timings, "measures_s": round(time.perf_counter() - clock, 3)},
-    }
-    if spec.checkpoints:
-        record["trajectory"] = course.trajectory
-    if spec.keep_weights and course.trained is not None:
-        record["weights"] = encoded(course.trained)
-    return record
-
-
-def engine(pack: Pack, spec: RunSpec) -> Literal["native", "triton", "torch"]:
-    """What sums the products of training: C kernels, Triton's, or torch. Each rounds in its own way."""
-    if uses_native(pack.weights) and spec.activation in iterations.ACTIVATIONS:
-        return "native"
-    return "triton" if uses_triton(pack.weights) else "torch"
-
-
-def new_trainer(pack: Pack, spec: RunSpec, task: Task) -> Trainer:
-    """The trainer of a pack by its `engine`. Triton has one for the paper's kind of network, and torch for all."""
-    kind = engine(pack, spec)
-    if kind == "native":
-        return NativeStep(pack, spec, task)
-    usual = spec.model == "leaky_rnn" and spec.activation == "relu"
-    if usual and task.loss == "cross_entropy" and kind == "triton":
-        from hpr.training.fused_step import FusedStep
-
-        return FusedStep(pack, spec, task)
-    return Step(pack, spec, task)
-
-
-def _train(courses: list[Course], task: Task, pack: Pack, progress: Callable[[int], None]) -> None:
-    """Train until every run has ended, window by window."""
-    spec = courses[0].spec
-    active = list(courses)
-    # The C kernels train a lone network as they train it in a pack.
-    together = list if engine(pack, spec) == "native" else lanes
-    trainer = new_trainer(pack.select(together(range(len(active)))), spec, task)
-    # The first and the last point of a trajectory are taken before and after training.
-    points = set(checkpoints(spec)) - {0, spec.iterations} if spec.checkpoints else set()
-    for start in range(0, spec.iterations, WINDOW):
-        stop = min(start + WINDOW, spec.iterations)
-        ends = sorted({stop, *(point for point in points if start < point < stop)})
-        parts = []
-        for first, last in zip([start, *ends], ends, strict=False):
-            runs = [active[i].spec for i in together(range(len(active)))]
-            parts.append(trainer.window(runs, first, last - first))
-            if last in points:
-                for position, course in enumerate(active):
-                    course.observe(trainer.pack.select([position]), last)
-        losses, accuracies = (_joined(part) for part in zip(*parts, strict=True))
-        progress(stop - start)
-        assert losses is not None
-        going = []
-        for position, course in enumerate(active):
-            of_run = None if accuracies is None else accuracies[position]
-            if course.close_window(start, losses[position], of_run):
-                going.append(position)
-            elif course.status == "stopped":
-                course.trained = trainer.pack.select([position])
-        if len(going) < len(active):
-            active = [active[position] for position in going]
-            if not active:
-                progress(spec.iterations - stop)
-                return
-            trainer = trainer.select(together(going))
-    for position, course in enumerate(active):
-        course.trained = trainer.pack.select([position])
-
-
-def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """Losses or accuracies of a window's parts, [R, count], on the CPU."""
-    given = [part.cpu() for part in parts if part is not None]
-    return torch.cat(given, 1) if given else None
+def _check_drawn(spec: RunSpec) -> None:
+    """Refuse a run whose structure draws other weights than when the run was bound to its task."""
+    weights = connectivity.drawn(spec.connectivity, spec.N, spec.seed)
+    if weights != spec.drawn:
+        raise ValueError(
+            f"drawn: expected {weights!r}, what {spec.label} draws here, got {spec.drawn!r}; "
+            "hpr.experiment.bind gives a run the digest of its weights"
+        )

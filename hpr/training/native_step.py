@@ -33,6 +33,10 @@ class NativeStep:
         step.readout_velocity.copy_(self.readout_velocity[networks])
         return step
 
+    def unit(self, specs: Sequence[RunSpec]) -> int:
+        """One: any number of iterations at once costs the same per iteration; see `hpr.training.trainer.Trainer`."""
+        return 1
+
     def __call__(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         """Advance by a batch; see `Step`."""
         index = torch.arange(len(x), device=x.device)
@@ -42,7 +46,7 @@ class NativeStep:
     def window(
         self, specs: Sequence[RunSpec], start: int, count: int
     ) -> tuple[Tensor, Tensor | None]:
-        """Train iterations start … start + count - 1 of the runs `specs`; see `hpr.training.loop.Trainer`."""
+        """Train iterations start … start + count - 1 of the runs `specs`; see `hpr.training.trainer.Trainer`."""
         parts = [
             self._train(x, targets, index)
             for index, x, targets in chunks(specs, self.task, start, count)

@@ -37,7 +37,7 @@ def register_measure(name: str) -> Callable[[Measure], Measure]:
     """Let every run that is measured in this process from now on have a measure of your own; a decorator.
 
     The function takes the network's state before and after training. A value that is not finite is flagged, and None
-    in the record. An error fails the run's pack. A run's key does not depend on the measures, so that a run which is
+    in the record. An error fails the run. A run's key does not depend on the measures, so that a run which is
     in the store already keeps the record that it has.
 
     Raises:

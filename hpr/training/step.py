@@ -53,7 +53,7 @@ class Step:
     def window(
         self, specs: Sequence[RunSpec], start: int, count: int
     ) -> tuple[Tensor, Tensor | None]:
-        """Train iterations start … start + count - 1 of the runs `specs`; see `hpr.training.loop.Trainer`."""
+        """Train iterations start … start + count - 1 of the runs `specs`; see `hpr.training.trainer.Trainer`."""
         losses = torch.empty(len(specs), count, device=self.g.device)
         accuracies = torch.empty_like(losses) if self.task.loss == "cross_entropy" else None
         for i, (x, targets) in enumerate(trials(specs, self.task, start, count, losses.device)):
@@ -61,6 +61,10 @@ class Step:
             if accuracies is not None and accuracy is not None:
                 accuracies[:, i] = accuracy
         return losses, accuracies
+
+    def unit(self, specs: Sequence[RunSpec]) -> int:
+        """One: any number of iterations at once costs the same per iteration; see `hpr.training.trainer.Trainer`."""
+        return 1
 
     def __call__(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         """Advance by one batch; return the loss [R] and, for classes, the accuracy [R], both from before the step.

@@ -49,6 +49,20 @@ def trials(
             yield x[index, i], targets[index, i]
 
 
+def chunk_size(specs: Sequence[RunSpec], task: Task) -> int:
+    """How many iterations' trials `Feed` holds, within `TRIAL_BYTES`.
+
+    The number divides the window, so all chunks but a run's last have one size and one graph serves them.
+    """
+    seeds, batch = len({spec.seed for spec in specs}), specs[0].batch
+    bytes_each = seeds * task.T * batch * (4 * task.N_in + 8)
+    return max(
+        size
+        for size in range(1, WINDOW + 1)
+        if WINDOW % size == 0 and (size == 1 or size * bytes_each <= TRIAL_BYTES)
+    )
+
+
 class Feed:
     """Trials on the device for a chunk of iterations, with the next chunk drawn and uploaded ahead.
 
@@ -61,13 +75,7 @@ class Feed:
         self.seeds = sorted({spec.seed for spec in specs})
         self.task, self.spec = task, specs[0]
         rows = (task.T, self.spec.batch)
-        bytes_each = len(self.seeds) * rows[0] * rows[1] * (4 * task.N_in + 8)
-        # The chunk divides the window, so all chunks but a run's last have one size and one graph serves them.
-        self.chunk = max(
-            size
-            for size in range(1, WINDOW + 1)
-            if WINDOW % size == 0 and (size == 1 or size * bytes_each <= TRIAL_BYTES)
-        )
+        self.chunk = chunk_size(specs, task)
         cuda = device.type == "cuda"
         lead = (len(self.seeds), self.chunk)
         self.x = torch.empty(*lead, *rows, task.N_in, device=device)

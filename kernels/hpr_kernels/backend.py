@@ -128,12 +128,20 @@ def check_precision(precision: str) -> None:
     checks.choice("precision", precision, PRECISIONS)
 
 
-def launch_options(num_warps: int, num_stages: int) -> dict[str, int | bool]:
+def launch_options(
+    num_warps: int, num_stages: int, maxnreg: int | None = None
+) -> dict[str, int | bool]:
     """Options of every launch: `kernel[grid](…, **launch_options(4, 3))`.
 
+    With `maxnreg` the assembler takes up to that many registers, rather than spill to run more blocks at a time.
     Releases of Triton differ in whether a product and a sum are fused into one rounding by default, so it is set here.
     """
-    return {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
+    options: dict[str, int | bool] = {
+        "num_warps": num_warps,
+        "num_stages": num_stages,
+        "enable_fp_fusion": True,
+    }
+    return options if maxnreg is None else {**options, "maxnreg": maxnreg}
 
 
 def _set_up_interpreter() -> None:

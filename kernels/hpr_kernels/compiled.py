@@ -41,6 +41,7 @@ class Specimen:
     num_stages: int
     flops: int  # two for each multiply-add that the equation needs
     bytes: int  # bytes read, each counted once, plus bytes written
+    maxnreg: int | None = None  # as in `launch_options`
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Compiled:
     stack: int  # bytes per thread
     local: int  # bytes per thread
     instructions: Counter[str]  # by full name, such as LDG.E.128
+    # Cycles for which the innermost loop with tensor instructions stalls at least, by the compiler's own marks.
+    tile_cycles: int
 
     def count(self, pattern: str) -> int:
         """How many instructions of the program have a name that starts with the regular expression `pattern`."""
@@ -115,7 +118,7 @@ def compile_for(specimen: Specimen, capability: int) -> Compiled:
     kernel = triton.compile(
         ASTSource(specimen.kernel, signature, constants, attributes),
         target=GPUTarget("cuda", capability, 32),
-        options=launch_options(specimen.num_warps, specimen.num_stages),
+        options=launch_options(specimen.num_warps, specimen.num_stages, specimen.maxnreg),
     )
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
@@ -129,10 +132,45 @@ def compile_for(specimen: Specimen, capability: int) -> Compiled:
         shared=used["SHARED"] + kernel.metadata.shared,
         stack=used["STACK"],
         local=used["LOCAL"],
-        instructions=Counter(
-            re.findall(r"^\s+/\*\w{4,}\*/\s+(?:@!?\w+\s+)?([\w.]+)", program, re.M)
-        ),
+        instructions=Counter(instruction.name for instruction in _instructions(program)),
+        tile_cycles=_tile_cycles(_instructions(program)),
     )
+
+
+@dataclass(frozen=True)
+class _Instruction:
+    """An instruction of a program: its address and name, the address that it may jump to, and its stall in cycles."""
+
+    address: int
+    name: str
+    target: int | None
+    stall: int
+
+
+def _instructions(program: str) -> list[_Instruction]:
+    """Read the listing of `cuobjdump -sass`: an instruction, then its 128 bits as two words.
+
+    Bits 105 to 108 are the cycles that the warp waits before its next instruction, on 8.0 to 10.0 (Jia et al., 2018,
+    "Dissecting the NVIDIA Volta GPU architecture via microbenchmarking", section 2.1).
+    """
+    form = r"^\s+/\*(\w{4,})\*/\s+(?:@!?\w+\s+)?([\w.]+)([^;]*);\s+/\* 0x\w{16} \*/\s+/\* 0x(\w{16}) \*/"
+    found = []
+    for address, name, rest, word in re.findall(form, program, re.M):
+        jump = re.search(r"0x(\w+)", rest) if name.startswith("BRA") else None
+        target = int(jump[1], 16) if jump else None
+        found.append(_Instruction(int(address, 16), name, target, int(word, 16) >> 41 & 15))
+    return found
+
+
+def _tile_cycles(program: list[_Instruction]) -> int:
+    """The stalls of the shortest loop that has a tensor instruction; 0 where none has."""
+    loops = []
+    for last in program:
+        if last.target is not None and last.target <= last.address:
+            body = [one for one in program if last.target <= one.address <= last.address]
+            if any(re.match(TENSOR_CORE, one.name) for one in body):
+                loops.append((len(body), sum(one.stall for one in body)))
+    return min(loops)[1] if loops else 0
 
 
 def specialise(

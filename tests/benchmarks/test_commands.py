@@ -81,7 +81,7 @@ def test_the_help_lists_the_commands_and_imports_none_of_them() -> None:
         line = [sys.executable, "-c", code, *words, "--help"]
         done = subprocess.run(line, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
-        assert re.findall(r"^    (\w+)", done.stdout, re.M) == [*listed]
+        assert re.findall(r"^    ([\w-]+)", done.stdout, re.M) == [*listed]
 
 
 @pytest.mark.parametrize(("words", "said"), [([], "benchmarks"), (["peers"], "benchmarks peers")])

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import hpr
-from hpr import command_line
+from hpr import command_line, run
 from hpr.command_line import Parser
 from hpr.connectivity import cave
 from hpr.reproduce import build_parser, main
@@ -26,7 +26,8 @@ from hpr.system.paths import cache_folder
 
 # These modules, those of benchmarks too, parse their command lines with the package's own parser.
 MODULES = (
-    "hpr.reproduce", "hpr.connectivity.cave", *(
+    "hpr.reproduce", "hpr.run", "hpr.rerun", "hpr.store verify", "hpr.store merge", "hpr.store export",
+    "hpr.store gc", "hpr.connectivity.cave", *(
         f"benchmarks.__main__ {command}"
         for command in ("tables", "gate", "planner", "gpu", "peers ntk", "peers training", "peers tasks")
     ),
@@ -88,7 +89,7 @@ def test_whatever_takes_a_path_takes_it_as_a_shell_does(
 
 def test_the_command_lines_that_take_paths_are_these(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = [len(paths(parser_of(module, monkeypatch))) for module in MODULES]
-    assert counts == [3, 1, 2, 1, 1, 0, 0, 0, 0]
+    assert counts == [3, 3, 3, 1, 2, 3, 1, 1, 2, 1, 1, 0, 0, 0, 0]
 
 
 def test_no_command_line_goes_without_the_packages_parser() -> None:
@@ -291,6 +292,36 @@ def test_thousands_of_bad_command_lines_are_a_line_or_a_listing(batches: int) ->
             endures(lambda line=line: main(["--dry-run", *line], train=unreachable))
 
     check()
+
+
+@pytest.mark.usefixtures("empty_cache")
+@pytest.mark.parametrize("batches", [40, pytest.param(1000, marks=pytest.mark.nightly)])
+def test_hundreds_of_bad_command_lines_of_a_sweep_are_a_line_or_a_forecast(
+    batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # NeuroGym imports matplotlib, which makes folders in a new home, so the home is not a new one here.
+    monkeypatch.setattr("hpr.system.devices.may_have_card", lambda: False)
+    place = tmp_path / "place"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    parser = run.build_parser()
+    task = ["--task", "pattern generation", "--batch", "1"]
+
+    @settings(
+        max_examples=batches, deadline=None, database=None, derandomize=True,
+        phases=[Phase.generate], suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(
+        st.lists(
+            lines(parser, [task, task, [*task, "--rank", "1", "2"], []]), min_size=5, max_size=5
+        )
+    )
+    def check(batch: list[list[str]]) -> None:
+        for line in batch:
+            endures(lambda line=line: run.main(["--dry-run", *line], train=unreachable))
+
+    check()
+    assert list(place.iterdir()) == []
 
 
 @pytest.mark.usefixtures("empty_place")

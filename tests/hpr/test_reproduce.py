@@ -104,8 +104,8 @@ def test_all_runs_are_trained_kept_and_shown(
     assert len(train.trained) == 30
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
-        "runs", "figure_1.json", "figure_1.md", "figure_1.png", "figure_1.pdf",
-        "summary.json", "summary.md",
+        "runs", "figure_1.json", "figure_1.md", "figure_1.png", "figure_1.pdf", "figure_1.svg",
+        "summary.json", "summary.md", "report.html",
     }  # fmt: skip
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 30
     said = capsys.readouterr()

@@ -72,7 +72,8 @@ def test_equals_the_equation(drawn: tuple[Factors, Factors | None], add: bool) -
 
 
 @pytest.mark.parametrize(
-    ("B", "O", "S", "N", "F"), [(5, 24, 8, 33, 7), (3, 10, 28, 50, 1), (2, 3, 64, 300, 31), (7, 1, 1, 17, 5)]
+    ("B", "O", "S", "N", "F"), [(5, 24, 8, 33, 7), (3, 10, 28, 50, 1), (2, 3, 64, 300, 31), (7, 1, 1, 17, 5),
+     (4, 2, 1, 4096, 784), (2, 1, 1, 5, 4000), (2, 1, 500, 300, 320)],
 )  # fmt: skip
 def test_errs_at_most_twice_as_much_as_torch(B: int, O: int, S: int, N: int, F: int) -> None:
     reach = tuple(o * S // O for o in range(O)) if O > 1 else (S - 1,)

@@ -86,6 +86,22 @@ def test_equals_the_reference(
     exact = references(*(value.clone() for value in given), rho, activation)
     for got, wanted in zip(results(*given, rho, activation), exact, strict=True):
         assert_close(got, wanted)
+    errs_at_most_twice_as_much(N, T, B, N_in, rho, activation)
+
+
+@pytest.mark.parametrize(
+    ("N", "T", "B", "N_in", "rho"), [(1000, 40, 4, 3, 0.5), (300, 2, 33, 784, 0.5)], ids=str
+)
+def test_long_sums_err_at_most_twice_as_much_as_torch(
+    N: int, T: int, B: int, N_in: int, rho: float
+) -> None:
+    errs_at_most_twice_as_much(N, T, B, N_in, rho, "linear")
+
+
+def errs_at_most_twice_as_much(
+    N: int, T: int, B: int, N_in: int, rho: float, activation: str
+) -> None:
+    """Check the errors in fp32 against those of the equations in torch, from fp64."""
     single = [value.float() for value in filled(N, T, B, N_in, R=2)]
     torchs = references(*(value.clone() for value in single), rho, activation)
     exact = references(*(value.double() for value in single), rho, activation)

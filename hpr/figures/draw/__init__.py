@@ -15,12 +15,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hpr.system.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 7.0  # inches, a page's two columns
+# Points of thin lines that one axes of an SVG holds as paths, and the width in points below which a line is thin.
+DENSE = 2000
+THIN = 1.0
 STYLE: dict[str, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -32,8 +37,9 @@ STYLE: dict[str, Any] = {
     "axes.linewidth": 0.6,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
-    # Type 42 keeps letters as text in the PDF.
+    # Letters stay text in the PDF and in the SVG, which is a fraction of the size and can be searched.
     "pdf.fonttype": 42,
+    "svg.fonttype": "none",
 }
 
 
@@ -70,18 +76,35 @@ except ValueError as error:
 
 
 def save(plot: Callable[[], Figure], path: Path) -> None:
-    """Draw a picture and write it to `path` with the endings .png (200 dpi) and .pdf.
+    """Draw a picture and write it to `path` with the endings .png (200 dpi), .pdf and .svg.
 
-    Both use matplotlib's default parameters with `STYLE`, not the user's parameters.
+    All use matplotlib's default parameters with `STYLE`, not the user's parameters. The SVG has no background, and its
+    dense lines are pixels (`_rasterise_dense`).
     """
     # The backend concerns windows alone, and a process chooses it once, so it is not reset.
     defaults = {
         name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"
     }
     dateless = {"CreationDate": None, "Producer": None, "Creator": None}
-    with matplotlib.rc_context({**defaults, **STYLE}):
+    plain = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    # Names inside an SVG are random without a salt.
+    with matplotlib.rc_context({**defaults, **STYLE, "svg.hashsalt": "hpr"}):
         figure = plot()
-        for ending, metadata in ((".png", {"Software": None}), (".pdf", dateless)):
+        for ending, metadata in ((".png", {"Software": None}), (".pdf", dateless), (".svg", plain)):
             content = io.BytesIO()
-            figure.savefig(content, format=ending[1:], dpi=200, metadata=metadata)
+            vector = ending == ".svg"
+            if vector:
+                _rasterise_dense(figure)
+            figure.savefig(
+                content, format=ending[1:], dpi=200, metadata=metadata, transparent=vector
+            )
             write_atomically(path.with_suffix(ending), content.getvalue())
+
+
+def _rasterise_dense(figure: Figure) -> None:
+    """Turn the thin lines of axes with more than `DENSE` points into pixels, which take less of an SVG than paths."""
+    for axes in figure.axes:
+        thin = [line for line in axes.lines if line.get_linewidth() < THIN]
+        if sum(np.size(line.get_xdata()) for line in thin) > DENSE:
+            for line in thin:
+                line.set_rasterized(True)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
 from hpr.figures.draw import WIDTH
-from hpr.figures.draw.plotting import describe, write_small_print
+from hpr.figures.draw.plotting import describe, legend_above, write_small_print
 from hpr.figures.panel import Curve, Panel
 from hpr.figures.settings import Settings
 
@@ -36,9 +36,9 @@ def curve_grid(
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(left=0)
         title = panel.title.replace("\n", " ")
-        axes.set_title(f"{curve.letter}  {title}")
+        axes.set_title(f"{curve.letter}  {title}", loc="left")
         axes.set_ylabel(curve.label)
-        axes.legend(frameon=False, fontsize=6)
+        legend_above(axes, columns=3)
     for axes in grid[-1]:
         axes.set_xlabel("iterations")
     small_print = f"{describe(settings, panels)}; thin lines are runs, bold ones means"

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.axes
 import numpy as np
 from matplotlib.figure import Figure, FigureBase
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from hpr.experiment.record import Record
@@ -18,6 +19,12 @@ from hpr.figures.settings import Settings
 
 # Okabe and Ito's blue differs from the black means for every kind of colour vision, and in grey.
 DOTS = "#0072B2"
+# Measures without an upper bound, of which one outlier could flatten all other values (`show_outliers`).
+UNBOUNDED = ("weight_change_norm",)
+# The axis of such a measure is logarithmic where the largest value is more than this many times the median, or more
+# than `WIDE` times the smallest.
+OUTLYING = 4.0
+WIDE = 30.0
 
 
 def sweep_dots(
@@ -25,6 +32,8 @@ def sweep_dots(
     values: NDArray[np.float64],
     levels: Sequence[str],
     gaps: Sequence[Sequence[str]],
+    *,
+    unbounded: bool = False,
 ) -> None:
     """Draw a sweep: one dot per run, bars and a thin line for the means, missing runs in words.
 
@@ -33,6 +42,7 @@ def sweep_dots(
         values: [S, L]; NaN: the run has no value. Each seed has the same place beside every tick.
         levels: the L tick labels, in order.
         gaps: for each level, why its missing runs are missing.
+        unbounded: whether the axis may be logarithmic (`show_outliers`).
     """
     S, L = values.shape
     positions = np.arange(L) + offsets(S)[:, None]
@@ -48,9 +58,55 @@ def sweep_dots(
     axes.set_xticks(np.arange(L), levels)
     axes.set_xlim(-0.6, L - 0.4)
     axes.margins(y=0.12)
+    if not (unbounded and show_outliers(axes, values)):
+        plain_ticks(axes)
+    write_gaps(axes, gaps, S)
+
+
+def plain_ticks(axes: matplotlib.axes.Axes) -> None:
+    """Give a linear y axis about five ticks, without an offset."""
     axes.locator_params(axis="y", nbins=5)
     axes.ticklabel_format(axis="y", useOffset=False)
-    write_gaps(axes, gaps, S)
+
+
+def show_outliers(axes: matplotlib.axes.Axes, values: NDArray[np.float64]) -> bool:
+    """Make the y axis logarithmic if a linear one would flatten most of the values; return whether it did.
+
+    NaN in `values` is left out. An axis with values of zero or below stays linear.
+    """
+    finite = values[np.isfinite(values)]
+    if not len(finite) or finite.min() <= 0:
+        return False
+    if finite.max() <= min(OUTLYING * np.median(finite), WIDE * finite.min()):
+        return False
+    axes.set_yscale("log")
+    decades = np.log10(finite.max() / finite.min())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    return True
+
+
+def legend_above(axes: matplotlib.axes.Axes, *, columns: int, title: str = "") -> None:
+    """Put the legend between the title and the axes, so that it covers no curve."""
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=columns,
+        title=title or None,
+        title_fontsize=6,
+        fontsize=6,
+        frameon=False,
+        handlelength=1.6,
+        columnspacing=1,
+        labelspacing=0.2,
+        borderpad=0,
+        borderaxespad=0.3,
+        alignment="left",
+    )
+    # The title stands above the legend: a line of 6 points per row, and a gap.
+    rows = -(-len(axes.get_legend_handles_labels()[1]) // columns) + bool(title)
+    axes.set_title(axes.get_title("left"), loc="left", pad=5 + 8 * rows)
 
 
 def offsets(S: int) -> NDArray[np.float64]:
@@ -94,7 +150,8 @@ def sweep_grid(
     for row, measure in zip(grid, measures, strict=True):
         for axes, panel in zip(row, panels, strict=True):
             values = panel.values(records, measure)
-            sweep_dots(axes, values, panel.levels, panel.gaps(records, measure))
+            gaps = panel.gaps(records, measure)
+            sweep_dots(axes, values, panel.levels, gaps, unbounded=measure in UNBOUNDED)
         row[0].set_ylabel(MEASURES[measure].replace(" ", "\n", 1))
     for axes, panel in zip(grid[0], panels, strict=True):
         axes.set_title(panel.title)

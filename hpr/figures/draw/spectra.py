@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import matplotlib.axes
 import numpy as np
@@ -12,17 +13,21 @@ from numpy.typing import NDArray
 from hpr.connectivity import spectrum_rank
 from hpr.experiment.record import Record
 from hpr.figures.draw import WIDTH
-from hpr.figures.draw.plotting import offsets, write_gaps, write_small_print
+from hpr.figures.draw.plotting import (
+    UNBOUNDED,
+    legend_above,
+    offsets,
+    plain_ticks,
+    show_outliers,
+    write_gaps,
+    write_small_print,
+)
 from hpr.figures.panel import MEASURES, Panel
 from hpr.figures.spectrum import spectrum
 
 # Grey for the null, then Okabe and Ito's blue and vermilion. Dashes distinguish the lines in grey.
 LEVEL_COLOURS = ("0.35", "#0072B2", "#D55E00")
 DASHES = ("-", "--", ":")
-# Measures without an upper bound. Their axis is logarithmic where the largest value is more than `WIDE` times the
-# smallest, because a linear axis would hide the small values.
-UNBOUNDED = ("weight_change_norm",)
-WIDE = 30.0
 
 
 def structure_grid(
@@ -41,7 +46,7 @@ def structure_grid(
         width_ratios=[1.5, *[1.0] * len(measures)],
     )
     for row, panel in zip(grid, panels, strict=True):
-        draw_spectra(row[0], panel, singular=False)
+        draw_spectra(row[0], panel, singular=False, columns=2)
         row[0].set_ylabel("eigval magnitude\n/ largest")
         for axes, measure in zip(row[1:], measures, strict=True):
             values, gaps = panel.values(records, measure), panel.gaps(records, measure)
@@ -54,10 +59,12 @@ def structure_grid(
 
 def spectra_grid(panels: Sequence[Panel], small_print: str) -> Figure:
     """Draw one column per panel: the singular spectra above the effective ranks."""
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
     grid = figure.subplots(2, len(panels), squeeze=False)
     for (above, below), panel in zip(grid.T, panels, strict=True):
-        draw_spectra(above, panel, singular=True)
+        # A title on one line would be wider than the column.
+        named = replace(panel, title=panel.title.replace(" (", "\n("))
+        draw_spectra(above, named, singular=True, columns=1)
         draw_boxes(below, ranks(panel, singular=True), panel.levels, [[] for _ in panel.levels])
     grid[0, 0].set_ylabel("singular value\n/ largest")
     grid[1, 0].set_ylabel("effective rank")
@@ -75,8 +82,11 @@ def ranks(panel: Panel, *, singular: bool) -> NDArray[np.float64]:
     ).T
 
 
-def draw_spectra(axes: matplotlib.axes.Axes, panel: Panel, *, singular: bool) -> None:
-    """Draw magnitude / largest against index / N: thin lines are draws, thick lines are means."""
+def draw_spectra(axes: matplotlib.axes.Axes, panel: Panel, *, singular: bool, columns: int) -> None:
+    """Draw magnitude / largest against index / N: thin lines are draws, thick lines are means.
+
+    The legend above the axes has this number of columns.
+    """
     means = ranks(panel, singular=singular).mean(axis=0)
     for level, runs, colour, dash, rank in zip(
         panel.levels, panel.runs, LEVEL_COLOURS, DASHES, means, strict=False
@@ -92,16 +102,7 @@ def draw_spectra(axes: matplotlib.axes.Axes, panel: Panel, *, singular: bool) ->
     axes.set_xlabel(f"{kind} index / N")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
-    axes.legend(
-        title="effective rank",
-        title_fontsize=6,
-        fontsize=6,
-        frameon=False,
-        loc="upper right",
-        handlelength=1.6,
-        labelspacing=0.2,
-        borderpad=0,
-    )
+    legend_above(axes, columns=columns, title="effective rank")
 
 
 def draw_boxes(
@@ -121,7 +122,7 @@ def draw_boxes(
         values: [S, L]; NaN: the run has no value.
         levels: the L tick labels.
         gaps: for each level, why its missing runs are missing.
-        unbounded: whether the axis may be logarithmic.
+        unbounded: whether the axis may be logarithmic (`show_outliers`).
     """
     S, L = values.shape
     present = [column[np.isfinite(column)] for column in values.T]
@@ -142,10 +143,6 @@ def draw_boxes(
     axes.set_xticks(range(L), [level.replace(" ", "\n") for level in levels], fontsize=6)
     axes.set_xlim(-0.6, L - 0.4)
     axes.margins(y=0.12)
-    pooled = np.concatenate(present)
-    if unbounded and len(pooled) and pooled.min() > 0 and pooled.max() > WIDE * pooled.min():
-        axes.set_yscale("log")
-    else:
-        axes.locator_params(axis="y", nbins=5)
-        axes.ticklabel_format(axis="y", useOffset=False)
+    if not (unbounded and show_outliers(axes, values)):
+        plain_ticks(axes)
     write_gaps(axes, gaps, S)

@@ -7,10 +7,10 @@ import math
 import matplotlib.axes
 import numpy as np
 import torch
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from hpr.figures.draw import WIDTH
+from hpr.figures.draw.plotting import legend_above
 from hpr.theory import Size, equations, recurrent_checks, two_layer_checks
 from hpr.theory.networks import isotropic_spectrum
 from hpr.theory.results import Results
@@ -23,19 +23,22 @@ DIMENSIONS = {2: BLUE, 5: RED, 20: GREEN}
 def checks(results: Results, n: Size, profile: str) -> Figure:
     """Draw six panels, and write below them how much was computed."""
     panels = (_final_kernel, _constant, _expectation, _maximiser, _alignment, _frozen)
-    with rc_context({"legend.fontsize": 6, "legend.frameon": False}):
-        figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
-        for axes, letter, panel in zip(figure.subplots(2, 3).flat, "ABCDEF", panels, strict=True):
-            panel(axes, results)
-            axes.set_title(f"{letter}  {axes.get_title()}", loc="left")
-            axes.set_title("")
-        figure.supxlabel(
-            f"profile {profile}: {n.tasks:,} Monte Carlo tasks, {n.trained:,} tasks "
-            f"trained a setting, {n.starts} starts, {n.networks} recurrent networks a rank; "
-            f"bars: stated errors; F: medians",
-            fontsize=5.5,
-            color="0.35",
-        )
+    figure = Figure(figsize=(WIDTH, 5.4), layout="constrained")
+    for axes, letter, panel in zip(figure.subplots(2, 3).flat, "ABCDEF", panels, strict=True):
+        panel(axes, results)
+        axes.set_title(f"{letter}  {axes.get_title()}", loc="left")
+        axes.set_title("")
+        if axes.get_legend_handles_labels()[1]:
+            lines = "lines: bound, leading term" if panel is _final_kernel else ""
+            # Two of F's long labels would be wider than its axes.
+            legend_above(axes, columns=1 if panel is _frozen else 2, title=lines)
+    figure.supxlabel(
+        f"profile {profile}: {n.tasks:,} Monte Carlo tasks, {n.trained:,} tasks "
+        f"trained per setting, {n.starts} starts, {n.networks} recurrent networks per rank; "
+        f"bars: stated errors; F: medians",
+        fontsize=5.5,
+        color="0.35",
+    )
     return figure
 
 
@@ -62,14 +65,6 @@ def _final_kernel(axes: matplotlib.axes.Axes, results: Results) -> None:
             axes.plot(sigma, unit, "-", linewidth=0.8, color=DIMENSIONS[d])
     axes.set(xscale="log", yscale="log", xlabel="initial norm σ", title="Eq. 8: what it leaves out")
     axes.set_ylabel("largest ‖$K^{(f)}$ − Eq. 8‖")
-    axes.legend(
-        loc="upper left",
-        title="lines: bound, leading term",
-        title_fontsize=6,
-        handlelength=0.8,
-        borderpad=0,
-        labelspacing=0.2,
-    )
 
 
 def _constant(axes: matplotlib.axes.Axes, results: Results) -> None:
@@ -130,7 +125,6 @@ def _expectation(axes: matplotlib.axes.Axes, results: Results) -> None:
     )
     axes.set(xlabel="rank / d", ylabel="mean KA over tasks", xlim=(0, 1.08))
     axes.set_title("Eq. 21 (lines)")
-    axes.legend(loc="center", bbox_to_anchor=(0.58, 0.74), ncols=2)
 
 
 def _maximiser(axes: matplotlib.axes.Axes, results: Results) -> None:
@@ -201,4 +195,3 @@ def _frozen(axes: matplotlib.axes.Axes, results: Results) -> None:
     axes.set_yticks([1, 1e-10, 1e-20, 1e-30])
     axes.set_xticks(place, [str(rank) for rank in recurrent_checks.INITIAL_RANKS])
     axes.set_title("Prop. 2: linear RNN")
-    axes.legend(loc="center left", bbox_to_anchor=(0, 0.52))

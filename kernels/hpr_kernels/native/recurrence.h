@@ -34,16 +34,6 @@ static void pack_back(int64_t N, const real *w, int64_t row, real *panels) {
             memcpy(panels, w + n * row + m, sizeof(real) * least(PANEL, N - m));
 }
 
-// `product` with sums of one panel, in parts whose numbers of b stay in L1 while all rows pass by
-static void panel_product(int64_t rows, int64_t registers, int64_t K, const real *a, int64_t row, const real *b, real *out) {
-    const int64_t most_terms = 20480 / (PANEL * sizeof(real));
-    if (!K) product(rows, registers, 0, a, row, 1, b, PANEL, out, PANEL, 0);
-    for (int64_t k = 0, some; k < K; k += some) {
-        some = rows_of(K - k, most_terms);
-        product(rows, registers, some, a + k, row, 1, b + k * PANEL, PANEL, out, PANEL, k > 0);
-    }
-}
-
 // DO(count, activation) where both are constants, so that the compiler makes a loop in vectors for each case
 #define EPILOGUE(count, activation, DO)                                                             \
     switch ((activation) * 2 + ((count) == PANEL)) {                                                \
@@ -74,7 +64,7 @@ static void step_forward(int64_t rows, int64_t N, int64_t F, int64_t first, int 
         leak(count, activation, start, rho, rest, sums + i * PANEL, h + i * PANEL, rates + i * row + n);
     for (int64_t n = 0; n < N; n += PANEL, panels += F * PANEL, h += rows * PANEL) {
         int64_t count = least(PANEL, N - n);
-        panel_product(rows, registers_of(count), F - first, z + first, row, panels + first * PANEL, sums);
+        product(rows, registers_of(count), F - first, z + first, row, 1, panels + first * PANEL, PANEL, sums, PANEL, 0);
         EPILOGUE(count, activation, LEAK)
     }
 }
@@ -104,7 +94,7 @@ static void step_back(int64_t rows, int64_t N, int activation, real rho, real re
     }
     for (int64_t m = 0; m < N; m += PANEL, panels += N * PANEL) {
         int64_t count = least(PANEL, N - m);
-        if (later) panel_product(rows, registers_of(count), N, later, row, panels, sums);
+        if (later) product(rows, registers_of(count), N, later, row, 1, panels, PANEL, sums, PANEL, 0);
         EPILOGUE(count, activation, SLOPE)
     }
 }

@@ -5,8 +5,8 @@
 #pragma once
 #include "recurrence.h"
 
-// A block of the weight gradient: rows (step, example) that are summed, and columns of z
-enum { STATE_ROWS = 96, GRADIENT_ROWS = 128, GRADIENT_COLUMNS = 48 };
+// Examples that pass through all steps together, and columns of z whose gradients are summed together
+enum { STATE_ROWS = 96, GRADIENT_COLUMNS = 48 };
 
 typedef struct {
     int64_t R, T, B, N, N_in, N_out, count;  // count: iterations
@@ -160,25 +160,23 @@ static void turn_panels(int64_t N, int64_t F, const real *panels, real *back) {
                       back + m * N + n * PANEL, PANEL);
 }
 
-// The update of the weights, whose gradient is Σ z g over steps and examples, in blocks whose z stays in L1
+// The update of the weights, whose gradient is Σ z g over steps and examples, in blocks of TERMS rows whose z stays in L1
 static void update(const Training *p, const Work *m) {
     const int64_t all = p->T * p->B;
-    for (int64_t begin = 0, rows; begin < all; begin += rows) {
-        rows = rows_of(all - begin, GRADIENT_ROWS);
+    for (int64_t begin = 0; begin < all; begin += TERMS)
         for (int64_t k = 0, columns; k < m->F; k += columns) {
             int recurrent = k < p->recurrent;
             columns = rows_of((recurrent ? p->recurrent : m->F) - k, GRADIENT_COLUMNS);
             // As a_0 = 0, the first step has a gradient for the input weights alone.
-            int64_t start = recurrent ? p->B : 0, from = most(begin, start), some = begin + rows - from;
+            int64_t from = begin + (recurrent ? p->B : 0), rows = least(all - from, TERMS);
             for (int64_t n = 0; n < p->N; n += PANEL) {
                 int64_t at = n * m->F + k * PANEL;
-                if (some > 0)
-                    product(columns, registers_of(p->N - n), some, m->z + from * m->Z + k, 1, m->Z,
-                            m->g + from * m->Q + n, m->Q, m->gradient + at, PANEL, from > start);
-                if (begin + rows == all) descend_block(p, m, at, columns * PANEL);
+                if (rows > 0)
+                    product(columns, registers_of(p->N - n), rows, m->z + from * m->Z + k, 1, m->Z,
+                            m->g + from * m->Q + n, m->Q, m->gradient + at, PANEL, begin > 0);
+                if (begin + TERMS >= all) descend_block(p, m, at, columns * PANEL);
             }
         }
-    }
 }
 
 static void iterate(const Training *p, const Work *m, const real *x, const void *targets, real *loss, real *accuracy) {

@@ -101,13 +101,15 @@ INLINE int64_t rows_of(int64_t left, int64_t limit) { return up(left, up(left, l
     default: if (limit >= 8) CASE(first, 8)                                                         \
     }
 
-// A block of NV registers and MR rows of `product`
+// A sum of more terms than this is cut into blocks of so many terms, whose sums are added in order (docs/bits.md).
+enum { TERMS = 128 };
+
+// A block of NV registers and MR rows of `product`, and `terms` terms
 #define PRODUCT(NV, MR)                                                                             \
     {                                                                                               \
         vec acc[MR][NV];                                                                            \
-        UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < NV; j++)                     \
-            acc[i][j] = more ? load(to + i * width + j * LANES) : (vec){0};                         \
-        for (int64_t k = 0; k < K; k++) {                                                           \
+        UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < NV; j++) acc[i][j] = (vec){0}; \
+        for (int64_t k = 0; k < terms; k++) {                                                       \
             vec right[NV];                                                                          \
             UNROLL for (int j = 0; j < NV; j++) {                                                   \
                 right[j] = load(b + k * step + j * LANES);                                          \
@@ -118,22 +120,35 @@ INLINE int64_t rows_of(int64_t left, int64_t limit) { return up(left, up(left, l
                 UNROLL for (int j = 0; j < NV; j++) acc[i][j] = fma_(left, right[j], acc[i][j]);    \
             }                                                                                       \
         }                                                                                           \
-        UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < NV; j++)                     \
-            store(to + i * width + j * LANES, acc[i][j]);                                           \
+        UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < NV; j++) {                   \
+            real *at = to + i * width + j * LANES;                                                  \
+            store(at, add ? load(at) + acc[i][j] : acc[i][j]);                                      \
+        }                                                                                           \
     }
 
-// out[i, c] = Σ_k a[i row + k column] b[k step + c], k ascending, for `rows` rows i and `registers` registers of c;
-// with `more` the chains go on from what stands in `out`. Rows of `out` are `width` apart.
+// out[i, c] = Σ_k a[i row + k column] b[k step + c] of at most TERMS terms, for `rows` rows i and NV registers of c;
+// with `add` the sums are added to `out`.
+#define PRODUCT_ROWS(NV)                                                                            \
+    for (int64_t i = 0, count; i < rows; i += count, from += count * row, to += count * width) {    \
+        count = rows_of(rows - i, TILE_ROWS);                                                       \
+        CASE_OF(count, TILE_ROWS, PRODUCT, NV)                                                      \
+    }
+
+// out[i, c] = Σ_k a[i row + k column] b[k step + c] over K terms in blocks of TERMS, for `rows` rows i and `registers`
+// registers of c; with `add` the blocks are added to `out`. Rows of `out` are `width` apart.
 static void product(int64_t rows, int64_t registers, int64_t K, const real *a, int64_t row, int64_t column,
-                    const real *b, int64_t step, real *out, int64_t width, int more) {
-    for (int64_t some; registers; registers -= some, b += some * LANES, out += some * LANES) {
+                    const real *all, int64_t step, real *out, int64_t width, int add_all) {
+    for (int64_t some; registers; registers -= some, all += some * LANES, out += some * LANES) {
         some = registers < TILE_REGISTERS ? 1 : TILE_REGISTERS;
-        const real *from = a;
-        real *to = out;
-        for (int64_t i = 0, count; i < rows; i += count, from += count * row, to += count * width) {
-            count = rows_of(rows - i, TILE_ROWS);
-            if (some == 1) CASE_OF(count, TILE_ROWS, PRODUCT, 1)
-            else CASE_OF(count, TILE_ROWS, PRODUCT, TILE_REGISTERS)
-        }
+        // One block of b stays in L1 while all rows pass by.
+        int64_t first = 0;
+        do {
+            const real *from = a + first * column, *b = all + first * step;
+            int64_t terms = least(K - first, TERMS);
+            real *to = out;
+            int add = add_all || first;
+            if (some == 1) PRODUCT_ROWS(1)
+            else PRODUCT_ROWS(TILE_REGISTERS)
+        } while ((first += TERMS) < K);
     }
 }

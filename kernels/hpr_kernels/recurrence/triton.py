@@ -22,6 +22,7 @@ from hpr_kernels.backend import DEFAULT_PRECISION, launch_options
 from hpr_kernels.compiled import PAPER_SIZES, PaperSize, Specimen
 from hpr_kernels.layout import padded
 from hpr_kernels.recurrence.activations import rate_of, times_slope
+from hpr_kernels.recurrence.split_products import add_split_product, sum_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class StepTile:
     K: int
     num_warps: int
     num_stages: int
+    maxnreg: int | None = None
 
     @property
     def blocks(self) -> dict[str, int]:
@@ -42,12 +44,12 @@ class StepTile:
     @property
     def options(self) -> dict[str, int | bool]:
         """The sizes and the compiler's options, which a launch passes besides its arguments."""
-        return self.blocks | launch_options(self.num_warps, self.num_stages)
+        return self.blocks | launch_options(self.num_warps, self.num_stages, self.maxnreg)
 
 
 FORWARD = StepTile(B=16, N=64, K=32, num_warps=4, num_stages=2)
-SWEEP = StepTile(B=16, N=64, K=64, num_warps=8, num_stages=4)
-ADJOINTS = StepTile(B=32, N=64, K=32, num_warps=4, num_stages=3)
+SWEEP = StepTile(B=16, N=64, K=64, num_warps=4, num_stages=2, maxnreg=224)
+ADJOINTS = StepTile(B=32, N=64, K=32, num_warps=4, num_stages=5)
 
 
 @triton.jit
@@ -88,14 +90,16 @@ def forward_kernel(
         start = N // BLOCK_K * BLOCK_K if t == 0 else 0
         for n_0 in range(0, N, BLOCK_N):
             drive = tl.zeros((BLOCK_B, BLOCK_N), tl.float32)
+            z_rest = tl.zeros((BLOCK_B, BLOCK_N), tl.float32)
+            w_rest = tl.zeros((BLOCK_B, BLOCK_N), tl.float32)
             for k_0 in range(start, P, BLOCK_K):
                 source = k_0 + k
                 z = tl.load(p_z + source[None], mask=here & (source < P)[None], other=0.0)
                 inside = (n < N - n_0)[:, None] & (source < P)[None]
                 w = tl.load(p_w + source[None], mask=inside, other=0.0)
-                drive = tl.dot(z, w.T, drive, input_precision=PRECISION)
+                drive, z_rest, w_rest = add_split_product(drive, z_rest, w_rest, z, w.T, PRECISION)
             unit = n_0 + n[None]
-            h = gain * drive
+            h = gain * sum_of(drive, z_rest, w_rest, PRECISION)
             if t > 0:
                 h += rho * tl.load(p_h + unit, mask=here & (unit < Q), other=0.0)
             tl.store(p_h + unit, h, mask=here & (unit < Q))
@@ -164,6 +168,8 @@ def sweep_kernel(
             unit = n_0 + n
             inside = here & (unit < Q)
             pulled = tl.zeros((BLOCK_B, BLOCK_N), tl.float32)
+            g_rest = tl.zeros((BLOCK_B, BLOCK_N), tl.float32)
+            w_rest = tl.zeros((BLOCK_B, BLOCK_N), tl.float32)
             p_w = weights + r * N * P + k[:, None] * P + unit
             for k_0 in range(0, stop, BLOCK_K):
                 target = k_0 + k
@@ -172,9 +178,11 @@ def sweep_kernel(
                 )
                 mask = (target < N)[:, None] & (unit < Q)
                 w = tl.load(p_w, mask=mask, other=0.0)
-                pulled = tl.dot(later, w, pulled, input_precision=PRECISION)
+                pulled, g_rest, w_rest = add_split_product(
+                    pulled, g_rest, w_rest, later, w, PRECISION
+                )
                 p_w += BLOCK_K * P
-            value = gain * pulled
+            value = gain * sum_of(pulled, g_rest, w_rest, PRECISION)
             if readout is None:
                 value += tl.load(p_g + unit, mask=inside, other=0.0)
             elif back == 0:
@@ -385,4 +393,5 @@ def _recurrence_specimen(
         num_stages=tile.num_stages,
         flops=2 * multiply_adds,
         bytes=4 * numbers,
+        maxnreg=tile.maxnreg,
     )

@@ -19,8 +19,10 @@ from hpr.connectivity import (
     Dense,
     LowRank,
     SoftRank,
+    from_matrix,
 )
 
+OWN = np.random.default_rng(0).normal(size=(60, 60)) ** 3
 STRUCTURES: dict[str, tuple[Connectivity, int]] = {
     "svd": (LowRank(rank=3), 60),
     "soft rank": (SoftRank(k=2.5), 60),
@@ -30,6 +32,8 @@ STRUCTURES: dict[str, tuple[Connectivity, int]] = {
     "chains, under": (ChainMotif(tau_chn=-0.1, tau_rec=0.1), 60),
     "EM": (EM(), 297),
     "EM, shuffled": (EM(shuffled=True), 297),
+    "own matrix": (from_matrix(OWN, write=False), 60),
+    "own matrix, shuffled": (from_matrix(OWN, shuffled=True, write=False), 60),
     "Dale": (Dale(), 60),
     "Dale throughout": (Dale(dale_throughout=True, excitatory=0.5), 60),
 }

@@ -6,9 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from hpr.experiment import provenance
 
@@ -65,3 +67,57 @@ def test_asking_for_the_commit_leaves_the_repository_alone(tmp_path: Path) -> No
     assert asked() == git(checkout, "rev-parse", "HEAD")
     (checkout / "a file").write_text("changed")
     assert asked() == f"{git(checkout, 'rev-parse', 'HEAD')}-dirty"
+
+
+def test_the_environment_holds_what_changes_numbers_and_nothing_private(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in provenance.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a secret")
+    found = provenance.provenance(torch.device("cpu"), "torch")
+    assert found["environment"] == {"OMP_NUM_THREADS": "3"}
+    assert "a secret" not in str(found)
+    assert found["machine"]["memory"] > 2**27
+    assert found["machine"]["processor"]
+    assert found["machine"]["system"]
+
+
+def test_a_meter_counts_the_time_of_each_of_several_runs() -> None:
+    meter = provenance.Meter()
+    time.sleep(0.2)
+    asleep = meter.timings("training")
+    assert asleep["training_s"] >= 0.2
+    assert asleep["training_cpu_s"] < 0.1
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        pass
+    busy = meter.timings("training", 2)
+    assert list(busy) == ["training_s", "training_cpu_s"]
+    assert 0.1 <= busy["training_cpu_s"] <= busy["training_s"] <= 10
+
+
+PEAK = """
+import torch
+from hpr.experiment.provenance import whereabouts
+before = whereabouts(torch.device("cpu"))
+# Memory that nothing was written to is not held.
+held = b"x" * (before["peak_memory"] + 2**26)
+after = whereabouts(torch.device("cpu"))
+assert list(before) == list(after) == ["host", "peak_memory"], after
+assert before["host"] == after["host"] != "", after
+print(before["peak_memory"], after["peak_memory"], len(held))
+"""
+
+
+def test_the_peak_of_memory_rises_with_what_is_held() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, after, held = map(int, done.stdout.split())
+    assert before + 2**25 < after < before + 1.1 * held

@@ -351,6 +351,18 @@ def test_packs_fill_the_card_within_its_memory(monkeypatch: pytest.MonkeyPatch) 
     assert sizes[2] == 1
 
 
+def test_a_pack_has_no_program_beyond_the_last_full_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of sMNIST's batches of 200, 13 tiles each, 528 programs hold 40; the 41st network would make 533."""
+    card = SimpleNamespace(multi_processor_count=132, total_memory=80 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    digits = make_task("sDigits")
+    pictures = replace(SMALL, task="sDigits", task_version=digits.version, N=300, batch=200)
+    assert pack_size(pictures, task_maker(), torch.device("cuda")) == 40
+    # A batch of more tiles than a card has programs still trains alone.
+    huge = replace(pictures, batch=100_000)
+    assert pack_size(huge, task_maker(), torch.device("cuda")) == 1
+
+
 @gpu
 @each_task
 def test_a_graph_replays_what_was_run(name: str) -> None:

@@ -19,10 +19,11 @@ from hpr.experiment.record import identity
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task, make_task
 from hpr.training.initial import initial_pack
-from hpr.training.lazy_distance import linearised_changes
+from hpr.training.lazy_distance import linearised_cohort, linearised_learner
 from hpr.training.linearised_step import LinearisedStep
 from hpr.training.loop import train_pack
 from hpr.training.pack import Pack
+from hpr.training.watch import Watch
 from hpr.training.weights import decoded
 from hpr_kernels import linearize
 from hpr_kernels.recurrence import reference
@@ -204,6 +205,19 @@ def test_nothing_else_of_a_record_changes() -> None:
         assert "lazy_distance" not in plain["measures"]
         asked["measures"].pop("lazy_distance")
         assert asked == plain
+
+
+def linearised_changes(
+    specs: list[RunSpec], task: Task, initial: Pack, iterations: list[int]
+) -> list[Pack]:
+    learners = [
+        linearised_learner(spec, initial.select([r]), iterations[r]) for r, spec in enumerate(specs)
+    ]
+    cohort = linearised_cohort(learners, task, Watch())
+    while cohort.join():
+        cohort.advance([])
+        cohort.leave([learner for learner in cohort.active if learner.step == learner.goal])
+    return [learner.pack for learner in learners]
 
 
 def test_it_is_the_same_alone_and_in_a_pack_with_early_stops() -> None:

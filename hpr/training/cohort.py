@@ -1,0 +1,177 @@
+"""Networks that train together, each from where it stands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from hpr.experiment.specification import RunSpec
+from hpr.training.pack import Pack
+from hpr.training.trainer import Trainer
+from hpr.training.watch import Watch
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(eq=False)
+class Learner:
+    """A network that has trained `step` of `goal` iterations.
+
+    `origin` is the pack of this one network that its trainer is made from. `tensors` holds what training changes:
+    "weights", "readout", "velocity" and "readout_velocity", as in `Trainer`, of this one network; it is empty while the
+    network is in a trainer, which has them.
+    """
+
+    spec: RunSpec
+    goal: int
+    origin: Pack
+    tensors: Tensors
+    step: int = 0
+
+    @property
+    def pack(self) -> Pack:
+        """The weights, a pack of this one network."""
+        tensors = self.tensors
+        return Pack(tensors["weights"], tensors["readout"], self.origin.N_in, self.origin.signs)
+
+
+def new_learner(spec: RunSpec, goal: int, origin: Pack, start: Pack | None = None) -> Learner:
+    """A network before its first iteration, whose weights are those of `start`, by default of `origin`."""
+    weights, readout = ((start or origin).weights, (start or origin).readout)
+    tensors = {"weights": weights, "readout": readout}
+    velocities = {
+        "velocity": torch.zeros_like(weights),
+        "readout_velocity": torch.zeros_like(readout),
+    }
+    return Learner(spec, goal, origin, tensors | velocities)
+
+
+class Cohort:
+    """Networks of one shape on their way. Those furthest behind train first, and take in whom they reach.
+
+    `active` are the networks that the trainer has, all at one step, in the order in which they were given.
+
+    Args:
+        learners: the networks.
+        new: makes the trainer of a pack of origins.
+        lanes: the networks of the trainer for a list of networks, in which these come first.
+        watch: decides how many iterations are trained at once.
+    """
+
+    def __init__(
+        self,
+        learners: Sequence[Learner],
+        new: Callable[[Pack], Trainer],
+        lanes: Callable[[Sequence[int]], list[int]],
+        watch: Watch,
+    ) -> None:
+        self._waiting = list(learners)
+        self._order = {id(learner): place for place, learner in enumerate(learners)}
+        self._new, self._lanes, self._watch = new, lanes, watch
+        self._trainer: Trainer | None = None
+        # Whether `advance` is at work or was interrupted by an error, so that weights may be those within an iteration.
+        self.advancing = False
+        self.active: list[Learner] = []
+
+    def join(self) -> bool:
+        """Give the trainer those that stand where it stands; return whether anyone is on the way."""
+        standing = self.active or self._waiting
+        step = min((learner.step for learner in standing), default=0)
+        joining = [learner for learner in self._waiting if learner.step == step]
+        if joining:
+            self._store()
+            self._waiting = [learner for learner in self._waiting if learner.step != step]
+            self.active = sorted([*self.active, *joining], key=lambda one: self._order[id(one)])
+            self._trainer = self._started()
+        return bool(self.active)
+
+    def advance(self, ends: Iterable[int]) -> tuple[Tensor, Tensor | None, float]:
+        """Train the active networks on, at most to the next of `ends`.
+
+        Returns:
+            losses and, for classes, accuracies, [active or more, count] on the CPU, and the seconds that it took.
+        """
+        assert self._trainer is not None
+        clock = time.perf_counter()
+        start = self.active[0].step
+        marks = chain(
+            ends,
+            (learner.goal for learner in self.active),
+            (learner.step for learner in self._waiting),
+        )
+        specs = [self.active[i].spec for i in self._lanes(range(len(self.active)))]
+        most = min(mark for mark in marks if mark > start) - start
+        count = self._watch.count(most, self._trainer.unit(specs))
+        self.advancing = True
+        losses, accuracies = self._trainer.window(specs, start, count)
+        # This waits for a GPU.
+        losses, accuracies = losses.cpu(), None if accuracies is None else accuracies.cpu()
+        for learner in self.active:
+            learner.step += count
+        self.advancing = False
+        seconds = time.perf_counter() - clock
+        self._watch.trained(count, seconds)
+        return losses, accuracies, seconds
+
+    def leave(self, leaving: Sequence[Learner]) -> None:
+        """Take some of the active networks out of the trainer; their `tensors` are those of now."""
+        if not leaving:
+            return
+        for learner in leaving:
+            learner.tensors = self.tensors(learner)
+        going = [i for i, learner in enumerate(self.active) if learner not in leaving]
+        self.active = [self.active[i] for i in going]
+        assert self._trainer is not None
+        self._trainer = self._trainer.select(self._lanes(going)) if going else None
+
+    def tensors(self, learner: Learner) -> Tensors:
+        """What training has changed of a network until now; see `Learner`."""
+        if learner not in self.active:
+            return learner.tensors
+        assert self._trainer is not None
+        place, trainer = [self.active.index(learner)], self._trainer
+        return {
+            "weights": trainer.pack.weights[place],
+            "readout": trainer.pack.readout[place],
+            "velocity": trainer.velocity[place],
+            "readout_velocity": trainer.readout_velocity[place],
+        }
+
+    def pack(self, learner: Learner) -> Pack:
+        """The weights of a network now, a pack of this one."""
+        tensors = self.tensors(learner)
+        origin = learner.origin
+        return Pack(tensors["weights"], tensors["readout"], origin.N_in, origin.signs)
+
+    def _store(self) -> None:
+        for learner in self.active:
+            learner.tensors = self.tensors(learner)
+
+    def _started(self) -> Trainer:
+        """A trainer of the active networks, which go on from where they are."""
+        places = self._lanes(range(len(self.active)))
+        first = self.active[0].origin
+        trainer = self._new(
+            Pack(
+                torch.cat([self.active[i].origin.weights for i in places]),
+                torch.cat([self.active[i].origin.readout for i in places]),
+                first.N_in,
+                torch.cat([self.active[i].origin.signs for i in places]),
+            )
+        )
+        held = {
+            "weights": trainer.pack.weights,
+            "readout": trainer.pack.readout,
+            "velocity": trainer.velocity,
+            "readout_velocity": trainer.readout_velocity,
+        }
+        for name, tensor in held.items():
+            tensor.copy_(torch.cat([self.active[i].tensors[name] for i in places]))
+        for learner in self.active:
+            learner.tensors = {}
+        return trainer

@@ -1,0 +1,74 @@
+"""A trained network out of its record, as a `torch.nn.Module`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpr.experiment.inventory import Bad, read_any
+from hpr.experiment.specification import RunSpec
+from hpr.training.weights import decoded
+from hpr_kernels import leaky_rnn
+
+
+class TrainedNetwork(nn.Module):
+    """The network of a run: y_t = w f(h_t), with h_{t+1} = rho h_t + (1 - rho) (W_h f(h_t) + W_x x_t) (Eq. 1 and 2).
+
+    A two-layer run is y = w f(W_1 x); its W_1 is `input`, and `recurrent` has no columns.
+
+    Args:
+        spec: the run, which names the leak and the activation.
+        weights: "recurrent" [N, N], "input" [N, N_in] and "readout" [N_out, N].
+    """
+
+    def __init__(self, spec: RunSpec, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.spec = spec
+        self.recurrent, self.input, self.readout = (
+            nn.Parameter(weights[name].clone()) for name in ("recurrent", "input", "readout")
+        )
+
+    def rates(self, x: Tensor) -> Tensor:
+        """Rates of every step, [T, B, N], on inputs x [T, B, N_in]."""
+        if self.spec.model == "two_layer":
+            h = nn.functional.linear(x, self.input)
+            return h.relu() if self.spec.activation == "relu" else h
+        return leaky_rnn(
+            x,
+            recurrent=self.recurrent,
+            input=self.input,
+            rho=self.spec.rho,
+            activation=self.spec.activation,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs of every step, [T, B, N_out], on inputs x [T, B, N_in]."""
+        return nn.functional.linear(self.rates(x), self.readout)
+
+
+def load_network(run: str | os.PathLike[str] | Mapping[str, Any]) -> TrainedNetwork:
+    """The trained network of a run that kept its weights (`keep_weights=True`).
+
+    Args:
+        run: the file of a record (`results/runs/<key>.json`), or the record.
+
+    Raises:
+        ValueError: one line; the file holds no valid record, or the record no weights.
+    """
+    if isinstance(run, Mapping):
+        record, spec, name = run, RunSpec.from_dict(run["spec"]), "the record"
+    else:
+        kept = read_any(Path(run))
+        if isinstance(kept, Bad):
+            raise ValueError(f"run: expected a valid record, got {kept.path}: {kept.reason}")
+        record, spec, name = kept.record, kept.spec, str(run)
+    if "weights" not in record:
+        reason = "diverged" if record["status"] == "diverged" else "has keep_weights = False"
+        raise ValueError(f"run: expected a run that kept its weights, got {name}, which {reason}")
+    with torch.no_grad():
+        return TrainedNetwork(spec, decoded(record["weights"]))

@@ -1,0 +1,61 @@
+"""A tangent kernel by the C kernels has the same bits on any number of threads and by every instruction set."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_gram_native import instruction_sets
+
+from hpr_kernels import leaky_rnn_ntk
+from hpr_kernels.native import library
+from hpr_kernels.testing import random_network
+
+pytestmark = pytest.mark.skipif(bool(library.obstacle()), reason=library.obstacle() or "-")
+
+
+def digest() -> str:
+    """A hash of the whole path: rates, adjoints and their contraction; fp32 and fp64, all outputs and the last ones."""
+    found = hashlib.sha256()
+    for dtype in (torch.float32, torch.float64):
+        net = random_network(torch.Generator().manual_seed(1), N=150, T=8, B=6, dtype=dtype)
+        for outputs in ("all", "last"):
+            K = leaky_rnn_ntk(
+                net.x, recurrent=net.recurrent, input=net.input, readout=net.readout, rho=0.9,
+                parameters=["recurrent", "input"], outputs=outputs, order="propagate",
+            )  # fmt: skip
+            found.update(K.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+@pytest.mark.parametrize("isa", instruction_sets())
+def test_a_kernel_has_the_same_bits_by_every_instruction_set(isa: str) -> None:
+    # The build for CPUs without fused multiply-adds serves nobody unless it is told to.
+    code = (
+        "from hpr_kernels.native import library; library.obstacle = lambda: ''; "
+        "import test_bits_kernel; print(library.isa(), test_bits_kernel.digest())"
+    )
+    environment = {
+        **os.environ,
+        library.VARIABLE: isa,
+        "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [isa, digest()]
+
+
+def test_a_kernel_has_the_same_bits_on_two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, alone = torch.get_num_threads(), digest()
+    monkeypatch.setattr("hpr_kernels.workers._cores", lambda: 2)
+    torch.set_num_threads(2)
+    try:
+        assert digest() == alone
+    finally:
+        torch.set_num_threads(before)
