@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from hpr.experiment.carrying import Keeper, Loss
 from hpr.experiment.failures import Failures
 from hpr.experiment.jobs import Executor, Job, Reports, pack_name
-from hpr.experiment.outcome import Failure, Outcome
 from hpr.experiment.plan import TaskOf, pack_cost, packs
 from hpr.experiment.record import Record
 from hpr.experiment.run_claims import Claims
+from hpr.experiment.run_outcome import Failure, Outcome
 from hpr.experiment.run_progress import Progress
 from hpr.experiment.specification import RunSpec
 from hpr.system.signals import Stopping

@@ -13,9 +13,9 @@ from hpr.experiment.dispatch import Dispatcher
 from hpr.experiment.failures import Failures
 from hpr.experiment.in_process import InProcess
 from hpr.experiment.jobs import Executor, Job, Reports, longest_first, pack_name
-from hpr.experiment.outcome import Failure, Outcome
 from hpr.experiment.plan import Plan, TaskOf, plan
 from hpr.experiment.run_claims import Claims
+from hpr.experiment.run_outcome import Failure, Outcome
 from hpr.experiment.run_progress import Progress
 from hpr.experiment.specification import RunSpec, distinct
 from hpr.experiment.store import Store
