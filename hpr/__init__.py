@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "load", "results", "sweep"]
 __version__ = "0.2.0.dev0"
 
-# Until `hpr.reproduce` has handlers of its own, which takes seconds, an interrupt is one line and no traceback.
+# Until a program has handlers of its own, which takes seconds, an interrupt is one line and no traceback.
 _command = "".join(sys.argv[:1])
-if _command.endswith("hpr-reproduce") or (_command == "-m" and "hpr.reproduce" in sys.orig_argv):
-    leave_quietly("hpr.reproduce")
+for _program in ("hpr.reproduce", "hpr.run"):
+    if _command.endswith(_program.replace(".", "-")) or (
+        _command == "-m" and _program in sys.orig_argv
+    ):
+        leave_quietly(_program)
 
 if find_spec("numpy") is None:
     # With torch alone the kernels are installed, and not this package's requirements.

@@ -100,6 +100,16 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--out", type=path, default=Path("results"), metavar="DIR", help="default: results"
     )
+    _add_data(parser)
+    add_running(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would run and what it costs; write nothing"
+    )
+    return parser
+
+
+def _add_data(parser: Parser) -> None:
+    """Add the options that say where data are."""
     parser.add_argument(
         "--mnist-dir", type=path, metavar="DIR", help="folder of MNIST's four IDX files"
     )
@@ -112,11 +122,6 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--stand-in", action="store_true", help="8 x 8 digits in MNIST's place, in any profile"
     )
-    add_running(parser)
-    parser.add_argument(
-        "--dry-run", action="store_true", help="say what would run and what it costs; write nothing"
-    )
-    return parser
 
 
 def _main(arguments: argparse.Namespace, train: Train | None, stopping: Stopping) -> int:

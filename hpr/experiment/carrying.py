@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpr.experiment.outcome import Failure, disk_full, out_of_memory
+from hpr.experiment.checkpoints import Checkpoints
 from hpr.experiment.record import Record
+from hpr.experiment.run_outcome import Failure, disk_full, no_memory
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
 
@@ -39,7 +39,7 @@ class Loss:
     def of(cls, error: Exception) -> Loss:
         """The loss by an exception."""
         failure = Failure.of("", error)
-        return cls(failure.reason, failure.traceback, out_of_memory(error), failure.passing)
+        return cls(failure.reason, failure.traceback, no_memory(error), failure.passing)
 
     def failure(self, spec: RunSpec) -> Failure:
         """The failure of a run that was lost."""
@@ -93,7 +93,7 @@ def accepted(train: Train) -> set[str]:
         return set()
 
 
-def checkpoints_in(out: Path, train: Train, period: float | None) -> Any:
+def checkpoints_in(out: Path, train: Train, period: float | None) -> Checkpoints | None:
     """Where `train` writes its checkpoints, `<out>/checkpoints`; None if it takes none.
 
     Args:
@@ -106,19 +106,18 @@ def checkpoints_in(out: Path, train: Train, period: float | None) -> Any:
     """
     if "checkpoints" not in accepted(train):
         return None
-    checkpoints = importlib.import_module("hpr.experiment.checkpoints").Checkpoints
     folder = out / "checkpoints"
-    return checkpoints(folder) if period is None else checkpoints(folder, period=period)
+    return Checkpoints(folder) if period is None else Checkpoints(folder, period=period)
 
 
-def carry_out(
+def train_and_keep(
     pack: Sequence[RunSpec],
     task: Task,
     train: Train,
     device: torch.device,
     *,
     teachers: Mapping[str, Record],
-    checkpoints: Any,
+    checkpoints: Checkpoints | None,
     keep: Callable[[RunSpec, Record], None],
     fail: Callable[[RunSpec, Exception], None],
     progress: Callable[[int], None],

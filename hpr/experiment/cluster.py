@@ -11,8 +11,8 @@ from typing import Any
 from hpr.experiment.carrying import Keeper, Loss
 from hpr.experiment.cluster_worker import Answer, code_here, train_there
 from hpr.experiment.jobs import Job, Reports
-from hpr.experiment.outcome import Failure, disk_full
 from hpr.experiment.record import Record
+from hpr.experiment.run_outcome import Failure, disk_full
 from hpr.experiment.worker import Orders
 from hpr.system.extras import install
 

@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 
 import hpr
-from hpr.experiment.carrying import Loss, Train, carry_out
-from hpr.experiment.outcome import Failure
+from hpr.experiment.carrying import Loss, Train, train_and_keep
 from hpr.experiment.plan import TaskOf
 from hpr.experiment.provenance import git_commit
 from hpr.experiment.record import Record
+from hpr.experiment.run_outcome import Failure
 from hpr.experiment.specification import RunSpec
 
 
@@ -79,7 +79,7 @@ def train_there(
         task = worker.state.tasks.get(key)
         return task is None or task.state in ("cancelled", "released", "forgotten")
 
-    answer.loss = carry_out(
+    answer.loss = train_and_keep(
         pack,
         task_of(pack[0]),
         train,

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from hpr.experiment.carrying import Keeper, Loss
 from hpr.experiment.failures import Failures
 from hpr.experiment.jobs import Executor, Job, Reports, pack_name
-from hpr.experiment.outcome import Failure, Outcome
 from hpr.experiment.plan import TaskOf, pack_cost, packs
 from hpr.experiment.record import Record
 from hpr.experiment.run_claims import Claims
+from hpr.experiment.run_outcome import Failure, Outcome
 from hpr.experiment.run_progress import Progress
 from hpr.experiment.specification import RunSpec
 from hpr.system.signals import Stopping
@@ -20,7 +20,8 @@ from hpr.system.signals import Stopping
 # Seconds between two looks at what other processes do, at least, and the share of the time that looking may take.
 PULSE = 0.5
 LOOKING = 0.05
-NO_RECORD = Loss("the train function returned no record of this run", "", False, False)
+# Someone has removed it, or the train function returned none.
+NO_RECORD = Loss("no record of this run was found", "", smaller=False, passing=True)
 
 
 class Dispatcher:

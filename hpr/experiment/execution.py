@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,9 @@ from hpr.experiment.dispatch import Dispatcher
 from hpr.experiment.failures import Failures
 from hpr.experiment.in_process import InProcess
 from hpr.experiment.jobs import Executor, Job, Reports, longest_first, pack_name
-from hpr.experiment.outcome import Failure, Outcome
 from hpr.experiment.plan import Plan, TaskOf, plan
 from hpr.experiment.run_claims import Claims
+from hpr.experiment.run_outcome import Failure, Outcome
 from hpr.experiment.run_progress import Progress
 from hpr.experiment.specification import RunSpec, distinct
 from hpr.experiment.store import Store
@@ -125,6 +126,15 @@ def _train(
         Dispatcher(jobs, keeper, orders.task_of, claims, failures, outcome, progress, stopping).run(
             start
         )
+    _tidy(orders.store, outcome)
+
+
+def _tidy(store: Store, outcome: Outcome) -> None:
+    """Remove the temporary files that killed processes left of runs that are kept now."""
+    for path in store.runs.glob(".*.json.*.tmp"):
+        if path.name[1:].partition(".")[0] in outcome.records:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def default_workers(device: torch.device) -> int:

@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from hpr.experiment.outcome import Failure
+from hpr.experiment.run_outcome import Failure
 from hpr.experiment.specification import RunSpec
 from hpr.system.files import write_atomically
 

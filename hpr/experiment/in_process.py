@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from hpr.experiment.carrying import Keeper, accepted, carry_out, checkpoints_in
+from hpr.experiment.carrying import Keeper, accepted, checkpoints_in, train_and_keep
 from hpr.experiment.jobs import Job, Reports
-from hpr.experiment.outcome import Failure
 from hpr.experiment.record import Record
+from hpr.experiment.run_outcome import Failure
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.worker import Orders
 from hpr.system.signals import Stopping
@@ -56,7 +56,7 @@ class InProcess:
                 self._reports.failed(job, spec, Failure.of(str(spec), error))
 
         with contextlib.nullcontext() if self._polite else self._stopping.raising():
-            loss = carry_out(
+            loss = train_and_keep(
                 job.pack,
                 self._task_of(job.pack[0]),
                 self._train,

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from hpr.experiment.carrying import Loss
 from hpr.experiment.cost import Cost
-from hpr.experiment.outcome import Failure
 from hpr.experiment.record import Record
+from hpr.experiment.run_outcome import Failure
 from hpr.experiment.specification import RunSpec
 
 

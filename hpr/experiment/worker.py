@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from hpr.experiment.carrying import Keeper, Loss, Train, accepted, carry_out, checkpoints_in
-from hpr.experiment.outcome import Failure
+from hpr.experiment.carrying import Keeper, Loss, Train, accepted, checkpoints_in, train_and_keep
 from hpr.experiment.plan import TaskOf
 from hpr.experiment.record import Record
+from hpr.experiment.run_outcome import Failure
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
 from hpr.system.signals import SIGNALS
@@ -82,7 +82,7 @@ class _Work:
             self.send("kept", spec)
 
         try:
-            loss = carry_out(
+            loss = train_and_keep(
                 pack,
                 orders.task_of(pack[0]),
                 orders.train,

@@ -25,6 +25,8 @@ from hpr.system.signals import SIGNALS
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # Seconds that workers may take to write their checkpoints when they are asked to stop.
 STOP = 6.0
+# Seconds that they may take to exit when they have nothing more to do.
+EXIT = 1.0
 # So many workers in a row may die before they have begun to work.
 STARTS = 3
 
@@ -81,16 +83,21 @@ class Workers:
         for worker in self._workers:
             with contextlib.suppress(OSError):
                 worker.connection.send("stop")
+        busy = [worker for worker in self._workers if worker.job is not None] if stop else []
         until = time.monotonic() + STOP
-        for worker in self._workers:
-            # An idle worker has nothing to lose.
-            while worker.job is not None and stop and time.monotonic() < until:
+        while busy and time.monotonic() < until:
+            for worker in list(busy):
                 try:
-                    if worker.connection.poll(0.1):
+                    while worker.connection.poll():
                         self._receive(worker, worker.connection.recv())
                 except (EOFError, OSError):
-                    break
-            worker.process.join(0.5)
+                    worker.job = None
+            busy = [worker for worker in busy if worker.job is not None]
+            wait([worker.connection for worker in busy], 0.1)
+        until = time.monotonic() + EXIT
+        for worker in self._workers:
+            worker.process.join(max(0.0, until - time.monotonic()))
+        for worker in self._workers:
             worker.end()
 
     def _receive(self, worker: _Worker, message: tuple[Any, ...]) -> None:
@@ -155,10 +162,9 @@ class _Worker:
 
     def end(self) -> str:
         """Kill the process if it lives, free what it took here, and say how it ended."""
-        if self.process.is_alive():
-            # It may be about to end by itself.
-            self.process.join(0.2)
-            self.process.kill()
+        # It may be about to end by itself.
+        self.process.join(0.2 if self.job else 0)
+        self.process.kill()
         self.process.join()
         code = self.process.exitcode or 0
         self.connection.close()

@@ -17,8 +17,8 @@ from typing import Any
 from hpr.connectivity import Dense
 from hpr.experiment import run_claims as claims
 from hpr.experiment.execution import run_local
-from hpr.experiment.outcome import Outcome
 from hpr.experiment.record import Record
+from hpr.experiment.run_outcome import Outcome
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
 from hpr.system.devices import Device

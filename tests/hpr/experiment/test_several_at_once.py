@@ -93,9 +93,6 @@ def killed_at_random(out: Path, count: int, processes: int, kills: int, seed: in
     # What is in the store is not begun again.
     for stored, begun in moments:
         assert not stored & {key for key, _ in trainings(out)[begun:]}
-    # A process that is killed in writing may leave a temporary file, which nothing reads.
-    for path in (out / "runs").glob(".*.tmp"):
-        path.unlink()
     check_records(out, count)
 
 
@@ -153,3 +150,33 @@ def test_a_suspended_process_is_not_waited_for_and_does_no_harm(tmp_path: Path) 
     os.kill(suspended.pid, signal.SIGCONT)
     finish([suspended], 10)
     check_records(out, 10)
+
+
+def test_a_folder_that_is_removed_while_running_is_made_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start(out, 30, pause=0.05)
+    while not kept(out):
+        time.sleep(0.01)
+    out.rename(tmp_path / "removed")
+    finish([process], 30)
+    lost = {spec.key for spec in support.runs(30)} - kept(out)
+    assert 0 < len(lost) < 30
+    begun = len(trainings(out))
+    finish([start(out, 30, pause=0)], 30)
+    assert {key for key, _ in trainings(out)[begun:]} == lost
+    check_records(out, 30)
+
+
+def test_what_killed_processes_left_of_a_record_goes_with_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNNER_LOG", f"{tmp_path / 'out'}.log")
+    first, second = support.runs(2)
+    out = tmp_path / "out"
+    (out / "runs").mkdir(parents=True)
+    for name in (f".{first.key}.json.0.tmp", f".{second.key}.json.0.tmp", ".mine.tmp"):
+        (out / "runs" / name).write_text("{")
+    support.carry([first], out)
+    assert {path.name for path in (out / "runs").iterdir()} == {
+        f"{first.key}.json", f".{second.key}.json.0.tmp", ".mine.tmp",
+    }  # fmt: skip

@@ -18,8 +18,8 @@ import runner_support as support
 from test_several_at_once import finish, kept, start, trainings
 
 from hpr.experiment import run_progress
-from hpr.experiment.outcome import Failure
 from hpr.experiment.record import Record
+from hpr.experiment.run_outcome import Failure
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
 from hpr.reproduce import main

@@ -30,7 +30,7 @@ class Failure:
     def of(cls, what: str, error: Exception) -> Failure:
         """Describe a caught exception; `what` names what it was raised for."""
         line = " ".join(f"{type(error).__name__}: {error}".split())
-        passing = out_of_memory(error) or disk_full(error)
+        passing = no_memory(error) or disk_full(error)
         return cls(what, line, "".join(traceback.format_exception(error)), passing)
 
 
@@ -67,7 +67,7 @@ class Outcome:
         return ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
 
 
-def out_of_memory(error: BaseException) -> bool:
+def no_memory(error: BaseException) -> bool:
     """Whether an error says that there is no memory, so that fewer networks at once may fit."""
     # Torch is not imported for its own class's sake, and has no class for the memory of the CPU.
     return (
