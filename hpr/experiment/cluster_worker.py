@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import hpr
@@ -42,14 +43,13 @@ class Answer:
 @cache
 def code_here() -> Code:
     """The code of this process: its version, a hash of its Python sources, its commit."""
-    # Its import loads torch, which takes seconds.
-    import hpr_kernels
-
     digest = hashlib.sha256()
-    for package in (hpr, hpr_kernels):
-        root = Path(package.__file__ or "").parent
+    for package in ("hpr", "hpr_kernels"):
+        found = find_spec(package)
+        assert found is not None
+        root = Path(found.origin or "").parent
         for path in sorted(root.rglob("*.py")):
-            digest.update(f"{package.__name__}/{path.relative_to(root).as_posix()}\0".encode())
+            digest.update(f"{package}/{path.relative_to(root).as_posix()}\0".encode())
             digest.update(path.read_bytes())
     return Code(hpr.__version__, digest.hexdigest(), git_commit())
 
