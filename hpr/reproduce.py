@@ -244,9 +244,9 @@ def _carry_out(
     place = torch.device(str(device))
     how = chosen_running(arguments, place, stopping, stand_in=train is not None)
     if train is None:
-        from hpr.training.loop import train_pack
+        from hpr.training.loop import sent_train_pack
 
-        train = train_pack
+        train = sent_train_pack()
     try:
         store.prepare()
         for shape in distinct(spec.shape for spec in specs):

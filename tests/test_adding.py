@@ -249,7 +249,7 @@ def test_a_figure(installed: Path, tmp_path: Path) -> None:
     done = child(command, tmp_path, (installed,))
     assert done.returncode == 0, done.stderr
     names = {path.name for path in (tmp_path / "out").glob("figure_gain.*")}
-    assert names == {f"figure_gain.{ending}" for ending in ("png", "pdf", "json", "md")}
+    assert names == {f"figure_gain.{ending}" for ending in ("png", "pdf", "svg", "json", "md")}
     assert len(list((tmp_path / "out" / "runs").glob("*.json"))) == 3
 
 

@@ -20,7 +20,7 @@ PAGES = sorted(path for path in FILES if path.suffix == ".md")
 SOURCES = sorted(path for path in FILES if path.suffix == ".py" and path.parts[-2] != "tests")
 # A changelog names files that have since been moved.
 CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
-PATH = re.compile(r"[\w./-]*\w\.(?:py|sh|md|json|toml|txt|csv\.gz|npz|png|pdf|c|h)\b")
+PATH = re.compile(r"[\w./-]*\w\.(?:py|sh|md|json|toml|txt|csv\.gz|npz|png|pdf|svg|html|c|h)\b")
 NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 # The commands make these folders.
 WRITTEN = {"results/"}

@@ -79,9 +79,9 @@ def carry_out(
     import torch
 
     if train is None:
-        from hpr.training.loop import train_pack
+        from hpr.training.loop import sent_train_pack
 
-        train = train_pack
+        train = sent_train_pack()
     store.prepare()
     path = write_sweep(experiment, store.out)
     outcome: Outcome = run_local(

@@ -25,6 +25,7 @@ from hpr.training.alone import Alone, Fail
 from hpr.training.cohort import new_learner
 from hpr.training.course import Course
 from hpr.training.initial import initial_pack
+from hpr.training.own_measures import OWN_MEASURES, Measure
 from hpr.training.recovery import Recovery
 from hpr.training.session import Keep, Session
 from hpr.training.teachers import Pretrained
@@ -32,7 +33,7 @@ from hpr.training.trainer import engine, new_trainer
 from hpr.training.watch import ASKED, Stopped, Watch
 from hpr_kernels.internal import outside_autocast
 
-__all__ = ["Stopped", "new_trainer", "train_pack"]
+__all__ = ["Stopped", "new_trainer", "sent_train_pack", "train_pack"]
 
 
 def never() -> bool:
@@ -53,6 +54,7 @@ def train_pack(
     keep: Keep | None = None,
     fail: Fail | None = None,
     stop: Callable[[], bool] = never,
+    measures: Mapping[str, Measure] | None = None,
 ) -> list[Record]:
     """Train runs of one shape together; return the records of those that got one, in order (`hpr.experiment.record`).
 
@@ -75,6 +77,7 @@ def train_pack(
         fail: called with a run and an error that concerns this run alone, as one in drawing its weights, training its
             teacher or measuring it; the other runs go on. Without `fail` such an error is raised.
         stop: asked about once per second whether to stop.
+        measures: your own measures, for a process in which they may not be registered (`sent_train_pack`).
 
     Raises:
         ValueError: the runs are of several shapes, the task is not theirs (its content too: see `hpr.experiment.bind`),
@@ -82,9 +85,15 @@ def train_pack(
         MemoryError, torch.OutOfMemoryError: there is no memory for a pack of this size.
         Stopped: `stop` returned True; the checkpoints hold the state of all runs that have no record.
     """
+    OWN_MEASURES.update(measures or {})
     return _train(
         specs, task, device, progress, teachers or {}, lazy_distance, checkpoints, keep, fail, stop
     )
+
+
+def sent_train_pack() -> Callable[..., list[Record]]:
+    """`train_pack` for other processes, which brings them the measures that are registered here."""
+    return partial(train_pack, measures=dict(OWN_MEASURES)) if OWN_MEASURES else train_pack
 
 
 def _train(

@@ -150,7 +150,8 @@ def test_the_same_records_give_the_same_files(figure: Figure, tmp_path: Path) ->
         write_summary(QUICK, [content], [], tmp_path / folder)
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == [
-        "figure_1.json", "figure_1.md", "figure_1.pdf", "figure_1.png", "summary.json", "summary.md"
+        "figure_1.json", "figure_1.md", "figure_1.pdf", "figure_1.png", "figure_1.svg",
+        "summary.json", "summary.md",
     ]  # fmt: skip
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

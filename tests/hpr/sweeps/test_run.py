@@ -270,7 +270,8 @@ def test_a_plot_shows_the_measures(kind: Any, tmp_path: Path) -> None:
     low, high = first.get_ylim()
     assert low < 0.5 < 1.2 < high
     assert {axes.get_ylim() for axes in figure.axes} == {(low, high)}
-    assert {path.name for path in tmp_path.glob("picture.*")} == {"picture.png", "picture.pdf"}
+    written = {path.name for path in tmp_path.glob("picture.*")}
+    assert written == {"picture.png", "picture.pdf", "picture.svg"}
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
