@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import re
@@ -32,6 +33,11 @@ class Parser(argparse.ArgumentParser):
                 # Up to Python 3.12, argparse would store an empty list and not call the option's `type`.
                 self.error(f"argument {word[:-3]}: expected one argument, got '--'")
         return super().parse_known_args(args, namespace)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Write help or an error as argparse does; up to Python 3.11.6 it raises where the stream is full."""
+        with contextlib.suppress(OSError):
+            super()._print_message(message, file)
 
     def error(self, message: str) -> NoReturn:
         """Print the line and exit with 2."""

@@ -258,16 +258,12 @@ def _carry_out(
 
 def _report_alone(out: Path) -> int:
     """Write `report.html` of a folder where runs have ended before."""
-    from hpr.report import write_report
-
-    try:
-        _say(f"open {write_report(out)} in a browser")
-    except ValueError as error:
-        raise UsageError(f"--report: {error}") from None
-    return 0
+    if not any(out.glob("figure_*.json")):
+        raise UsageError(f"--report: expected an --out with results of figures, got {str(out)!r}")
+    return 0 if _report(out) else 1
 
 
-def _report(out: Path) -> None:
+def _report(out: Path) -> bool:
     """Write `report.html` and say where it is; a report that can't be written costs one line, and no result."""
     try:
         from hpr.report import write_report
@@ -276,6 +272,8 @@ def _report(out: Path) -> None:
     except Exception as error:
         reason = Failure.of("report", error).reason
         print(f"hpr.reproduce: {out / 'report.html'} was not written: {reason}", file=sys.stderr)
+        return False
+    return True
 
 
 def _ending(specs: Sequence[RunSpec], outcome: Outcome, failures: Sequence[Failure]) -> str:

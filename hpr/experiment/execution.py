@@ -88,6 +88,7 @@ def run_local(
         outcome.failures[spec.key] = Failure.of(str(spec), reason)
     say(_opening(left, store, len(distinct(outcome.runs)), failures.standing))
     if left.packs:
+        store.check_room()
         _train(left, orders, device, say, outcome, failures, stopping, cluster, workers)
     failures.close()
     return outcome

@@ -40,16 +40,27 @@ class Store:
         return self.runs / f"{spec.key}.json"
 
     def prepare(self) -> None:
-        """Make the folders, and see that a file of `PROBE` bytes can be written.
+        """Make the folders, and see that a file can be written.
 
         Raises:
             OSError: one line, when the folder can't be written.
         """
+        self._write(0)
+
+    def check_room(self) -> None:
+        """See that a file of `PROBE` bytes can be written: a full disk may still take an empty one.
+
+        Raises:
+            OSError: one line, when the folder can't be written.
+        """
+        self._write(PROBE)
+
+    def _write(self, size: int) -> None:
         try:
             self.runs.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.runs) as file:
-                # A full disk may still take an empty file. Random bytes are not compressed away.
-                file.write(os.urandom(PROBE))
+                # Random bytes are not compressed away.
+                file.write(os.urandom(size))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:

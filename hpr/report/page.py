@@ -41,7 +41,7 @@ def rendered(folder: Folder) -> str:
     )
     environment.filters.update(words=in_words, signed=signed)
     script, style = (
-        Markup((TEMPLATES / name).read_text("utf-8")) for name in ("page.js", "page.css")
+        Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("page.js", "page.css")
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     context = {"script": script, "style": style, "script_hash": digest, **_context(folder)}

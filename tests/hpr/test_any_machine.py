@@ -261,7 +261,7 @@ def test_every_text_file_and_pipe_names_its_encoding() -> None:
             text = name in ("read_text", "write_text") or {"text", "universal_newlines"} & named
             opens = name in ("open", "opener", "fdopen") and getattr(
                 getattr(function, "value", None), "id", ""
-            ) not in ("os", "webbrowser")
+            ) not in ("os", "webbrowser", "archive")
             if (text or (opens and not binary)) and "encoding" not in named:
                 nameless.append(f"{path}:{node.lineno}")
     assert nameless == []

@@ -317,7 +317,7 @@ def test_the_figure_states_its_claims_first_and_writes_every_file(
     assert [found.claim for found in figure.judge(settings, {})] == claims
     write_figure(figure, settings, {}, {}, tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == [f"figure_theory.{ending}" for ending in ("json", "md", "pdf", "png")]
+    assert names == [f"figure_theory.{ending}" for ending in ("json", "md", "pdf", "png", "svg")]
     content = json.loads((tmp_path / "figure_theory.json").read_text())
     assert content["verdicts"]["disagrees"] == 5
     assert content["rule"].startswith("Each case has a stated error")

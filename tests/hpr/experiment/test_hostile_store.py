@@ -175,7 +175,7 @@ import resource, sys
 from hpr.experiment import Store
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 try:
-    Store({out!r}).prepare()
+    Store({out!r}).check_room()
 except OSError as error:
     print(error)
 """
@@ -195,7 +195,7 @@ FULL = """
 mount -t tmpfs -o size=256k tmpfs "$1" || exit 77
 exec "$2" -c "
 from hpr.experiment import Store
-try: Store('$1').prepare()
+try: Store('$1').check_room()
 except OSError as error: print(error)
 "
 """

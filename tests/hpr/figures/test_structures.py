@@ -192,7 +192,7 @@ def test_the_same_records_give_the_same_files_and_a_stand_in_is_labelled(
     for folder in ("a", "b"):
         write_figure(figures[name], FEW, written, {}, tmp_path / folder)
     names = {path.name for path in (tmp_path / "a").iterdir()}
-    assert names == {f"figure_{name}.{ending}" for ending in ("json", "md", "pdf", "png")}
+    assert names == {f"figure_{name}.{ending}" for ending in ("json", "md", "pdf", "png", "svg")}
     for each in names:
         assert (tmp_path / "a" / each).read_bytes() == (tmp_path / "b" / each).read_bytes()
     text = (tmp_path / "a" / f"figure_{name}.md").read_text()

@@ -58,7 +58,11 @@ def test_the_report_is_written_again_without_training(
 def test_a_folder_without_results_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--report", "--out", str(tmp_path)], train=unreachable) == 1
+    with pytest.raises(SystemExit) as ended:
+        main(["--report", "--out", str(tmp_path)], train=unreachable)
+    assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "report.html was not written: ValueError: out: expected a folder with" in line
+    assert line.endswith(
+        f"--report: expected an --out with results of figures, got {str(tmp_path)!r}"
+    )
     assert list(tmp_path.iterdir()) == []

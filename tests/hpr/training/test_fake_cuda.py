@@ -20,7 +20,7 @@ from hpr.connectivity import Dale, LowRank
 from hpr.experiment.record import identity
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task, make_task
-from hpr.training import loop, trials
+from hpr.training import loop, session, snapshot, trials
 from hpr.training.fused_step import FusedStep
 from hpr.training.initial import initial_pack
 from hpr.training.trials import Feed
@@ -43,7 +43,7 @@ SMALL = RunSpec(
 def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch does the work of the kernels, and windows are short."""
     monkeypatch.setenv("HPR_KERNELS_BACKEND", "torch")
-    for module in (loop, trials):
+    for module in (session, snapshot, trials):
         monkeypatch.setattr(module, "WINDOW", WINDOW)
 
 

@@ -46,7 +46,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[str, Any
         patched.setattr(watch.Watch, "count", lambda self, most, unit: min(most, 13))
         times = iter(range(1000))
         with pytest.raises(Stopped):
-            train(checkpoints=folder, stop=lambda: next(times) == 13)
+            train(checkpoints=folder, stop=lambda: next(times) == 14)
     content = folder.path(SPEC).read_bytes()
     assert 100 < state_of(content)["step"] < 130
     return content, train()
