@@ -84,10 +84,21 @@ def covered(axes: Axes, box: Bbox) -> list[str]:
     return found
 
 
+def beyond(picture: Picture) -> set[Text]:
+    """Return the labels of ticks beyond the limits of their axis, which matplotlib makes and does not draw."""
+    found = set()
+    for axis in (one for axes in picture.axes for one in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+            if not low <= tick.get_loc() <= high:
+                found |= {tick.label1, tick.label2}
+    return found
+
+
 def cut_off(picture: Picture) -> list[str]:
     """Return the texts that leave the picture at a side."""
-    texts = [text for text in picture.findobj(Text) if text.get_visible() and text.get_text()]
-    ends = [(text, text.get_window_extent()) for text in texts]
+    texts = set(picture.findobj(Text)) - beyond(picture)
+    ends = [(t, t.get_window_extent()) for t in texts if t.get_visible() and t.get_text()]
     return [text.get_text() for text, box in ends if box.x0 < 0 or box.x1 > picture.bbox.x1]
 
 
