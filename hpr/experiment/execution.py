@@ -88,7 +88,9 @@ def run_local(
         outcome.failures[spec.key] = Failure.of(str(spec), reason)
     say(_opening(left, store, len(distinct(outcome.runs)), failures.standing))
     if left.packs:
-        store.check_room()
+        # A folder that the caller has not prepared is made with the first record.
+        if store.runs.is_dir():
+            store.check_room()
         _train(left, orders, device, say, outcome, failures, stopping, cluster, workers)
     failures.close()
     return outcome
