@@ -37,7 +37,7 @@ class Compared:
 def reference(profile: str) -> dict[str, Any] | None:
     """The reference run of a profile, or None where the package ships none."""
     path = DATA / f"reference_{profile}.json"
-    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def summarised(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
