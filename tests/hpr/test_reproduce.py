@@ -286,10 +286,7 @@ def test_an_interrupt_keeps_what_is_finished_and_the_same_command_goes_on(
 
 
 BAD_USAGE = {
-    "nothing asked for": (
-        [],
-        "one of the arguments --all --figure --list --report --version is required",
-    ),
+    "nothing asked for": ([], "arguments --all --figure --list --report --version is required"),
     "two things": (["--all", "--list"], "not allowed with argument"),
     "figure": (["--figure", "1", "99"], "--figure: expected some of 1, 2, "),
     "variant": (["--all", "--variant", "mine"], "--variant: invalid choice: 'mine'"),
