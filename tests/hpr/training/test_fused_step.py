@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchs_rounding import assert_as_good_as_torch, batch, state, trained
 
 from hpr.connectivity import LowRank
 from hpr.experiment.plan import PACK, pack_size
@@ -32,7 +32,7 @@ from hpr.training.loop import new_trainer, train_pack
 from hpr.training.pack import Pack
 from hpr.training.step import Step
 from hpr.training.trials import TRIAL_BYTES, WINDOW
-from hpr_kernels.testing import assert_close, relative_error
+from hpr_kernels.testing import assert_close
 
 pytest.importorskip("triton")
 
@@ -57,10 +57,6 @@ def fused(specs: list[RunSpec], task: Task, device: str) -> Any:
     step = new_trainer(initial_pack(specs, task, torch.device(device)), specs[0], task)
     assert type(step).__name__ == "FusedStep"
     return step
-
-
-def state(step: Any) -> tuple[Tensor, ...]:
-    return (step.pack.weights, step.pack.readout, step.velocity, step.readout_velocity)
 
 
 class Operations(TorchDispatchMode):
@@ -110,50 +106,6 @@ def test_an_iteration_is_six_launches_and_nothing_else(
         "momentum_step_kernel",
         "momentum_step_kernel",
     ]
-
-
-def batch(specs: list[RunSpec], task: Task, i: int) -> tuple[Tensor, Tensor]:
-    """Return the inputs and targets of iteration `i` for every run."""
-    drawn = [task.draw(spec.seed, i, 1, spec.batch) for spec in specs]
-    x, targets = (
-        torch.from_numpy(np.stack([getattr(d, part)[0] for d in drawn]))
-        for part in ("inputs", "targets")
-    )
-    return x, targets
-
-
-def trained(step: Any, specs: list[RunSpec]) -> list[Tensor]:
-    """Return the curves, weights and velocities after five iterations."""
-    losses, accuracies = step.window(specs, 0, 5)
-    curves = (losses,) if accuracies is None else (losses, accuracies)
-    return [value.cpu() for value in (*curves, *state(step))]
-
-
-def trained_by_torch(
-    pack: Pack, specs: list[RunSpec], task: Task, dtype: torch.dtype
-) -> list[Tensor]:
-    """Return what `trained` does, by `Step` on the CPU with inputs of `dtype`, which `Step.window` does not offer."""
-    given = Pack(pack.weights.to(dtype), pack.readout.to(dtype), pack.N_in, pack.signs)
-    step = Step(given.select(range(len(specs))), specs[0], task)
-    drawn = (batch(specs, task, i) for i in range(5))
-    points = [step(x.to(dtype), targets) for x, targets in drawn]
-    curves = [torch.stack(list(c), 1) for c in zip(*points, strict=True) if c[0] is not None]
-    return [*curves, *state(step)]
-
-
-def assert_as_good_as_torch(
-    got: list[Tensor], specs: list[RunSpec], task: Task, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Check that no result differs from torch's fp64 by more than twice what torch's fp32 does, both on the CPU."""
-    # Without this setting the interpreter would also compute torch's fp32 numbers.
-    monkeypatch.setenv("HPR_KERNELS_BACKEND", "torch")
-    pack = initial_pack(specs, task, torch.device("cpu"))
-    single, exact = (
-        trained_by_torch(pack, specs, task, dtype) for dtype in (torch.float32, torch.float64)
-    )
-    for value, torchs, wanted in zip(got, single, exact, strict=True):
-        theirs = max(relative_error(torchs, wanted), torch.finfo(torch.float32).eps)
-        assert_close(value, wanted, 2 * theirs)
 
 
 @on_each_device
