@@ -29,6 +29,9 @@ COMMANDS = {
     "gpu-day": Command(
         "benchmarks.gpu_day", "all that is worth doing with a card in ten minutes, in one folder"
     ),
+    "gpu-prediction": Command(
+        "benchmarks.gpu_prediction", "predict what the whole paper takes on one H100"
+    ),
     "gpu-probes": Command(
         "benchmarks.gpu_probes", "rounding of a card, and sweeps by programs and by precision"
     ),

@@ -4,9 +4,9 @@
 
 Times are medians of CUDA events around one call, with the L2 cache as the last call left it (warm) and overwritten
 before each call (cold). The networks are leaky ReLU networks trained by cross-entropy, which is what the Triton kernels
-train (`hpr.training.loop.new_trainer`). Floors are computed for an H100 (see `hpr_kernels.report`); on another card
-they are only a scale. `--figure` adds Figure 1 from start to end. Without a card one line says so, and nothing is
-measured.
+train (`hpr.training.loop.new_trainer`). Floors (`hpr_kernels.report`) and predictions (`benchmarks.gpu_prediction`) are
+computed for an H100; on another card they are only a scale. `--figure` adds Figure 1 from start to end. Without a card
+one line says so, and nothing is measured.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks import gpu_prediction
 from benchmarks.options import add_pack, named_task
 from benchmarks.suites.cases import figure_1_pack
 from benchmarks.suites.measure import Call, seconds
@@ -50,11 +51,12 @@ LAUNCHES = (
 
 
 class Timing(NamedTuple):
-    """What is timed, and the seconds that an H100 needs at least, where they are known."""
+    """What is timed, and the seconds that an H100 needs at least and is predicted to take, where they are known."""
 
     name: str
     call: Call
     floor: float | None = None
+    predicted: float | None = None
 
 
 def add_arguments(parser: Parser) -> None:
@@ -77,10 +79,14 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {REPEATS} repeats, µs")
     print(f"{len(specs)} networks of {specs[0].N} units, {task.name}, batch {specs[0].batch}")
     with torch.no_grad():
-        for name, call, floor in (*launches(specs, task, floors), *by_torch_and_cudnn(specs, task)):
-            warm, cold = (median_seconds(call, flush=flush) for flush in (False, True))
-            share = "" if floor is None else f", floor {floor * 1e6:.1f}, {floor / warm:.0%} of it"
-            print(f"{name}: warm {warm * 1e6:.1f}, cold {cold * 1e6:.1f}{share}", flush=True)
+        for timing in (*launches(specs, task, floors), *by_torch_and_cudnn(specs, task)):
+            warm, cold = (median_seconds(timing.call, flush=flush) for flush in (False, True))
+            parts = [f"{timing.name}: warm {warm * 1e6:.1f}, cold {cold * 1e6:.1f}"]
+            if timing.floor is not None:
+                parts.append(f"floor {timing.floor * 1e6:.1f}, {timing.floor / warm:.0%} of it")
+            if timing.predicted is not None:
+                parts.append(f"predicted {timing.predicted * 1e6:.1f}")
+            print(", ".join(parts), flush=True)
     if arguments.figure:
         time_figure_1()
 
@@ -164,9 +170,13 @@ def launches(specs: list[RunSpec], task: Task, floors: list[float] | None) -> li
     )
     whole = None if floors is None else len(specs) * sum(floors)
     each = [None] * len(LAUNCHES) if floors is None else [len(specs) * floor for floor in floors]
+    foreseen = [
+        launch.seconds
+        for launch in gpu_prediction.iteration(specs[0], task, len(specs), gpu_prediction.kernels())
+    ]
     return [
-        *(Timing(*of) for of in zip(LAUNCHES, map(graphed, parts), each, strict=True)),
-        Timing("one iteration in a CUDA graph", graphed(iteration), whole),
+        *(Timing(*of) for of in zip(LAUNCHES, map(graphed, parts), each, foreseen, strict=True)),
+        Timing("one iteration in a CUDA graph", graphed(iteration), whole, sum(foreseen)),
         Timing("exact kernel of one network", kernel),
     ]
 

@@ -13,7 +13,7 @@ from hpr.experiment.dispatch import Dispatcher
 from hpr.experiment.failures import Failures
 from hpr.experiment.in_process import InProcess
 from hpr.experiment.jobs import Executor, Job, Reports, longest_first, pack_name
-from hpr.experiment.plan import Plan, TaskOf, plan
+from hpr.experiment.plan import CARD_WORKERS, Plan, TaskOf, plan
 from hpr.experiment.run_claims import Claims
 from hpr.experiment.run_outcome import Failure, Outcome
 from hpr.experiment.run_progress import Progress
@@ -141,18 +141,20 @@ def _tidy(store: Store, outcome: Outcome) -> None:
 
 
 def default_workers(device: torch.device) -> int:
-    """One worker per core that this process may use, or per card; one on a card that is named."""
-    if device.type == "cuda":
-        import torch
-
-        return torch.cuda.device_count() if device.index is None else 1
+    """One worker per core that this process may use; on CUDA, at most `CARD_WORKERS` per card."""
     from hpr_kernels.internal import available_cores
 
-    return available_cores()
+    cores = available_cores()
+    if device.type != "cuda":
+        return cores
+    import torch
+
+    cards = torch.cuda.device_count() if device.index is None else 1
+    return max(cards, min(CARD_WORKERS * cards, cores))
 
 
 def _devices(device: torch.device, workers: int) -> list[str]:
-    """A device per worker; cards in turn."""
+    """A device per worker; cards in turn, so that several workers share one."""
     if device.type != "cuda" or device.index is not None:
         return [str(device)] * workers
     import torch

@@ -27,8 +27,10 @@ PACK = 20
 # programs, so that few multiprocessors are idle in the last round.
 PROGRAM_TRIALS = 16
 PROGRAMS = 4
+# Processes that share a card: while one draws weights or measures on the host, the others train.
+CARD_WORKERS = 4
 # The share of the card's memory that a pack may take.
-MEMORY = 0.8
+MEMORY = 0.8 / CARD_WORKERS
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,17 @@ def pack_size(spec: RunSpec, task_of: TaskOf, device: torch.device | Device) -> 
     import torch
 
     card = torch.cuda.get_device_properties(str(device))
-    programs = math.ceil(spec.batch / PROGRAM_TRIALS)
-    # One network more would need another round of programs, in which most multiprocessors are idle.
-    fill = PROGRAMS * card.multi_processor_count // programs
+    fill = filling_networks(spec, card.multi_processor_count)
     fit = int(MEMORY * card.total_memory / pack_cost([spec], task_of).memory)
     return max(1, min(fill, fit))
+
+
+def filling_networks(spec: RunSpec, multiprocessors: int) -> int:
+    """The most networks like `spec` that a card trains in one round of programs, but at least one.
+
+    One network more would need another round, in which most multiprocessors are idle.
+    """
+    return max(1, PROGRAMS * multiprocessors // math.ceil(spec.batch / PROGRAM_TRIALS))
 
 
 def plan(

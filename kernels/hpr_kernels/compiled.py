@@ -56,6 +56,7 @@ class Compiled:
     instructions: Counter[str]  # by full name, such as LDG.E.128
     # Cycles for which the innermost loop with tensor instructions stalls at least, by the compiler's own marks.
     tile_cycles: int
+    tile_instructions: int  # of the same loop
 
     def count(self, pattern: str) -> int:
         """How many instructions of the program have a name that starts with the regular expression `pattern`."""
@@ -124,6 +125,8 @@ def compile_for(specimen: Specimen, capability: int) -> Compiled:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(kernel.asm["cubin"])
         usage, program = (_cuobjdump(flag, cubin) for flag in ("-res-usage", "-sass"))
+    listing = _instructions(program)
+    loop = _innermost_product(listing)
     used = {name: int(number) for name, number in re.findall(r"\b([A-Z]+):(\d+)", usage)}
     return Compiled(
         capability=capability,
@@ -132,8 +135,9 @@ def compile_for(specimen: Specimen, capability: int) -> Compiled:
         shared=used["SHARED"] + kernel.metadata.shared,
         stack=used["STACK"],
         local=used["LOCAL"],
-        instructions=Counter(instruction.name for instruction in _instructions(program)),
-        tile_cycles=_tile_cycles(_instructions(program)),
+        instructions=Counter(instruction.name for instruction in listing),
+        tile_cycles=sum(instruction.stall for instruction in loop),
+        tile_instructions=len(loop),
     )
 
 
@@ -162,15 +166,27 @@ def _instructions(program: str) -> list[_Instruction]:
     return found
 
 
-def _tile_cycles(program: list[_Instruction]) -> int:
-    """The stalls of the shortest loop that has a tensor instruction; 0 where none has."""
+def _innermost_product(program: list[_Instruction]) -> list[_Instruction]:
+    """The shortest loop that has a tensor instruction; empty where none has."""
     loops = []
     for last in program:
         if last.target is not None and last.target <= last.address:
             body = [one for one in program if last.target <= one.address <= last.address]
             if any(re.match(TENSOR_CORE, one.name) for one in body):
-                loops.append((len(body), sum(one.stall for one in body)))
-    return min(loops)[1] if loops else 0
+                loops.append(body)
+    return min(loops, key=len, default=[])
+
+
+def multiprocessor_holds(compiled: Compiled, num_warps: int) -> int:
+    """How many blocks of a compiled kernel a multiprocessor runs at a time, by registers and shared memory.
+
+    Registers are given out in units of 8 per thread, of 65,536; a block takes 1 KiB of shared memory beside its own
+    (CUDA C++ Programming Guide, "Technical Specifications").
+    """
+    registers = -(-compiled.registers // 8) * 8 * 32 * num_warps
+    by_registers = 65536 // registers
+    by_memory = SHARED_LIMIT[compiled.capability] // (compiled.shared + 1024)
+    return min(by_registers, by_memory, 64 // num_warps)
 
 
 def specialise(
