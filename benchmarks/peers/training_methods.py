@@ -1,22 +1,30 @@
-"""One SGD iteration of a pack of networks by the methods that torch offers.
+"""One SGD iteration of a pack of networks by the methods that torch and jax offer.
 
 - this project;
 - `torch.func` over stacked models: `stack_module_state`, and the gradient under `vmap`;
+- a loop over steps with `torch.bmm` for all networks at once and autograd, as it is and by `torch.compile`;
 - one network at a time by a loop over its steps and autograd, as the authors do;
-- one `torch.nn.RNN` at a time, which is the same network where rho = 0.
+- one `torch.nn.RNN` at a time, which is the same network where rho = 0;
+- jax: `vmap` of the gradient, and the whole step compiled (`training_jax.py`).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from benchmarks.peers.ntk_environments import ROOT, python_of_jax
 from hpr.experiment.specification import VARIANTS, RunSpec
 from hpr.tasks import Task
 from hpr.training.initial import initial_pack
@@ -122,6 +130,37 @@ def stacked(pack: Pack, spec: RunSpec) -> Iterate:
     return iterate
 
 
+def batched(pack: Pack, spec: RunSpec, *, compiled: bool) -> Iterate:
+    """`torch.bmm` over all networks, autograd, and SGD with momentum; by `torch.compile` where asked."""
+    weights = [nn.Parameter(value.clone()) for value in (pack.recurrent, pack.input, pack.readout)]
+    optimizer = torch.optim.SGD(weights, lr=spec.learning_rate, momentum=spec.momentum)
+
+    def losses_of(
+        recurrent: Tensor, input: Tensor, readout: Tensor, x: Tensor, targets: Tensor
+    ) -> Tensor:
+        R, T, B, _ = x.shape
+        h = x.new_zeros(R, B, recurrent.shape[1])
+        outputs = []
+        for t in range(T):
+            drive = torch.bmm(h.relu(), recurrent.mT) + torch.bmm(x[:, t], input.mT)
+            h = spec.rho * h + (1 - spec.rho) * drive
+            outputs.append(torch.bmm(h.relu(), readout.mT))
+        y = torch.stack(outputs, 1)
+        each = cross_entropy(y.flatten(0, 2), targets.flatten(), reduction="none")
+        return each.view(R, -1).mean(1)
+
+    function: Callable[..., Tensor] = torch.compile(losses_of) if compiled else losses_of
+
+    def iterate(x: Tensor, targets: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        losses = function(*weights, x, targets)
+        losses.sum().backward()
+        optimizer.step()
+        return losses.detach()
+
+    return iterate
+
+
 def one_at_a_time(networks: Sequence[nn.Module], spec: RunSpec) -> Iterate:
     """Autograd and `torch.optim.SGD`, network by network."""
     optimizers = [
@@ -143,9 +182,12 @@ def one_at_a_time(networks: Sequence[nn.Module], spec: RunSpec) -> Iterate:
 
 
 def training_methods(
-    specs: list[RunSpec], task: Task, device: torch.device
+    specs: list[RunSpec], task: Task, device: torch.device, *, compiled: bool = True
 ) -> list[TrainingMethod]:
-    """All methods from the same weights; `torch.nn.RNN` trains by the specification of the released script, rho = 0."""
+    """All methods of torch from the same weights.
+
+    `torch.nn.RNN` trains by the specification of the released script, rho = 0.
+    """
     few = min(FEW, len(specs))
     leaky = specs[0]
     pack = initial_pack(specs, task, device)
@@ -164,11 +206,67 @@ def training_methods(
         TrainingMethod(
             "`torch.func` over stacked models", len(specs), stacked(pack, leaky), ours()
         ),
+        TrainingMethod(
+            "`torch.bmm` and autograd", len(specs), batched(pack, leaky, compiled=False), ours()
+        ),
+        *(
+            TrainingMethod(
+                "the same by `torch.compile`",
+                len(specs),
+                batched(pack, leaky, compiled=True),
+                ours(),
+            )
+            for _ in range(compiled)
+        ),
         TrainingMethod(f"the authors' loop, {some}", few, one_at_a_time(loops, leaky), ours()),
         TrainingMethod(
             f"`torch.nn.RNN`, rho = 0, {some}", few, one_at_a_time(rnns, elman), ours(elman)
         ),
     ]
+
+
+class ByJax(NamedTuple):
+    """What `training_jax.py` found: the seconds of a step, and its losses as `difference` compares them."""
+
+    seconds: float
+    differs: float
+
+
+def by_jax(
+    specs: list[RunSpec], task: Task, batches: Sequence[tuple[Tensor, Tensor]], rounds: int
+) -> ByJax:
+    """The step of jax, timed alone in a process with as many threads as torch has here.
+
+    Raises:
+        RuntimeError: the process failed, with its last line.
+    """
+    pack = initial_pack(specs, task, torch.device("cpu"))
+    spec = specs[0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "given.npz")
+        np.savez(
+            path,
+            recurrent=pack.recurrent.numpy(),
+            input=pack.input.numpy(),
+            readout=pack.readout.numpy(),
+            x=torch.stack([x for x, _ in batches]).numpy(),
+            targets=torch.stack([targets for _, targets in batches]).numpy(),
+            settings=np.array([spec.rho, spec.learning_rate, spec.momentum]),
+        )
+        numbers = map(str, (rounds, torch.get_num_threads()))
+        child = subprocess.run(
+            [python_of_jax(), "-m", "benchmarks.peers.training_jax", path, *numbers],
+            capture_output=True, text=True, cwd=ROOT,
+        )  # fmt: skip
+    if child.returncode:
+        raise RuntimeError((child.stderr.strip().splitlines() or ["no output"])[-1])
+    found = json.loads(child.stdout.splitlines()[-1])
+    ours = this_project(pack, spec, task)
+    largest = 0.0
+    for (x, targets), losses in zip(batches, found["losses"], strict=True):
+        exact = ours(x, targets)
+        largest = max(largest, float((torch.tensor(losses) / exact - 1).abs().max()))
+    return ByJax(found["seconds"], largest)
 
 
 def difference(method: TrainingMethod, batches: Sequence[tuple[Tensor, Tensor]]) -> float:

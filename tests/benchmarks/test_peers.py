@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import gpu, planner
-from benchmarks.peers.training_methods import difference, training_methods
+from benchmarks.peers.training_methods import by_jax, difference, training_methods
 from benchmarks.suites.calls import ntk_call
 from benchmarks.suites.cases import SHAPES, NetworkShape, figure_1_pack, pack_of_runs
 from hpr.command_line import UsageError
@@ -28,10 +28,25 @@ def test_every_method_trains_the_same_networks() -> None:
     task, cpu = make_task("2AF"), torch.device("cpu")
     specs = pack_of_runs(task, R=5, N=20, B=4)
     batches = list(trials(specs, task, 0, 3, cpu))
-    methods = training_methods(specs, task, cpu)
-    assert [method.networks for method in methods] == [5, 5, 4, 4]
+    methods = training_methods(specs, task, cpu, compiled=False)
+    assert [method.networks for method in methods] == [5, 5, 5, 4, 4]
     for method in methods:
         assert difference(method, batches) < 1e-4, method.name
+
+
+# Torch's compiler calls what torch has deprecated.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.nightly
+def test_the_compiled_method_and_jax_train_the_same_networks() -> None:
+    """Compilation takes a minute; jax is installed in an environment of its own."""
+    task, cpu = make_task("2AF"), torch.device("cpu")
+    specs = pack_of_runs(task, R=2, N=20, B=4)
+    batches = list(trials(specs, task, 0, 3, cpu))
+    (compiled,) = (m for m in training_methods(specs, task, cpu) if "compile" in m.name)
+    assert difference(compiled, batches) < 1e-4
+    found = by_jax(specs, task, batches, rounds=1)
+    assert found.differs < 1e-4
+    assert found.seconds > 0
 
 
 @pytest.mark.parametrize("shape", [SMALL["all"], SMALL["last"]], ids=["all", "last"])
