@@ -1,5 +1,6 @@
 """The documentation's site: `make docs` builds it, offline, with warnings as errors."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -8,6 +9,9 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "docs" / "_ext")]
 
 import hpr  # noqa: E402
+
+# For the notebooks' processes. Threads that wait for each other are slow on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 project, author, release = "hpr", "The hpr authors", hpr.__version__
 # The year would make two builds of one commit differ.
@@ -32,9 +36,8 @@ nitpick_ignore_regex = [
 myst_heading_anchors = 3
 # Equations are plain text, as in the docstrings: no script is needed to show them, on GitHub or offline.
 myst_enable_extensions = ["attrs_block", "colon_fence"]
-suppress_warnings: list[str] = []
 nb_execution_mode = "force"
-nb_execution_timeout = 120
+nb_execution_timeout = 300
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_merge_streams = True
