@@ -35,7 +35,7 @@ nitpick_ignore_regex = [
 
 myst_heading_anchors = 3
 # Equations are plain text, as in the docstrings: no script is needed to show them, on GitHub or offline.
-myst_enable_extensions = ["attrs_block", "colon_fence"]
+highlight_language = "text"
 nb_execution_mode = "force"
 nb_execution_timeout = 300
 nb_execution_in_temp = True
