@@ -1,5 +1,5 @@
 # Two commands: `make reproduce` (the paper, quick profile) and `make test`. Both make their environment first, and so
-# does `make gate`: the guards of this checkout against their floors.
+# do `make gate`: the guards of this checkout against their floors, and `make docs`: the documentation as a site.
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= results
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 BY_TORCH := tests/kernels/test_gram.py tests/kernels/test_recurrence.py tests/kernels/test_bias.py \
             tests/kernels/test_ntk_budget.py tests/hpr/training/test_training.py
 
-.PHONY: reproduce test test-nightly lint gate clean
+.PHONY: reproduce test test-nightly lint gate docs clean
 
 reproduce: $(VENV)/repro
 	$(BIN)/python -m hpr.reproduce --all --profile quick --out $(OUT)
@@ -28,12 +28,15 @@ gate: $(VENV)/dev
 	$(BIN)/asv run --bench track_ --environment existing:$(CURDIR)/$(BIN)/python --set-commit-hash $$(git rev-parse HEAD)
 	$(BIN)/python -m benchmarks gate
 
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx -W --keep-going -n -b html docs build/docs
+
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(VENV)/repro $(VENV)/dev: $(VENV)/%: setup.py pyproject.toml constraints.txt $(wildcard kernels/hpr_kernels/native/*.[ch])
+$(VENV)/repro $(VENV)/dev $(VENV)/docs: $(VENV)/%: setup.py pyproject.toml constraints.txt $(wildcard kernels/hpr_kernels/native/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*]'
 	touch $@

@@ -24,6 +24,11 @@ PATH = re.compile(r"[\w./-]*\w\.(?:py|sh|md|json|toml|txt|csv\.gz|npz|png|pdf|sv
 NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 # The commands make these.
 WRITTEN = {"results/", "results/report.html"}
+# Pages whose snippets run one after another and need no files.
+SNIPPETS = (
+    *("README.md", "kernels/README.md", "docs/derivations.md", "docs/faq.md"),
+    *("docs/concepts/rich_and_lazy.md", "docs/concepts/exact_kernel.md", "docs/concepts/engine.md"),
+)
 COMMAND = re.compile(r"python -m\s+(\w+(?:\.\w+)*)\b(?!\.)")
 
 # This program runs a page's snippets one after another in one namespace. It compares what they print with what the
@@ -141,7 +146,7 @@ def test_commands_name_modules_that_run(path: Path) -> None:
     assert re.findall(r"python (?:benchmarks|hpr|kernels)/\S+\.py", text) == []
 
 
-@pytest.mark.parametrize("name", ["README.md", "kernels/README.md", "docs/derivations.md"])
+@pytest.mark.parametrize("name", SNIPPETS)
 def test_snippets_run(name: str) -> None:
     searched = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
     done = subprocess.run(

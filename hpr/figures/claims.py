@@ -152,7 +152,7 @@ def judge(
 
     Raises:
         ValueError: `values` isn't a table with one level for each name, or has another number of
-        levels than the kind of claim compares.
+            levels than the kind of claim compares.
     """
     least, most = LEVELS[claim.kind]
     if values.ndim != 2 or values.shape[1] != len(levels) or not least <= len(levels) <= most:
