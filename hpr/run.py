@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import logging
 import sys
@@ -16,7 +15,13 @@ from typing import Any
 from hpr.command_line import Parser, UsageError, in_words, integer_between, path
 from hpr.connectivity import KINDS
 from hpr.experiment.execution import Train
-from hpr.experiment.running import add_running, chosen_running, run_until_stopped
+from hpr.experiment.run_log import RunLog
+from hpr.experiment.running import (
+    add_running,
+    chosen_device,
+    chosen_running,
+    run_until_stopped,
+)
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
 from hpr.sweeps.expansion import Experiment, as_axes, expand
@@ -25,12 +30,13 @@ from hpr.sweeps.field_names import (
     did_you_mean,
     fields_of,
     from_text,
+    hint_of,
 )
 from hpr.sweeps.outcome import SweepResult, text_table
 from hpr.sweeps.parts import Sources, structure_choice
 from hpr.sweeps.sweeping import DOWNLOADED, carry_out, forecast, forecast_lines
 from hpr.sweeps.toml_form import read_sweep
-from hpr.system.devices import Device, choose_device
+from hpr.system.devices import Device
 from hpr.system.loading import is_import_path
 from hpr.system.signals import Stopping
 
@@ -45,6 +51,7 @@ COMMON = {
     "iterations": "SGD steps",
     "learning_rate": "step size of SGD",
     "variant": "paper (default) or released",
+    "keep_weights": "save the trained weights beside each record, for hpr.load",
 }
 EXAMPLES = """examples:
   One setting per rank and gain, 8 seeds each:
@@ -84,9 +91,7 @@ def main(argv: Sequence[str] | None = None, *, train: Train | None = None) -> in
             f"{did_you_mean(word, options)}"
         )
     logging.basicConfig(format=f"{parser.prog}: %(message)s")
-    return run_until_stopped(
-        parser, arguments.out, lambda stopping: _main(arguments, train, stopping)
-    )
+    return run_until_stopped(parser, arguments, lambda *how: _main(arguments, train, *how))
 
 
 def build_parser() -> Parser:
@@ -113,7 +118,8 @@ def build_parser() -> Parser:
         parser.add_argument(
             *words,
             dest=f"field {name}",
-            nargs="+",
+            # A truth value alone means true.
+            nargs="*" if hint_of(name) is bool else "+",
             type=_words,
             metavar="VALUE",
             help=COMMON.get(name, argparse.SUPPRESS),
@@ -179,13 +185,12 @@ def _assignment(text: str) -> tuple[str, list[str]]:
     return name.strip().replace("-", "_"), _words(value)
 
 
-def _main(arguments: argparse.Namespace, train: Train | None, stopping: Stopping) -> int:
+def _main(
+    arguments: argparse.Namespace, train: Train | None, stopping: Stopping, log: RunLog
+) -> int:
     if arguments.fields:
         return _list_fields(as_json=arguments.json)
-    try:
-        device = choose_device(arguments.device)
-    except ValueError as error:
-        raise UsageError(f"--device: {error}") from None
+    device = chosen_device(arguments)
     sources = Sources(write=not arguments.dry_run)
     try:
         experiment = expand(
@@ -205,14 +210,15 @@ def _main(arguments: argparse.Namespace, train: Train | None, stopping: Stopping
         told = forecast(experiment, store, device)
         print(json.dumps(told, indent=1) if arguments.json else "\n".join(forecast_lines(told)))
         return 0
-    return _run(experiment, store, arguments, device, train, stopping)
+    how = chosen_running(arguments, device, stopping, log, stand_in=train is not None)
+    return _run(experiment, store, arguments, device, train, how)
 
 
 def _values(arguments: argparse.Namespace, sources: Sources) -> dict[str, Any]:
     """What the file and the options say, by name; an option takes the place of the file's value."""
     values = {} if arguments.sweep is None else read_sweep(arguments.sweep, sources)
     given = {
-        name.removeprefix("field "): [word for words in value for word in words]
+        name.removeprefix("field "): [word for words in value for word in words] or ["true"]
         for name, value in vars(arguments).items()
         if name.startswith("field ") and value is not None
     }
@@ -257,17 +263,10 @@ def _run(
     arguments: argparse.Namespace,
     device: Device,
     train: Train | None,
-    stopping: Stopping,
+    how: dict[str, Any],
 ) -> int:
     started = time.monotonic()
-    torch = importlib.import_module("torch")
-    from hpr_kernels.internal import available_cores
-
-    # Torch counts the cores that the scheduler gives, and not a container's quota of them.
-    torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
     stream = sys.stderr if arguments.json else sys.stdout
-    place = torch.device(str(device))
-    how = chosen_running(arguments, place, stopping, stand_in=train is not None)
 
     def say(line: str) -> None:
         print(line, file=stream, flush=True)

@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpr.command_line import Parser, UsageError, path
-from hpr.experiment.inventory import Bad, Leftover, is_finished, kept_records, leftovers
+from hpr.experiment.inventory import (
+    Bad,
+    Leftover,
+    is_finished,
+    kept_records,
+    leftovers,
+    with_weights,
+)
 from hpr.experiment.merging import merge
 from hpr.experiment.table import columns_of, write_csv, write_parquet
 from hpr.fields import shown
@@ -26,13 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    try:
-        return parser.run(lambda: arguments.command(arguments))
-    except ImportError as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
+    return parser.run(lambda: arguments.command(arguments))
 
 
 def build_parser() -> Parser:
@@ -76,7 +77,7 @@ def build_parser() -> Parser:
 def _verify(arguments: argparse.Namespace) -> int:
     out = _results_folder(arguments.folder)
     bad, keys = 0, set()
-    for found in kept_records(out):
+    for found in map(with_weights, kept_records(out)):
         if isinstance(found, Bad):
             bad += 1
             _tell(found)
@@ -91,7 +92,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     conflicts = out / "conflicts"
     if conflicts.is_dir():
         print(
-            f"{len(list(conflicts.iterdir()))} records in {conflicts} that a merge found to differ"
+            f"{len(list(conflicts.glob('*.json')))} records in {conflicts} that a merge found to differ"
         )
     return 1 if bad else 0
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpr.experiment.checkpoints import Checkpoints
 from hpr.experiment.record import Record
 from hpr.experiment.run_outcome import Failure, disk_full, no_memory
+from hpr.experiment.run_progress import PackState
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
 
@@ -121,6 +122,7 @@ def train_and_keep(
     keep: Callable[[RunSpec, Record], None],
     fail: Callable[[RunSpec, Exception], None],
     progress: Callable[[int], None],
+    state: Callable[[PackState], None],
     stop: Callable[[], bool],
 ) -> Loss | None:
     """Train a pack with those of the options that `train` takes; every record goes to `keep`.
@@ -135,6 +137,7 @@ def train_and_keep(
         keep: called with a run and its record as soon as `train` has it.
         fail: called with a run that fails alone.
         progress: called with numbers of iterations.
+        state: called with what the pack has come to.
         stop: whether to end now.
 
     Returns:
@@ -151,7 +154,9 @@ def train_and_keep(
         if not disk_full(error):
             fail(spec, error)
 
-    options = {"checkpoints": checkpoints, "keep": kept, "fail": failed, "stop": stop}
+    options = {
+        "checkpoints": checkpoints, "keep": kept, "fail": failed, "state": state, "stop": stop,
+    }  # fmt: skip
     known = accepted(train)
     given: dict[str, Any] = {k: v for k, v in options.items() if k in known}
     if any(spec.teacher for spec in pack):

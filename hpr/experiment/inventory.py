@@ -7,9 +7,10 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hpr.experiment.kept_weights import BESIDE, SCHEMA, read_file, texts_of, unpacked, weights_path
 from hpr.experiment.record import LARGEST_RECORD, Record, read_record
 from hpr.experiment.specification import RunSpec
 from hpr.system.files import read_regular
@@ -31,12 +32,13 @@ ABANDONED = 86_400.0
 
 @dataclass(frozen=True)
 class Kept:
-    """A valid record, and the bytes of its file."""
+    """A valid record as its file has it, and the bytes of that file, and of its weights' file once it is read."""
 
     path: Path
     spec: RunSpec
     record: Record
     content: bytes
+    weights: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,23 @@ def read_kept(path: Path) -> Kept | Bad:
     return found
 
 
+def with_weights(found: Kept | Bad) -> Kept | Bad:
+    """The record in memory of a file, with its weights, which are read where they lie beside it."""
+    if isinstance(found, Bad) or found.record["schema"] != BESIDE:
+        return found
+    path, named = weights_path(found.path), found.record["weights"]
+    try:
+        content = read_file(path, named)
+        texts = texts_of(unpacked(content, path, named))
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        return Bad(found.path, f"weights: {path.name} can't be read: {reason}")
+    except ValueError as error:
+        return Bad(found.path, str(error))
+    record = {**found.record, "schema": SCHEMA, "weights": texts}
+    return replace(found, record=record, weights=content)
+
+
 def kept_records(out: Path) -> Iterator[Kept | Bad]:
     """Every file of a results folder that is named like a record, in the order of the names.
 
@@ -88,7 +107,7 @@ def kept_records(out: Path) -> Iterator[Kept | Bad]:
 
 def is_finished(out: Path) -> Callable[[str], bool]:
     """A function that tells whether a results folder has a valid record of a key."""
-    return lambda key: isinstance(read_kept(out / "runs" / f"{key}.json"), Kept)
+    return lambda key: isinstance(with_weights(read_kept(out / "runs" / f"{key}.json")), Kept)
 
 
 def leftovers(out: Path, finished: Callable[[str], bool]) -> Iterator[Leftover]:
