@@ -9,15 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpr.command_line import Parser, UsageError, path
-from hpr.experiment.inventory import (
-    Bad,
-    Leftover,
-    is_finished,
-    kept_records,
-    leftovers,
-    with_weights,
-)
+from hpr.experiment.inventory import Bad, is_finished, kept_records, with_weights
+from hpr.experiment.leftovers import Leftover, leftovers
 from hpr.experiment.merging import merge
+from hpr.experiment.run_claims import Claims
 from hpr.experiment.table import columns_of, write_csv, write_parquet
 from hpr.fields import shown
 
@@ -140,14 +135,20 @@ def _export(arguments: argparse.Namespace) -> int:
 def _gc(arguments: argparse.Namespace) -> int:
     out = _results_folder(arguments.folder)
     verb, count, aside = "would remove" if arguments.dry_run else "removed", 0, 0
+    claims = Claims(out / "claims")
     for leftover in leftovers(out, is_finished(out)):
         if leftover.what.startswith("damaged") and not arguments.corrupt:
             aside += 1
             continue
         if not arguments.dry_run:
-            leftover.path.unlink(missing_ok=True)
+            if leftover.claim is not None:
+                claims.clear(leftover.path, leftover.claim)
+            else:
+                leftover.path.unlink(missing_ok=True)
         count += 1
         print(f"{verb} {_name(leftover.path)}: {leftover.what}")
+    if not arguments.dry_run:
+        claims.close()
     kept = f"; --corrupt removes the damaged records too: {aside}" if aside else ""
     print(f"{verb} in all: {count}{kept}")
     return 0

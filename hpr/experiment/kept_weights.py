@@ -173,8 +173,10 @@ def unpacked(content: bytes, path: Path, named: Mapping[str, Any]) -> Arrays:
         ) from None
     found = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
     wanted = {name: ["float32", *shape] for name, shape in named["shapes"].items()}
-    if found != wanted:
-        raise ValueError(f"weights: {path.name}: expected {shown(wanted)}, got {shown(found)}")
+    for name in sorted({*found, *wanted}):
+        if found.get(name) != wanted.get(name):
+            one, other = (shown(of.get(name, "none")) for of in (wanted, found))
+            raise ValueError(f"weights: {path.name}: {shown(name)}: expected {one}, got {other}")
     if content_hash("", arrays) != named["sha256"]:
         raise ValueError(f"weights: {path.name}: expected the record's digest, got another")
     return arrays

@@ -95,4 +95,6 @@ def _check_sizes(spec: RunSpec, weights: Mapping[str, Tensor]) -> None:
         and shapes["readout"][1] == N
     )
     if not good:
-        raise ValueError(f"run: expected weights of {N} units, got {shown(shapes)}")
+        raise ValueError(
+            f"run: expected weights of {N} units, got {shown(dict(sorted(shapes.items())))}"
+        )
