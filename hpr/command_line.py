@@ -8,7 +8,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,14 +22,19 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors; characters that an output stream cannot encode are escaped."""
+    """argparse with one-line errors; characters that an output stream cannot encode are escaped.
+
+    `words` are the arguments that were parsed last.
+    """
+
+    words: Sequence[str] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as argparse does; also make stdout and stderr escape characters that they cannot encode."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
-        args = sys.argv[1:] if args is None else args
+        args = self.words = sys.argv[1:] if args is None else list(args)
         for word in args:
             if word.startswith("--") and word.endswith("=--"):
                 # Up to Python 3.12, argparse would store an empty list and not call the option's `type`.

@@ -230,6 +230,10 @@ def _reproduce(
     _say(
         f"{done} after {in_words(time.monotonic() - started)}: {_ending(specs, outcome, failures)}"
     )
+    if outcome.failures:
+        _say(
+            f"reasons and tracebacks: {store.out / 'failures'}; --retry-failed tries these runs again"
+        )
     if written:
         _report(store.out)
     _say(f"read {store.out / 'summary.md'}; it lists the runs that diverged or failed")

@@ -292,6 +292,10 @@ def _report(result: SweepResult, seconds: float) -> None:
     print("\n".join(["", *text_table(result.summary()), ""]))
     print("mean ± sd over seeds" if len(result.settings[0].runs) > 1 else "one seed: no sd")
     print(f"{'NOT DONE' if result.failures else 'done'} after {in_words(seconds)}: {counts}")
+    if result.failures:
+        print(
+            f"reasons and tracebacks: {result.out / 'failures'}; --retry-failed tries these runs again"
+        )
     print(
         f"records: {result.out / 'runs'}; the same runs again: python -m hpr.run {result.sweep_file}"
     )

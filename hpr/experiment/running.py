@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,7 +102,7 @@ def run_until_stopped(
     except OSError as error:
         parser.error(f"--log-json: {arguments.log_json} can't be written: {error.strerror}")
     log.event(
-        "start", program=parser.prog, version=__version__, arguments=sys.argv[1:], pid=os.getpid(), out=str(out)
+        "start", program=parser.prog, version=__version__, arguments=parser.words, pid=os.getpid(), out=str(out)
     )  # fmt: skip
 
     def leaving(number: int) -> str:
