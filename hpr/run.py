@@ -14,6 +14,7 @@ from typing import Any
 
 from hpr.command_line import Parser, UsageError, in_words, integer_between, path
 from hpr.connectivity import KINDS
+from hpr.connectivity.registry import GROUP
 from hpr.experiment.execution import Train
 from hpr.experiment.run_log import RunLog
 from hpr.experiment.running import (
@@ -37,7 +38,7 @@ from hpr.sweeps.parts import Sources, structure_choice
 from hpr.sweeps.sweeping import DOWNLOADED, carry_out, forecast, forecast_lines
 from hpr.sweeps.toml_form import read_sweep
 from hpr.system.devices import Device
-from hpr.system.loading import is_import_path
+from hpr.system.loading import entry_point_names, is_import_path
 from hpr.system.signals import Stopping
 
 SEEDS = 10_000
@@ -231,10 +232,11 @@ def _values(arguments: argparse.Namespace, sources: Sources) -> dict[str, Any]:
     if "teacher" in given:
         raise UsageError("teacher: expected it in SWEEP.toml, as a table of fields, got an option")
     # Loading the user's own classes first makes the types of their fields known.
+    offered = entry_point_names(GROUP)
     for word in as_axes({"connectivity": given.get("connectivity", values.get("connectivity"))})[
         "connectivity"
     ]:
-        if isinstance(word, str) and is_import_path(word):
+        if isinstance(word, str) and (is_import_path(word) or word in offered):
             structure_choice(word, sources)
     seeds = arguments.seeds or ("seeds" in given and _count(given.pop("seeds")))
     if seeds or "seed" in given:

@@ -117,9 +117,10 @@ def test_the_loss_and_the_alignment_are_told_while_a_pack_trains(tmp_path: Path)
     assert stopped["signal"] == "SIGTERM"
     assert found[-1]["event"] == "end"
     assert found[-1]["status"] == status == 143
-    told = named(found, "progress")[-1]
+    told = [event for event in named(found, "progress") if event["packs"]][-1]
     assert told["left"] == 2
     assert told["packs"][0]["loss"] > 0
+    assert told["eta_s"] > 0
 
 
 def test_a_killed_process_leaves_whole_lines_and_no_end(tmp_path: Path) -> None:
