@@ -112,19 +112,7 @@ def build_parser() -> Parser:
         metavar="SWEEP.toml",
         help="a sweep's file; options add to it and override it",
     )
-    for name in all_names():
-        if name == "seeds":
-            continue
-        words = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
-        parser.add_argument(
-            *words,
-            dest=f"field {name}",
-            # A truth value alone means true.
-            nargs="*" if hint_of(name) is bool else "+",
-            type=_words,
-            metavar="VALUE",
-            help=COMMON.get(name, argparse.SUPPRESS),
-        )
+    _add_fields(parser)
     parser.add_argument(
         "--seeds",
         type=integer_between(1, SEEDS),
@@ -156,6 +144,22 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     return parser
+
+
+def _add_fields(parser: Parser) -> None:
+    """Add an option for every field; a truth value alone means true."""
+    for name in all_names():
+        if name == "seeds":
+            continue
+        words = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
+        parser.add_argument(
+            *words,
+            dest=f"field {name}",
+            nargs="*" if hint_of(name) is bool else "+",
+            type=_words,
+            metavar="VALUE",
+            help=COMMON.get(name, argparse.SUPPRESS),
+        )
 
 
 def _words(text: str) -> list[str]:

@@ -111,6 +111,7 @@ def checkpoints_in(out: Path, train: Train, period: float | None) -> Checkpoints
     return Checkpoints(folder) if period is None else Checkpoints(folder, period=period)
 
 
+# Longer than 60 lines: half of it says what the arguments do.
 def train_and_keep(
     pack: Sequence[RunSpec],
     task: Task,

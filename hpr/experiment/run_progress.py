@@ -34,9 +34,9 @@ class PackState:
     checkpoints: int = 0
 
     def __str__(self) -> str:
-        named = (("loss", self.loss), ("accuracy", self.accuracy), ("KA", self.kernel_alignment))
-        known = [f"{name} {value:.3g}" for name, value in named if value is not None]
-        return ", ".join([f"iteration {self.iteration}", *known])
+        named = {"loss": self.loss, "KA": self.kernel_alignment}
+        known = [f", {name} {value:.3g}" for name, value in named.items() if value is not None]
+        return f"iteration {self.iteration}{''.join(known)}"
 
 
 def unheard(state: PackState) -> None:
@@ -120,7 +120,9 @@ class Progress:
         name, state = list(self._packs.values())[-1]
         others = len(self._packs) - 1
         more = f" and {others} more" if others else ""
-        self._bar.set_postfix_str(f"{name}{more}{f', {state}' if state else ''}", refresh=refresh)
+        # A terminal of 80 columns has room for this.
+        last = str(state).partition(", ")[2] if state else ""
+        self._bar.set_postfix_str(f"{name}{more}{f', {last}' if last else ''}", refresh=refresh)
 
     def line(self, text: str) -> None:
         """Print a line without disturbing the bar."""
