@@ -18,26 +18,38 @@ from typing import Any
 class RunLog:
     """Writes events. Every line is written at once and whole, so a killed process leaves whole lines.
 
+    Nothing is written before `open`, so a command line that is refused leaves no file.
+
     Args:
         where: a file, which is appended to and whose folder is made; "-" for stderr; None: nothing is written.
-
-    Raises:
-        OSError: the file can't be opened.
+        **start: the fields of the first event.
     """
 
-    def __init__(self, where: str | None = None) -> None:
-        self.on = where is not None
-        self.on_stderr = where == "-"
+    def __init__(self, where: str | None = None, **start: Any) -> None:
+        self.where, self._start = where, start
+        self.on, self.on_stderr = False, where == "-"
         self._file: int | None = None
-        self._lock = threading.Lock()
+        # A signal's handler may write an event in the middle of another.
+        self._lock = threading.RLock()
         self._started = time.monotonic()
         self._counts: Counter[str] = Counter()
         # What ended the program, in one line.
         self.error: str | None = None
-        if where is not None and where != "-":
-            path = Path(where)
+
+    def open(self) -> None:
+        """Open the file and write the first event.
+
+        Raises:
+            OSError: the file can't be opened.
+        """
+        if self.where is None:
+            return
+        if not self.on_stderr:
+            path = Path(self.where)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        self.on = True
+        self.event("start", **self._start)
 
     def event(self, name: str, **fields: Any) -> None:
         """Write an event. It raises nothing: where the log can't be written, one line on stderr says so."""
@@ -54,7 +66,7 @@ class RunLog:
                 elif self.on:
                     sys.stderr.write(content)
                     sys.stderr.flush()
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 self.on = False
                 with contextlib.suppress(OSError, ValueError):
                     print(f"hpr: --log-json can't be written: {error}", file=sys.stderr)

@@ -71,9 +71,21 @@ def chosen_running(
     *,
     stand_in: bool,
 ) -> dict[str, Any]:
-    """The options as arguments of `run_local`. A stand-in for training works in this process, unless told otherwise."""
+    """The options as arguments of `run_local`. A stand-in for training works in this process, unless told otherwise.
+
+    The log is opened, since what follows is no longer a check of the arguments alone.
+
+    Raises:
+        UsageError: the log can't be written.
+    """
     import torch
 
+    try:
+        log.open()
+    except OSError as error:
+        raise UsageError(
+            f"--log-json: {arguments.log_json} can't be written: {error.strerror}"
+        ) from None
     use_own_cores()
     place = torch.device(str(device))
     return {
@@ -97,13 +109,14 @@ def run_until_stopped(
         What `command` returns, or another status; see `Parser.run`.
     """
     out: Path = arguments.out
-    try:
-        log = RunLog(arguments.log_json)
-    except OSError as error:
-        parser.error(f"--log-json: {arguments.log_json} can't be written: {error.strerror}")
-    log.event(
-        "start", program=parser.prog, version=__version__, arguments=parser.words, pid=os.getpid(), out=str(out)
-    )  # fmt: skip
+    log = RunLog(
+        arguments.log_json,
+        program=parser.prog,
+        version=__version__,
+        arguments=list(parser.words),
+        pid=os.getpid(),
+        out=str(out),
+    )
 
     def leaving(number: int) -> str:
         """Log the signal, and return the line that says how to go on."""

@@ -163,15 +163,35 @@ def test_a_failure_is_an_event_and_the_end_says_so(tmp_path: Path) -> None:
         assert found[1]["failed_before"] == int(again)
 
 
-def test_bad_usage_is_the_error_of_the_end(tmp_path: Path) -> None:
-    log = tmp_path / "log"
+def test_bad_usage_writes_no_log_and_a_bad_folder_is_the_error_of_the_end(tmp_path: Path) -> None:
+    log, out = tmp_path / "log", tmp_path / "file"
+    words = [
+        "--task",
+        "2AF",
+        "--N",
+        "8",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+        "--log-json",
+        str(log),
+    ]
+    for option in (["--gain", "x"], ["--rank", "99"], ["--unknown"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, *option])
+        assert ended.value.code == 2
+    assert main([*words, "--dry-run"]) == 0
+    assert not log.exists()
+    out.write_text("x")
     with pytest.raises(SystemExit) as ended:
-        main(["--task", "2AF", "--gain", "x", "--out", str(tmp_path), "--log-json", str(log)])
+        main(words)
     assert ended.value.code == 2
     begun, end = events(log.read_text())
     assert begun["event"] == "start"
+    assert begun["arguments"] == words
     assert end["status"] == 2
-    assert end["error"].startswith("gain: expected ")
+    assert end["error"] == f"the output folder {out} can't be written: File exists"
 
 
 def test_a_log_that_cannot_be_written_is_one_line(
@@ -187,7 +207,7 @@ def test_a_log_that_cannot_be_written_is_one_line(
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
 def test_a_full_disk_ends_the_log_and_not_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     log = RunLog("/dev/full")
-    log.event("start")
+    log.open()
     log.event("plan")
     log.end(0)
     told = capsys.readouterr().err
@@ -195,10 +215,12 @@ def test_a_full_disk_ends_the_log_and_not_the_run(capsys: pytest.CaptureFixture[
 
 
 def test_numbers_that_json_lacks_are_null(tmp_path: Path) -> None:
-    log = RunLog(str(tmp_path / "log"))
+    log = RunLog(str(tmp_path / "log"), program="a")
+    log.open()
     log.event("a", loss=math.nan, inner={"b": [math.inf, 1.5]})
     log.end(0)
-    first, _ = events((tmp_path / "log").read_text())
+    begun, first, _ = events((tmp_path / "log").read_text())
+    assert (begun["event"], begun["program"]) == ("start", "a")
     assert (first["loss"], first["inner"]) == (None, {"b": [None, 1.5]})
 
 
