@@ -191,7 +191,7 @@ def test_bad_usage_writes_no_log_and_a_bad_folder_is_the_error_of_the_end(tmp_pa
     assert begun["event"] == "start"
     assert begun["arguments"] == words
     assert end["status"] == 2
-    assert end["error"] == f"the output folder {out} can't be written: File exists"
+    assert end["error"] == f"the output folder {out} can't be written: Not a directory"
 
 
 def test_a_log_that_cannot_be_written_is_one_line(
