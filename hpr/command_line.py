@@ -8,11 +8,13 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hpr.system.extras import install
 from hpr.system.paths import expanded
+from hpr.system.signals import in_words_of, stop_status
 
 
 class UsageError(Exception):
@@ -20,14 +22,19 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors; characters that an output stream cannot encode are escaped."""
+    """argparse with one-line errors; characters that an output stream cannot encode are escaped.
+
+    `words` are the arguments that were parsed last.
+    """
+
+    words: Sequence[str] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as argparse does; also make stdout and stderr escape characters that they cannot encode."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
-        args = sys.argv[1:] if args is None else args
+        args = self.words = sys.argv[1:] if args is None else list(args)
         for word in args:
             if word.startswith("--") and word.endswith("=--"):
                 # Up to Python 3.12, argparse would store an empty list and not call the option's `type`.
@@ -47,17 +54,35 @@ class Parser(argparse.ArgumentParser):
         """Write `message` to stderr and exit; the status changes if stdout can't be flushed (`_flushed`)."""
         super().exit(self._flushed(status), message)
 
-    def run(self, command: Callable[[], int]) -> int:
+    def run(self, command: Callable[[], int], leaving: Callable[[int], str] | None = None) -> int:
         """Run `command` and turn its exceptions into one-line errors.
 
+        Args:
+            command: what to run.
+            leaving: the line for stderr after a signal, by the signal's number; None: a line that names the signal.
+
         Returns:
-            The status that `command` returns, 141 if the reader of the output has closed the pipe, or 1 if a file or
-            the output can't be written. A `UsageError` exits with 2.
+            The status that `command` returns, 141 if the reader of the output has closed the pipe, 1 if a file or the
+            output can't be written, or 128 plus the number of the signal that stopped it (130 for Ctrl-C). A
+            `UsageError` or a missing package exits with 2.
         """
         try:
             return self._flushed(command())
         except UsageError as error:
             self.error(str(error))
+        except ModuleNotFoundError as error:
+            self.error(f"{error}; install what it needs: {install('repro')}")
+        except ImportError as error:
+            self.error(str(error))
+        except KeyboardInterrupt as error:
+            status = stop_status(error)
+            line = (
+                f"{self.prog}: {in_words_of(status - 128)}"
+                if leaving is None
+                else leaving(status - 128)
+            )
+            print(line, file=sys.stderr)
+            return status
         except BrokenPipeError:
             return self._flushed(141)
         except OSError as error:

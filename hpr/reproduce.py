@@ -17,16 +17,22 @@ from hpr.command_line import Parser, UsageError, in_words, integer_between, path
 from hpr.experiment.execution import Failure, Outcome, Train, run_local
 from hpr.experiment.plan import TaskOf, tasks
 from hpr.experiment.provenance import version_lines
-from hpr.experiment.running import add_running, chosen_running, run_until_stopped
+from hpr.experiment.run_log import RunLog
+from hpr.experiment.running import (
+    add_running,
+    chosen_device,
+    chosen_running,
+    run_until_stopped,
+)
 from hpr.experiment.specification import VARIANTS, RunSpec, distinct
 from hpr.experiment.store import Store
 from hpr.figures import Figure, Settings, discover
 from hpr.figures.claims import FEWEST
 from hpr.figures.data_choice import choose_connectome, choose_smnist
-from hpr.figures.forecast import dry_run, listing, runs_of
+from hpr.figures.forecast import dry_run, keeping_weights, listing, runs_of
 from hpr.figures.settings import Profile
 from hpr.figures.stand_ins import MNIST_TASKS
-from hpr.system.devices import Device, choose_device
+from hpr.system.devices import Device
 from hpr.system.signals import Stopping
 
 # At most this many seeds per setting are planned: a hundred times the paper's, 190,000 runs in `--all`.
@@ -50,9 +56,7 @@ def main(argv: Sequence[str] | None = None, *, train: Train | None = None) -> in
     # Matplotlib warns of the user's settings, which the pictures do not follow, and of its cache of fonts.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
-    return run_until_stopped(
-        parser, arguments.out, lambda stopping: _main(arguments, train, stopping)
-    )
+    return run_until_stopped(parser, arguments, lambda *how: _main(arguments, train, *how))
 
 
 def build_parser() -> Parser:
@@ -103,6 +107,11 @@ def build_parser() -> Parser:
     _add_data(parser)
     add_running(parser)
     parser.add_argument(
+        "--keep-weights",
+        action="store_true",
+        help="save the trained weights beside each record, for hpr.load; runs without are trained again",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="say what would run and what it costs; write nothing"
     )
     return parser
@@ -124,7 +133,9 @@ def _add_data(parser: Parser) -> None:
     )
 
 
-def _main(arguments: argparse.Namespace, train: Train | None, stopping: Stopping) -> int:
+def _main(
+    arguments: argparse.Namespace, train: Train | None, stopping: Stopping, log: RunLog
+) -> int:
     if arguments.version:
         print("\n".join(version_lines()))
         return 0
@@ -132,10 +143,7 @@ def _main(arguments: argparse.Namespace, train: Train | None, stopping: Stopping
         return _report_alone(arguments.out)
     figures = discover()
     chosen = _chosen(arguments, figures)
-    try:
-        device = choose_device(arguments.device)
-    except ValueError as error:
-        raise UsageError(f"--device: {error}") from None
+    device = chosen_device(arguments)
     # A listing and a dry run write nothing and download nothing.
     acts = not (arguments.list or arguments.dry_run)
     profile: Profile = arguments.profile or ("paper" if device.type == "cuda" else "quick")
@@ -165,8 +173,10 @@ def _main(arguments: argparse.Namespace, train: Train | None, stopping: Stopping
     for note in notes:
         print(note)
     if arguments.dry_run:
-        return dry_run(chosen, settings, Store(arguments.out), device)
-    return _reproduce(chosen, settings, arguments, device, train, stopping)
+        return dry_run(
+            chosen, settings, Store(arguments.out), device, keep_weights=arguments.keep_weights
+        )
+    return _reproduce(chosen, settings, arguments, device, train, stopping, log)
 
 
 def _chosen(arguments: argparse.Namespace, figures: dict[str, Figure]) -> list[Figure]:
@@ -187,6 +197,7 @@ def _reproduce(
     device: Device,
     train: Train | None,
     stopping: Stopping,
+    log: RunLog,
 ) -> int:
     started = time.monotonic()
     # A missing package fails here, not after training. Drawing prepares matplotlib, so it precedes all that import it.
@@ -196,8 +207,9 @@ def _reproduce(
 
     store = Store(arguments.out)
     specs = runs_of(figures, settings)
-    task_of = tasks(arguments.mnist_dir)
-    outcome = _carry_out(specs, store, task_of, arguments, device, train, stopping)
+    how = chosen_running(arguments, device, stopping, log, stand_in=train is not None)
+    trained = keeping_weights(specs) if arguments.keep_weights else specs
+    outcome = _carry_out(trained, store, tasks(arguments.mnist_dir), device, train, how)
     records, reasons = outcome.of(specs)
     failures = list(outcome.failures.values())
     written = []
@@ -218,6 +230,10 @@ def _reproduce(
     _say(
         f"{done} after {in_words(time.monotonic() - started)}: {_ending(specs, outcome, failures)}"
     )
+    if outcome.failures:
+        _say(
+            f"reasons and tracebacks: {store.out / 'failures'}; --retry-failed tries these runs again"
+        )
     if written:
         _report(store.out)
     _say(f"read {store.out / 'summary.md'}; it lists the runs that diverged or failed")
@@ -228,21 +244,13 @@ def _carry_out(
     specs: Sequence[RunSpec],
     store: Store,
     task_of: TaskOf,
-    arguments: argparse.Namespace,
     device: Device,
     train: Train | None,
-    stopping: Stopping,
+    how: dict[str, Any],
 ) -> Outcome:
     """Train what the store lacks, after a check that the folder can be written and every task can be made."""
     import torch
 
-    from hpr_kernels.internal import available_cores
-
-    # Torch counts the cores that the scheduler gives, and not a container's quota of them. The setting holds for the
-    # whole process, so the program makes it here, and the training of a pack does not.
-    torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
-    place = torch.device(str(device))
-    how = chosen_running(arguments, place, stopping, stand_in=train is not None)
     if train is None:
         from hpr.training.loop import sent_train_pack
 
@@ -253,7 +261,7 @@ def _carry_out(
             task_of(shape)
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(str(error)) from None
-    return run_local(specs, store, task_of, train, place, _say, **how)
+    return run_local(specs, store, task_of, train, torch.device(str(device)), _say, **how)
 
 
 def _report_alone(out: Path) -> int:

@@ -12,13 +12,12 @@ from hpr.command_line import Parser, UsageError, path
 from hpr.experiment.binding import bind
 from hpr.experiment.comparison import Difference, differences, essence
 from hpr.experiment.execution import Train
-from hpr.experiment.inventory import Bad, read_any
+from hpr.experiment.inventory import Bad, read_any, with_weights
 from hpr.experiment.plan import TaskOf, tasks
 from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
-from hpr.system.devices import choose_device
-from hpr.system.extras import install
+from hpr.system.devices import choose_device, use_own_cores
 
 if TYPE_CHECKING:
     from hpr.tasks import Task
@@ -37,13 +36,7 @@ def main(argv: Sequence[str] | None = None, *, train: Train | None = None) -> in
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    try:
-        return parser.run(lambda: _rerun(arguments, train))
-    except ModuleNotFoundError as error:
-        parser.error(f"{error}; install what it needs: {install('repro')}")
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
+    return parser.run(lambda: _rerun(arguments, train))
 
 
 def build_parser() -> Parser:
@@ -68,7 +61,7 @@ def build_parser() -> Parser:
 
 
 def _rerun(arguments: argparse.Namespace, train: Train | None) -> int:
-    kept = read_any(arguments.record)
+    kept = with_weights(read_any(arguments.record))
     if isinstance(kept, Bad):
         raise UsageError(f"FILE: expected a valid record, got {kept.path}: {kept.reason}")
     spec, record = kept.spec, kept.record
@@ -88,9 +81,7 @@ def _rerun(arguments: argparse.Namespace, train: Train | None) -> int:
 
     import torch
 
-    from hpr_kernels.internal import available_cores
-
-    torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
+    use_own_cores()
     if train is None:
         from hpr.training.loop import train_pack
 
@@ -160,7 +151,7 @@ def _decoded(record: Record) -> Record:
 
     try:
         weights = decoded(record["weights"])
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except ValueError:
         # These are no weights, and are compared as they stand.
         return record
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import logging
 import sys
@@ -15,8 +14,15 @@ from typing import Any
 
 from hpr.command_line import Parser, UsageError, in_words, integer_between, path
 from hpr.connectivity import KINDS
+from hpr.connectivity.registry import GROUP
 from hpr.experiment.execution import Train
-from hpr.experiment.running import add_running, chosen_running, run_until_stopped
+from hpr.experiment.run_log import RunLog
+from hpr.experiment.running import (
+    add_running,
+    chosen_device,
+    chosen_running,
+    run_until_stopped,
+)
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
 from hpr.sweeps.expansion import Experiment, as_axes, expand
@@ -25,13 +31,14 @@ from hpr.sweeps.field_names import (
     did_you_mean,
     fields_of,
     from_text,
+    hint_of,
 )
 from hpr.sweeps.outcome import SweepResult, text_table
 from hpr.sweeps.parts import Sources, structure_choice
 from hpr.sweeps.sweeping import DOWNLOADED, carry_out, forecast, forecast_lines
 from hpr.sweeps.toml_form import read_sweep
-from hpr.system.devices import Device, choose_device
-from hpr.system.loading import is_import_path
+from hpr.system.devices import Device
+from hpr.system.loading import entry_point_names, is_import_path
 from hpr.system.signals import Stopping
 
 SEEDS = 10_000
@@ -45,6 +52,7 @@ COMMON = {
     "iterations": "SGD steps",
     "learning_rate": "step size of SGD",
     "variant": "paper (default) or released",
+    "keep_weights": "save the trained weights beside each record, for hpr.load",
 }
 EXAMPLES = """examples:
   One setting per rank and gain, 8 seeds each:
@@ -84,9 +92,7 @@ def main(argv: Sequence[str] | None = None, *, train: Train | None = None) -> in
             f"{did_you_mean(word, options)}"
         )
     logging.basicConfig(format=f"{parser.prog}: %(message)s")
-    return run_until_stopped(
-        parser, arguments.out, lambda stopping: _main(arguments, train, stopping)
-    )
+    return run_until_stopped(parser, arguments, lambda *how: _main(arguments, train, *how))
 
 
 def build_parser() -> Parser:
@@ -106,18 +112,7 @@ def build_parser() -> Parser:
         metavar="SWEEP.toml",
         help="a sweep's file; options add to it and override it",
     )
-    for name in all_names():
-        if name == "seeds":
-            continue
-        words = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
-        parser.add_argument(
-            *words,
-            dest=f"field {name}",
-            nargs="+",
-            type=_words,
-            metavar="VALUE",
-            help=COMMON.get(name, argparse.SUPPRESS),
-        )
+    _add_fields(parser)
     parser.add_argument(
         "--seeds",
         type=integer_between(1, SEEDS),
@@ -151,6 +146,22 @@ def build_parser() -> Parser:
     return parser
 
 
+def _add_fields(parser: Parser) -> None:
+    """Add an option for every field; a truth value alone means true."""
+    for name in all_names():
+        if name == "seeds":
+            continue
+        words = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
+        parser.add_argument(
+            *words,
+            dest=f"field {name}",
+            nargs="*" if hint_of(name) is bool else "+",
+            type=_words,
+            metavar="VALUE",
+            help=COMMON.get(name, argparse.SUPPRESS),
+        )
+
+
 def _words(text: str) -> list[str]:
     """The values of one word: it is split at commas that are not inside brackets or quotes."""
     parts, depth, quote = [""], 0, ""
@@ -179,13 +190,12 @@ def _assignment(text: str) -> tuple[str, list[str]]:
     return name.strip().replace("-", "_"), _words(value)
 
 
-def _main(arguments: argparse.Namespace, train: Train | None, stopping: Stopping) -> int:
+def _main(
+    arguments: argparse.Namespace, train: Train | None, stopping: Stopping, log: RunLog
+) -> int:
     if arguments.fields:
         return _list_fields(as_json=arguments.json)
-    try:
-        device = choose_device(arguments.device)
-    except ValueError as error:
-        raise UsageError(f"--device: {error}") from None
+    device = chosen_device(arguments)
     sources = Sources(write=not arguments.dry_run)
     try:
         experiment = expand(
@@ -205,14 +215,15 @@ def _main(arguments: argparse.Namespace, train: Train | None, stopping: Stopping
         told = forecast(experiment, store, device)
         print(json.dumps(told, indent=1) if arguments.json else "\n".join(forecast_lines(told)))
         return 0
-    return _run(experiment, store, arguments, device, train, stopping)
+    how = chosen_running(arguments, device, stopping, log, stand_in=train is not None)
+    return _run(experiment, store, arguments, device, train, how)
 
 
 def _values(arguments: argparse.Namespace, sources: Sources) -> dict[str, Any]:
     """What the file and the options say, by name; an option takes the place of the file's value."""
     values = {} if arguments.sweep is None else read_sweep(arguments.sweep, sources)
     given = {
-        name.removeprefix("field "): [word for words in value for word in words]
+        name.removeprefix("field "): [word for words in value for word in words] or ["true"]
         for name, value in vars(arguments).items()
         if name.startswith("field ") and value is not None
     }
@@ -225,10 +236,11 @@ def _values(arguments: argparse.Namespace, sources: Sources) -> dict[str, Any]:
     if "teacher" in given:
         raise UsageError("teacher: expected it in SWEEP.toml, as a table of fields, got an option")
     # Loading the user's own classes first makes the types of their fields known.
+    offered = entry_point_names(GROUP)
     for word in as_axes({"connectivity": given.get("connectivity", values.get("connectivity"))})[
         "connectivity"
     ]:
-        if isinstance(word, str) and is_import_path(word):
+        if isinstance(word, str) and (is_import_path(word) or word in offered):
             structure_choice(word, sources)
     seeds = arguments.seeds or ("seeds" in given and _count(given.pop("seeds")))
     if seeds or "seed" in given:
@@ -257,17 +269,10 @@ def _run(
     arguments: argparse.Namespace,
     device: Device,
     train: Train | None,
-    stopping: Stopping,
+    how: dict[str, Any],
 ) -> int:
     started = time.monotonic()
-    torch = importlib.import_module("torch")
-    from hpr_kernels.internal import available_cores
-
-    # Torch counts the cores that the scheduler gives, and not a container's quota of them.
-    torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
     stream = sys.stderr if arguments.json else sys.stdout
-    place = torch.device(str(device))
-    how = chosen_running(arguments, place, stopping, stand_in=train is not None)
 
     def say(line: str) -> None:
         print(line, file=stream, flush=True)
@@ -293,6 +298,10 @@ def _report(result: SweepResult, seconds: float) -> None:
     print("\n".join(["", *text_table(result.summary()), ""]))
     print("mean ± sd over seeds" if len(result.settings[0].runs) > 1 else "one seed: no sd")
     print(f"{'NOT DONE' if result.failures else 'done'} after {in_words(seconds)}: {counts}")
+    if result.failures:
+        print(
+            f"reasons and tracebacks: {result.out / 'failures'}; --retry-failed tries these runs again"
+        )
     print(
         f"records: {result.out / 'runs'}; the same runs again: python -m hpr.run {result.sweep_file}"
     )

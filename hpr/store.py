@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpr.command_line import Parser, UsageError, path
-from hpr.experiment.inventory import Bad, Leftover, is_finished, kept_records, leftovers
+from hpr.experiment.inventory import Bad, is_finished, kept_records, with_weights
+from hpr.experiment.leftovers import Leftover, leftovers
 from hpr.experiment.merging import merge
+from hpr.experiment.run_claims import Claims
 from hpr.experiment.table import columns_of, write_csv, write_parquet
 from hpr.fields import shown
 
@@ -26,13 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    try:
-        return parser.run(lambda: arguments.command(arguments))
-    except ImportError as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
+    return parser.run(lambda: arguments.command(arguments))
 
 
 def build_parser() -> Parser:
@@ -76,7 +72,7 @@ def build_parser() -> Parser:
 def _verify(arguments: argparse.Namespace) -> int:
     out = _results_folder(arguments.folder)
     bad, keys = 0, set()
-    for found in kept_records(out):
+    for found in map(with_weights, kept_records(out)):
         if isinstance(found, Bad):
             bad += 1
             _tell(found)
@@ -91,7 +87,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     conflicts = out / "conflicts"
     if conflicts.is_dir():
         print(
-            f"{len(list(conflicts.iterdir()))} records in {conflicts} that a merge found to differ"
+            f"{len(list(conflicts.glob('*.json')))} records in {conflicts} that a merge found to differ"
         )
     return 1 if bad else 0
 
@@ -139,14 +135,20 @@ def _export(arguments: argparse.Namespace) -> int:
 def _gc(arguments: argparse.Namespace) -> int:
     out = _results_folder(arguments.folder)
     verb, count, aside = "would remove" if arguments.dry_run else "removed", 0, 0
+    claims = Claims(out / "claims")
     for leftover in leftovers(out, is_finished(out)):
         if leftover.what.startswith("damaged") and not arguments.corrupt:
             aside += 1
             continue
         if not arguments.dry_run:
-            leftover.path.unlink(missing_ok=True)
+            if leftover.claim is not None:
+                claims.clear(leftover.path, leftover.claim)
+            else:
+                leftover.path.unlink(missing_ok=True)
         count += 1
         print(f"{verb} {_name(leftover.path)}: {leftover.what}")
+    if not arguments.dry_run:
+        claims.close()
     kept = f"; --corrupt removes the damaged records too: {aside}" if aside else ""
     print(f"{verb} in all: {count}{kept}")
     return 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpr.experiment.checkpoints import Checkpoints
 from hpr.experiment.record import Record
 from hpr.experiment.run_outcome import Failure, disk_full, no_memory
+from hpr.experiment.run_progress import PackState
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
 
@@ -110,6 +111,7 @@ def checkpoints_in(out: Path, train: Train, period: float | None) -> Checkpoints
     return Checkpoints(folder) if period is None else Checkpoints(folder, period=period)
 
 
+# Longer than 60 lines: half of it says what the arguments do.
 def train_and_keep(
     pack: Sequence[RunSpec],
     task: Task,
@@ -121,6 +123,7 @@ def train_and_keep(
     keep: Callable[[RunSpec, Record], None],
     fail: Callable[[RunSpec, Exception], None],
     progress: Callable[[int], None],
+    state: Callable[[PackState], None],
     stop: Callable[[], bool],
 ) -> Loss | None:
     """Train a pack with those of the options that `train` takes; every record goes to `keep`.
@@ -135,6 +138,7 @@ def train_and_keep(
         keep: called with a run and its record as soon as `train` has it.
         fail: called with a run that fails alone.
         progress: called with numbers of iterations.
+        state: called with what the pack has come to.
         stop: whether to end now.
 
     Returns:
@@ -151,7 +155,9 @@ def train_and_keep(
         if not disk_full(error):
             fail(spec, error)
 
-    options = {"checkpoints": checkpoints, "keep": kept, "fail": failed, "stop": stop}
+    options = {
+        "checkpoints": checkpoints, "keep": kept, "fail": failed, "state": state, "stop": stop,
+    }  # fmt: skip
     known = accepted(train)
     given: dict[str, Any] = {k: v for k, v in options.items() if k in known}
     if any(spec.teacher for spec in pack):

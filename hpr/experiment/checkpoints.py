@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from hpr import __version__
+from hpr.experiment.kept_weights import content_hash
 from hpr.experiment.specification import RunSpec
 from hpr.fields import shown
 from hpr.system.extras import install
@@ -138,11 +138,7 @@ def maker(provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 def _digest(text: str, tensors: Tensors) -> str:
     """SHA-256 of a checkpoint's JSON, and of the names, shapes and numbers of its fp32 tensors."""
-    digest = hashlib.sha256(text.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"\n{name} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.numpy().data)
-    return digest.hexdigest()
+    return content_hash(text, {name: tensor.numpy() for name, tensor in tensors.items()})
 
 
 def _parsed(content: bytes) -> tuple[Tensors, dict[str, str]]:

@@ -14,6 +14,7 @@ from hpr.experiment.plan import TaskOf
 from hpr.experiment.provenance import git_commit
 from hpr.experiment.record import Record
 from hpr.experiment.run_outcome import Failure
+from hpr.experiment.run_progress import unheard
 from hpr.experiment.specification import RunSpec
 
 
@@ -89,6 +90,7 @@ def train_there(
         keep=lambda spec, record: answer.records.append(record),
         fail=lambda spec, error: answer.failures.append((spec, Failure.of(str(spec), error))),
         progress=lambda count: None,
+        state=unheard,
         stop=stop,
     )
     return answer

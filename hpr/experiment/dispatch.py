@@ -12,8 +12,9 @@ from hpr.experiment.jobs import Executor, Job, Reports, pack_name
 from hpr.experiment.plan import TaskOf, pack_cost, packs
 from hpr.experiment.record import Record
 from hpr.experiment.run_claims import Claims
+from hpr.experiment.run_log import RunLog
 from hpr.experiment.run_outcome import Failure, Outcome
-from hpr.experiment.run_progress import Progress
+from hpr.experiment.run_progress import PackState, Progress
 from hpr.experiment.specification import RunSpec
 from hpr.system.signals import Stopping
 
@@ -36,6 +37,7 @@ class Dispatcher:
         outcome: what became of the runs.
         progress: what is shown.
         stopping: whether a signal has come.
+        log: takes an event for each start of a pack, checkpoint, record and failure.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Dispatcher:
         outcome: Outcome,
         progress: Progress,
         stopping: Stopping,
+        log: RunLog,
     ) -> None:
         self._pending = list(jobs)
         self._running: set[Job] = set()
@@ -57,6 +60,7 @@ class Dispatcher:
         self._keeper, self._store, self._task_of = keeper, keeper.store, task_of
         self._claims, self._failures = claims, failures
         self._outcome, self._progress, self._stopping = outcome, progress, stopping
+        self._log = log
 
     def run(self, start: Callable[[Reports], Executor]) -> None:
         """Start jobs as the executor of `start` has room, until none is left or something asks to stop.
@@ -108,7 +112,8 @@ class Dispatcher:
             begun = True
             self._running.add(job)
             job.started = time.perf_counter()
-            self._show(job)
+            self._progress.begin(job, job.name)
+            self._log.event("pack", pack=job.name, runs=[spec.key for spec in job.pack])
             teachers = {
                 spec.teacher.key: self._outcome.records[spec.teacher.key]
                 for spec in job.pack
@@ -203,12 +208,20 @@ class Dispatcher:
         job.counted += flops
         self._progress.advance(flops)
 
+    def told(self, job: Job, state: PackState) -> None:
+        """Show the state of a job."""
+        self._progress.tell(job, state)
+        if state.checkpoints:
+            self._log.event("checkpoint", pack=job.name, **vars(state))
+
     def kept(self, job: Job, spec: RunSpec, record: Record | None) -> None:
         """Take a run's record into the outcome, and give its claim back."""
         record = record or self._store.load(spec)
         if record is None:
             # Someone has removed the file. The run is seen to when its job has ended.
             return
+        if spec.key not in self._outcome.records:
+            self._log_record(job, spec, record)
         self._outcome.records[spec.key] = record
         self._failures.drop(spec)
         self._over(job, spec)
@@ -222,6 +235,7 @@ class Dispatcher:
     def ended(self, job: Job, loss: Loss | None) -> None:
         """See to the runs of a job that have neither record nor failure."""
         self._running.discard(job)
+        self._progress.end(job)
         left = [
             spec
             for spec in job.pack
@@ -277,7 +291,18 @@ class Dispatcher:
     def _fail(self, spec: RunSpec, failure: Failure) -> None:
         self._outcome.failures[spec.key] = failure
         self._progress.count()
+        self._log.event("failed", key=spec.key, run=str(spec), reason=failure.reason)
 
-    def _show(self, job: Job) -> None:
-        others = len(self._running) - 1
-        self._progress.show(f"{job.name} and {others} more" if others else job.name)
+    def _log_record(self, job: Job, spec: RunSpec, record: Record) -> None:
+        measures = record["measures"]
+        self._log.event(
+            "finished",
+            key=spec.key,
+            run=str(spec),
+            pack=job.name,
+            status=record["status"],
+            iterations=record["iterations"],
+            training_s=record["timings"].get("training_s"),
+            loss=measures.get("final_loss"),
+            kernel_alignment=measures.get("kernel_alignment"),
+        )

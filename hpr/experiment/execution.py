@@ -15,6 +15,7 @@ from hpr.experiment.in_process import InProcess
 from hpr.experiment.jobs import Executor, Job, Reports, longest_first, pack_name
 from hpr.experiment.plan import CARD_WORKERS, Plan, TaskOf, plan
 from hpr.experiment.run_claims import Claims
+from hpr.experiment.run_log import RunLog
 from hpr.experiment.run_outcome import Failure, Outcome
 from hpr.experiment.run_progress import Progress
 from hpr.experiment.specification import RunSpec, distinct
@@ -43,6 +44,7 @@ def run_local(
     retry_failed: bool = False,
     checkpoint_period: float | None = None,
     stopping: Stopping | None = None,
+    log: RunLog | None = None,
 ) -> Outcome:
     """Train what the store lacks, and save each run as soon as it is measured.
 
@@ -68,6 +70,7 @@ def run_local(
         retry_failed: whether to try the runs again that failed in an earlier call.
         checkpoint_period: seconds between checkpoints; None: the default of `hpr.experiment.checkpoints`.
         stopping: tells whether a signal asked to stop; None: nothing does.
+        log: takes an event for what happens; None: nothing is written.
 
     Raises:
         Signalled: a signal asked to stop. What is finished is kept.
@@ -75,7 +78,7 @@ def run_local(
     """
     outcome = Outcome()
     failures = Failures(store.out / "failures", retry=retry_failed)
-    stopping = stopping or Stopping(lambda number: "")
+    stopping, log = stopping or Stopping(lambda number: ""), log or RunLog()
     bound = _bound(specs, task_of, outcome)
     orders = Orders(store, task_of, train, str(device), checkpoint_period)
     if cluster is not None:
@@ -87,11 +90,25 @@ def run_local(
     for spec, reason in left.unreadable.items():
         outcome.failures[spec.key] = Failure.of(str(spec), reason)
     say(_opening(left, store, len(distinct(outcome.runs)), failures.standing))
+    log.event(
+        "plan",
+        runs=len(distinct(outcome.runs)),
+        stored=left.stored - failures.standing,
+        unreadable=len(left.unreadable),
+        failed_before=failures.standing,
+        left=left.runs,
+        packs=len(left.packs),
+        flops=left.flops,
+        workers=workers,
+        cluster=cluster,
+    )
+    for key, failure in outcome.failures.items():
+        log.event("failed", key=key, run=failure.what, reason=failure.reason)
     if left.packs:
         # A folder that the caller has not prepared is made with the first record.
         if store.runs.is_dir():
             store.check_room()
-        _train(left, orders, device, say, outcome, failures, stopping, cluster, workers)
+        _train(left, orders, device, say, outcome, failures, stopping, log, cluster, workers)
     failures.close()
     return outcome
 
@@ -104,6 +121,7 @@ def _train(
     outcome: Outcome,
     failures: Failures,
     stopping: Stopping,
+    log: RunLog,
     cluster: str | None,
     workers: int,
 ) -> None:
@@ -125,16 +143,16 @@ def _train(
             return Workers(reports, keeper, orders, _devices(device, min(workers, len(jobs))))
         return InProcess(reports, keeper, orders, device, stopping)
 
-    with Progress(left.flops, left.runs, say) as progress:
-        Dispatcher(jobs, keeper, orders.task_of, claims, failures, outcome, progress, stopping).run(
-            start
-        )
+    with Progress(left.flops, left.runs, say, log) as progress:
+        Dispatcher(
+            jobs, keeper, orders.task_of, claims, failures, outcome, progress, stopping, log
+        ).run(start)
     _tidy(orders.store, outcome)
 
 
 def _tidy(store: Store, outcome: Outcome) -> None:
     """Remove the temporary files that killed processes left of runs that are kept now."""
-    for path in store.runs.glob(".*.json.*.tmp"):
+    for path in store.runs.glob(".*.*.tmp"):
         if path.name[1:].partition(".")[0] in outcome.records:
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -66,6 +66,7 @@ class InProcess:
                 keep=keep,
                 fail=fail,
                 progress=lambda count: self._reports.advanced(job, job.iterations(count)),
+                state=lambda state: self._reports.told(job, state),
                 stop=lambda: self._stopping.asked() or self._keeper.full(),
             )
         self._reports.ended(job, loss)

@@ -1,42 +1,31 @@
-"""What lies in a results folder: the records, whichever runs they are of, and what was left behind."""
+"""What lies in a results folder: the records, whichever runs they are of."""
 
 from __future__ import annotations
 
 import os
 import re
-import stat
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hpr.experiment.kept_weights import BESIDE, SCHEMA, read_file, texts_of, unpacked, weights_path
 from hpr.experiment.record import LARGEST_RECORD, Record, read_record
 from hpr.experiment.specification import RunSpec
 from hpr.system.files import read_regular
 
-# How the names of files that the package writes look. Files of other names are never touched.
+# How the names of records look. Files of other names are never touched.
 RECORD = re.compile(r"([0-9a-f]{16})\.json")
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp", re.DOTALL)
-CORRUPT = re.compile(r"[0-9a-f]{16}\.json\.corrupt-[0-9a-f]{8}")
-# Folders with a file per run, and what such a file is called in a message.
-OF_RUNS = {
-    "checkpoints": ("checkpoint", re.compile(r"([0-9a-f]{16})\.safetensors")),
-    "claims": ("claim", RECORD),
-    "failures": ("failure", RECORD),
-}
-# A younger temporary file may be in the hands of its writer, and a younger claim in those of its owner. Seconds.
-WRITING = 600.0
-ABANDONED = 86_400.0
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A valid record, and the bytes of its file."""
+    """A valid record as its file has it, and the bytes of that file, and of its weights' file once it is read."""
 
     path: Path
     spec: RunSpec
     record: Record
     content: bytes
+    weights: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -45,14 +34,6 @@ class Bad:
 
     path: Path
     reason: str
-
-
-@dataclass(frozen=True)
-class Leftover:
-    """A file that no run needs any more, and what it is."""
-
-    path: Path
-    what: str
 
 
 def read_any(path: Path) -> Kept | Bad:
@@ -74,6 +55,23 @@ def read_kept(path: Path) -> Kept | Bad:
     return found
 
 
+def with_weights(found: Kept | Bad) -> Kept | Bad:
+    """The record in memory of a file, with its weights, which are read where they lie beside it."""
+    if isinstance(found, Bad) or found.record["schema"] != BESIDE:
+        return found
+    path, named = weights_path(found.path), found.record["weights"]
+    try:
+        content = read_file(path, named)
+        texts = texts_of(unpacked(content, path, named))
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        return Bad(found.path, f"weights: {path.name} can't be read: {reason}")
+    except ValueError as error:
+        return Bad(found.path, str(error))
+    record = {**found.record, "schema": SCHEMA, "weights": texts}
+    return replace(found, record=record, weights=content)
+
+
 def kept_records(out: Path) -> Iterator[Kept | Bad]:
     """Every file of a results folder that is named like a record, in the order of the names.
 
@@ -88,51 +86,4 @@ def kept_records(out: Path) -> Iterator[Kept | Bad]:
 
 def is_finished(out: Path) -> Callable[[str], bool]:
     """A function that tells whether a results folder has a valid record of a key."""
-    return lambda key: isinstance(read_kept(out / "runs" / f"{key}.json"), Kept)
-
-
-def leftovers(out: Path, finished: Callable[[str], bool]) -> Iterator[Leftover]:
-    """The files of a results folder that no run needs any more; `finished(key)` tells whether a run is kept.
-
-    These are temporary files of writers that were killed, damaged records that were set aside, the checkpoints, claims
-    and failures of finished runs, and claims that nobody has renewed for a day. Nothing is listed behind a link.
-    """
-    for path in _files(out / "runs"):
-        if CORRUPT.fullmatch(path.name):
-            yield Leftover(path, "damaged record, set aside")
-    for folder in (".", "runs", *OF_RUNS):
-        for path in _files(out / folder):
-            if TEMPORARY.fullmatch(path.name) and _age(path) > WRITING:
-                yield Leftover(path, "temporary file")
-    for folder, (what, name) in OF_RUNS.items():
-        for path in _files(out / folder):
-            found = name.fullmatch(path.name)
-            if found and finished(found[1]):
-                yield Leftover(path, f"{what} of a finished run")
-            elif found and what == "claim" and _age(path) > ABANDONED:
-                yield Leftover(path, "claim without an owner")
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """What is in a folder but folders. Nothing where the folder is missing, or a link to another."""
-    try:
-        if not stat.S_ISDIR(folder.lstat().st_mode):
-            return
-        names = sorted(os.listdir(folder))
-    except OSError:
-        return
-    for name in names:
-        path = folder / name
-        try:
-            if not stat.S_ISDIR(path.lstat().st_mode):
-                yield path
-        except FileNotFoundError:
-            continue
-
-
-def _age(path: Path) -> float:
-    """Seconds since a file was last written; negative where its time lies ahead, 0 where it has gone."""
-    try:
-        return time.time() - path.lstat().st_mtime
-    except FileNotFoundError:
-        return 0.0
+    return lambda key: isinstance(with_weights(read_kept(out / "runs" / f"{key}.json")), Kept)

@@ -10,6 +10,7 @@ from hpr.experiment.carrying import Loss
 from hpr.experiment.cost import Cost
 from hpr.experiment.record import Record
 from hpr.experiment.run_outcome import Failure
+from hpr.experiment.run_progress import PackState
 from hpr.experiment.specification import RunSpec
 
 
@@ -47,6 +48,9 @@ class Reports(Protocol):
 
     def advanced(self, job: Job, flops: float) -> None:
         """Some of a job's FLOPs are done."""
+
+    def told(self, job: Job, state: PackState) -> None:
+        """How far a job is."""
 
     def kept(self, job: Job, spec: RunSpec, record: Record | None) -> None:
         """A run's record is in the store; None: it is to be read from there."""

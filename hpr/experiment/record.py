@@ -8,14 +8,14 @@ import math
 import re
 from typing import Any, Final, NoReturn
 
+from hpr.experiment.kept_weights import BESIDE, SCHEMA, check_named, is_named
 from hpr.experiment.specification import RunSpec, canonical_json, key_of
 from hpr.fields import shown
 
 Record = dict[str, Any]
 
-SCHEMA: Final = 1
 STATUSES: Final = ("finished", "stopped", "diverged")
-# Bytes of a record's file at most. The largest part is trained weights: these are of 7,000 units.
+# Bytes of a record's file at most. Trained weights were the largest part in older files: these are of 7,000 units.
 LARGEST_RECORD: Final = 2**28
 # Values in a record at most, and its deepest nesting: more than any run gives. A value takes up to thirty times as much
 # memory as its text.
@@ -112,7 +112,7 @@ def _parsed(content: bytes) -> Record:
         record = json.loads(content.decode(), parse_constant=_refuse)
     except ValueError as error:
         raise ValueError(f"not strict JSON ({error})") from None
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+    if not isinstance(record, dict) or not _known_form(record):
         schema = record.get("schema") if isinstance(record, dict) else type(record).__name__
         later = isinstance(schema, int) and schema > SCHEMA
         raise (Foreign if later else ValueError)(f"schema: expected {SCHEMA}, got {shown(schema)}")
@@ -128,6 +128,12 @@ def _parsed(content: bytes) -> Record:
             raise ValueError("checksum: expected that of the content, got another")
     _check_values(record)
     return record
+
+
+def _known_form(record: Record) -> bool:
+    """Whether a parsed file has a schema of this version."""
+    schema = record.get("schema")
+    return schema == SCHEMA or (schema == BESIDE and is_named(record.get("weights")))
 
 
 def _sealed(content: bytes) -> tuple[str, bytes] | None:
@@ -186,6 +192,8 @@ def _check_run(record: Record, spec: RunSpec) -> None:
     for name, kind in _KINDS.items():
         if not isinstance(record.get(name), kind):
             raise ValueError(f"{name}: expected {kind.__name__}, got {shown(record.get(name))}")
+    if record["schema"] == BESIDE:
+        check_named(record["weights"])
     for name, value in record["measures"].items():
         # Infinities are no JSON.
         if value is not None and type(value) not in _NUMBERS:

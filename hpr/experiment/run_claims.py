@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import math
 import os
 import threading
 import time
@@ -100,10 +101,23 @@ class Claims:
     def holder(self, key: str) -> str | None:
         """Who holds a run, in words; None if nobody alive does."""
         path = self.folder / f"{key}.json"
-        content = _read(path)
+        content = read_claim(path)
         if content is None or self._dead(path, content):
             return None
-        return str(Owner.parse(content.partition(b"\n")[0]) or "a process")
+        return str(owner_in(content) or "a process")
+
+    def clear(self, path: Path, content: bytes) -> None:
+        """Remove a claim or a lock that is known to be dead and had this content.
+
+        It is taken over first, so that it stays where another process has taken it over or renewed it.
+
+        Raises:
+            OSError: the folder can't be written.
+        """
+        self._seen[path] = content, -math.inf
+        owner, source = self._owner((os.getpid(),))
+        if self._seize(path, owner, source):
+            self._remove(path, owner)
 
     def close(self) -> None:
         """Give all claims back, and remove what dead processes have left."""
@@ -123,7 +137,7 @@ class Claims:
         """Remove the files of processes of this machine that are gone."""
         for name in os.listdir(self.folder)[:SWEPT]:
             path = self.folder / name
-            dead = Owner.parse((_read(path) or b"").partition(b"\n")[0])
+            dead = owner_in(read_claim(path))
             if dead is None or not dead.gone():
                 continue
             if name.startswith("."):
@@ -159,11 +173,11 @@ class Claims:
         """Make a claim or take a dead one over; the file is a link to `source`."""
         if self._create(path, owner, source):
             return True
-        content = _read(path)
+        content = read_claim(path)
         if content is None:
             # It was given back meanwhile.
             return self._create(path, owner, source)
-        if Owner.parse(content.partition(b"\n")[0]) == owner:
+        if owner_in(content) == owner:
             # On NFS a link can succeed though the answer was lost.
             return True
         if not self._dead(path, content):
@@ -173,7 +187,7 @@ class Claims:
             return False
         try:
             # Whoever held the lock before may have replaced the claim.
-            if _read(path) != content:
+            if read_claim(path) != content:
                 return False
             fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
             self._create(fresh, owner, source)
@@ -215,12 +229,12 @@ class Claims:
 
     def _remove(self, path: Path, owner: Owner) -> None:
         with contextlib.suppress(OSError):
-            if Owner.parse((_read(path) or b"").partition(b"\n")[0]) == owner:
+            if owner_in(read_claim(path)) == owner:
                 path.unlink()
 
     def _dead(self, path: Path, content: bytes) -> bool:
         """Whether the owner of a claim is gone, or has not renewed it for too long."""
-        owner = Owner.parse(content.partition(b"\n")[0])
+        owner = owner_in(content)
         if owner is not None and owner.gone():
             return True
         now = time.monotonic()
@@ -229,6 +243,11 @@ class Claims:
             self._seen[path] = content, now
             return False
         return now - seen[1] > self._expiry_s
+
+
+def owner_in(content: bytes | None) -> Owner | None:
+    """Who made the claim, the lock or the owner file of this content; None where it does not say."""
+    return Owner.parse((content or b"").partition(b"\n")[0])
 
 
 def _content(owner: Owner, count: int) -> bytes:
@@ -244,7 +263,7 @@ def _make(path: Path, content: bytes) -> None:
 def _advance(path: Path, owner: Owner, count: int) -> None:
     """Write a renewal in place, so that it holds for every link to the file and takes no space on a full disk."""
     with contextlib.suppress(OSError):
-        content = _read(path)
+        content = read_claim(path)
         head = owner.content()
         if content is not None and content.startswith(head):
             with open(path, "r+b", buffering=0) as file:
@@ -252,7 +271,7 @@ def _advance(path: Path, owner: Owner, count: int) -> None:
                 file.write(f"{count:0{DIGITS}d}\n".encode())
 
 
-def _read(path: Path) -> bytes | None:
+def read_claim(path: Path) -> bytes | None:
     """The content of a claim; None where there is none. What can't be read counts as a claim that never changes."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:

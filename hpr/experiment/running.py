@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hpr.command_line import Parser, integer_between, server_address
+from hpr import __version__
+from hpr.command_line import Parser, UsageError, integer_between, one_line, path, server_address
 from hpr.experiment.execution import default_workers
-from hpr.system.extras import install
-from hpr.system.signals import Stopping, in_words_of, stop_status
-
-if TYPE_CHECKING:
-    import torch
+from hpr.experiment.run_log import RunLog
+from hpr.system.devices import Device, choose_device, use_own_cores
+from hpr.system.signals import Stopping, in_words_of
 
 # At most this many worker processes.
 WORKERS = 4096
@@ -43,29 +43,84 @@ def add_running(parser: Parser) -> None:
     parser.add_argument(
         "--retry-failed", action="store_true", help="try runs again that failed before"
     )
+    parser.add_argument(
+        "--log-json",
+        type=lambda text: text if text == "-" else str(path(text)),
+        metavar="PATH",
+        help="append what happens to this file, a JSON object per line; - is stderr",
+    )
+
+
+def chosen_device(arguments: argparse.Namespace) -> Device:
+    """The device of --device.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        return choose_device(arguments.device)
+    except ValueError as error:
+        raise UsageError(f"--device: {error}") from None
 
 
 def chosen_running(
-    arguments: argparse.Namespace, device: torch.device, stopping: Stopping, *, stand_in: bool
+    arguments: argparse.Namespace,
+    device: Device,
+    stopping: Stopping,
+    log: RunLog,
+    *,
+    stand_in: bool,
 ) -> dict[str, Any]:
-    """The options as arguments of `run_local`. A stand-in for training works in this process, unless told otherwise."""
+    """The options as arguments of `run_local`. A stand-in for training works in this process, unless told otherwise.
+
+    The log is opened, since what follows is no longer a check of the arguments alone.
+
+    Raises:
+        UsageError: the log can't be written.
+    """
+    import torch
+
+    try:
+        log.open()
+    except OSError as error:
+        raise UsageError(
+            f"--log-json: {arguments.log_json} can't be written: {error.strerror}"
+        ) from None
+    use_own_cores()
+    place = torch.device(str(device))
     return {
-        "workers": arguments.workers or (1 if stand_in else default_workers(device)),
+        "workers": arguments.workers or (1 if stand_in else default_workers(place)),
         "cluster": arguments.cluster,
         "retry_failed": arguments.retry_failed,
         "checkpoint_period": arguments.checkpoint_period,
         "stopping": stopping,
+        "log": log,
     }
 
 
-def run_until_stopped(parser: Parser, out: Path, command: Callable[[Stopping], int]) -> int:
-    """Run a command that trains into `out`; a signal or a missing package ends it with one line.
+def run_until_stopped(
+    parser: Parser,
+    arguments: argparse.Namespace,
+    command: Callable[[Stopping, RunLog], int],
+) -> int:
+    """Run a command that trains into `arguments.out`; a signal or an error ends it with one line.
 
     Returns:
-        What `command` returns, or 128 plus the number of the signal that stopped it; see `Parser.run` for the others.
+        What `command` returns, or another status; see `Parser.run`.
     """
+    out: Path = arguments.out
+    log = RunLog(
+        arguments.log_json,
+        program=parser.prog,
+        version=__version__,
+        arguments=list(parser.words),
+        pid=os.getpid(),
+        out=str(out),
+    )
 
-    def line(number: int) -> str:
+    def leaving(number: int) -> str:
+        """Log the signal, and return the line that says how to go on."""
+        log.event("stopped", signal=signal.Signals(number).name)
         folder = out / "checkpoints"
         unfinished = f", unfinished ones in {folder}" if any(folder.glob("*.safetensors")) else ""
         return (
@@ -73,13 +128,20 @@ def run_until_stopped(parser: Parser, out: Path, command: Callable[[Stopping], i
             f"{unfinished}; the same command goes on from there"
         )
 
-    with Stopping(line) as stopping:
+    def logged() -> int:
         try:
-            return parser.run(lambda: command(stopping))
-        except ModuleNotFoundError as error:
-            parser.error(f"{error}; install what it needs: {install('repro')}")
-        except ImportError as error:
-            parser.error(str(error))
-        except KeyboardInterrupt as error:
-            print(line(stop_status(error) - 128), file=sys.stderr)
-            return stop_status(error)
+            return command(stopping, log)
+        except Exception as error:
+            log.error = one_line(str(error)) or type(error).__name__
+            raise
+
+    status = 1
+    try:
+        with Stopping(leaving) as stopping:
+            status = parser.run(logged, leaving)
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+        raise
+    finally:
+        log.end(status)
+    return status

@@ -9,6 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from hpr.experiment.kept_weights import joined, packed, separated, weights_path
 from hpr.experiment.record import LARGEST_RECORD, Foreign, Record, sealed, surely_holds, validate
 from hpr.experiment.specification import RunSpec
 from hpr.system.files import read_regular, write_atomically
@@ -20,7 +21,7 @@ PROBE = 2**20
 
 
 class Store:
-    """The records of runs under `<out>/runs/<key>.json`.
+    """The records of runs under `<out>/runs/<key>.json`, and trained weights beside them (`kept_weights`).
 
     A record is found by its key alone, so a look-up takes the same time however many records there are. A record is
     trusted only when its file is complete, strict JSON of this schema, and its specification is the requested one. A
@@ -75,9 +76,11 @@ class Store:
         """
         try:
             content = self._content(spec)
-            return content is not None and (
-                surely_holds(content, spec) or bool(self._validated(content, spec))
-            )
+            if content is None:
+                return False
+            # The weights must be there too.
+            quick = not spec.keep_weights and surely_holds(content, spec)
+            return quick or bool(self._validated(content, spec))
         except ValueError:
             return False
 
@@ -112,15 +115,21 @@ class Store:
             raise OSError(f"{path} can't be read: {reason}; move it away") from error
 
     def _validated(self, content: bytes, spec: RunSpec) -> Record:
+        path = self.path(spec)
         try:
-            return validate(content, spec)
+            return joined(validate(content, spec), path)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise OSError(f"{weights_path(path)} can't be read: {reason}; move it away") from error
         except Foreign as error:
             raise OSError(
-                f"{self.path(spec)} can't be read by this version: {error}; update hpr, or move it away"
+                f"{path} can't be read by this version: {error}; update hpr, or move it away"
             ) from None
 
     def save(self, record: Record) -> Path:
         """Write a record atomically: a reader sees the old file or the new one, never a part of it.
+
+        The weights are written before the record, so a record whose weights are missing was not written here.
 
         Raises:
             ValueError: the record isn't valid, isn't strict JSON (a NaN or infinite number), or is too large to be
@@ -128,12 +137,15 @@ class Store:
             OSError: the folder can't be written.
         """
         spec = RunSpec.from_dict(record["spec"])
-        content = sealed(record)
+        plain, weights = separated(record)
+        content = sealed(plain)
         if len(content) > LARGEST_RECORD:
             raise ValueError(
                 f"record: expected at most {LARGEST_RECORD:,} bytes, got {len(content):,} of {spec}"
             )
         validate(content, spec)
         path = self.path(spec)
+        if weights is not None:
+            write_atomically(weights_path(path), packed(weights))
         write_atomically(path, content)
         return path

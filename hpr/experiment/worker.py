@@ -17,6 +17,7 @@ from hpr.experiment.carrying import Keeper, Loss, Train, accepted, checkpoints_i
 from hpr.experiment.plan import TaskOf
 from hpr.experiment.record import Record
 from hpr.experiment.run_outcome import Failure
+from hpr.experiment.run_progress import PackState
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
 from hpr.system.signals import SIGNALS
@@ -41,7 +42,8 @@ class Orders:
 def serve(connection: Connection, orders: Orders) -> None:
     """Train one pack after another, until the parent sends "stop" or is gone.
 
-    Every message to the parent is a tuple whose first word says what it is: ready, progress, kept, failed, ended.
+    Every message to the parent is a tuple whose first word says what it is: ready, progress, state, kept, failed,
+    ended.
     """
     _ignore_signals()
     logging.basicConfig(format="hpr: %(message)s")
@@ -69,7 +71,7 @@ class _Work:
         self._keeper = Keeper(orders.store)
         self._device = torch.device(orders.device)
         self._checkpoints = checkpoints_in(orders.store.out, orders.train, orders.period)
-        self._count, self._reported = 0, 0.0
+        self._count, self._reported, self._told = 0, 0.0, 0.0
 
     def __call__(
         self, pack: list[RunSpec], teachers: list[RunSpec]
@@ -92,6 +94,7 @@ class _Work:
                 keep=keep,
                 fail=lambda spec, error: self.send("failed", spec, Failure.of(str(spec), error)),
                 progress=self._progress,
+                state=self._state,
                 stop=lambda: self._stop.is_set() or self._keeper.full(),
             )
         except Exception as error:
@@ -115,6 +118,12 @@ class _Work:
         if now - self._reported >= REPORT:
             self.send("progress", self._count)
             self._count, self._reported = 0, now
+
+    def _state(self, state: PackState) -> None:
+        now = time.monotonic()
+        if state.checkpoints or now - self._told >= REPORT:
+            self.send("state", state)
+            self._told = now
 
 
 def _listen(

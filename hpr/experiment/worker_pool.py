@@ -110,6 +110,8 @@ class Workers:
             return
         if kind == "progress":
             self._reports.advanced(job, job.iterations(rest[0]))
+        elif kind == "state":
+            self._reports.told(job, rest[0])
         elif kind == "kept":
             self._reports.kept(job, rest[0], None)
         elif kind == "failed":

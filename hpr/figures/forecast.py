@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from hpr.command_line import in_words
@@ -21,16 +21,30 @@ def runs_of(figures: Sequence[Figure], settings: Settings) -> list[RunSpec]:
     return distinct(spec for figure in figures for spec in figure.runs(settings))
 
 
-def dry_run(figures: Sequence[Figure], settings: Settings, store: Store, device: Device) -> int:
+def keeping_weights(specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """The same runs, with their trained weights kept; their keys differ, since a record without weights is none."""
+    return [replace(spec, keep_weights=True) for spec in specs]
+
+
+def dry_run(
+    figures: Sequence[Figure],
+    settings: Settings,
+    store: Store,
+    device: Device,
+    *,
+    keep_weights: bool = False,
+) -> int:
     """Print what would be trained and what it costs; nothing is written. Returns 0."""
-    left = plan(runs_of(figures, settings), store.__contains__, tasks(), device)
+    runs = runs_of(figures, settings)
+    runs = keeping_weights(runs) if keep_weights else runs
+    left = plan(runs, store.__contains__, tasks(), device)
     shapes: dict[RunSpec, list[tuple[int, float]]] = {}
     for pack, price in zip(left.packs, left.costs, strict=True):
         shapes.setdefault(pack[0].shape, []).append((len(pack), price.flops))
     for shape, packs in shapes.items():
-        runs, flops = (sum(column) for column in zip(*packs, strict=True))
+        count, flops = (sum(column) for column in zip(*packs, strict=True))
         print(
-            f"{runs} x {shape.task}, N = {shape.N}, {shape.iterations} iterations: "
+            f"{count} x {shape.task}, N = {shape.N}, {shape.iterations} iterations: "
             f"{flops:.2g} FLOP, {len(packs)} pack{'s' * (len(packs) > 1)}"
         )
     for figure in figures:

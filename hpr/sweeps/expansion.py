@@ -131,7 +131,7 @@ def expand(
             raise ValueError(
                 f"{name}: expected a connectivity that it has an effect on ({', '.join(kinds_with(name))}), got {kinds}"
             )
-    task_of = _task_of(sources, mnist_dir)
+    task_of = _SweepTasks(sources, mnist_dir)
     experiment = Experiment(axes, choices, [], sources, task_of, teacher_values=teachers)
     total = 1
     for name, several in axes.items():
@@ -194,18 +194,19 @@ def _coerced(name: str, value: Any) -> Any:
     return value
 
 
-def _task_of(sources: Sources, mnist_dir: Any) -> TaskOf:
-    made = tasks(mnist_dir)
+class _SweepTasks:
+    """From a run to its task. Unlike a function in a function, it can be sent to worker processes."""
 
-    def task_of(spec: RunSpec) -> Task:
-        if spec.task in sources.tasks:
-            return sources.tasks[spec.task]
+    def __init__(self, sources: Sources, mnist_dir: Any) -> None:
+        self._given, self._made = sources.tasks, tasks(mnist_dir)
+
+    def __call__(self, spec: RunSpec) -> Task:
+        if spec.task in self._given:
+            return self._given[spec.task]
         try:
-            return made(spec)
+            return self._made(spec)
         except ValueError as error:
             raise ValueError(f"task: {error}{near_task(spec.task)}") from error
-
-    return task_of
 
 
 def _settings(experiment: Experiment) -> Iterator[Setting]:

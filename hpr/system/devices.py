@@ -167,3 +167,16 @@ def _rate(work: Callable[[], object], flops: float) -> float:
             return flops / best
         work()
         best = min(best, time.perf_counter() - started)
+
+
+def use_own_cores() -> None:
+    """Let torch use no more threads than this process has cores.
+
+    Torch counts the cores that the scheduler gives, and not a container's quota of them. The setting holds for the
+    whole process, so programs make it, and the training of a pack does not.
+    """
+    import torch
+
+    from hpr_kernels.internal import available_cores
+
+    torch.set_num_threads(min(torch.get_num_threads(), available_cores()))

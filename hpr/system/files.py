@@ -99,14 +99,19 @@ def unusable(path: Path, verb: str, error: OSError) -> OSError:
     )
 
 
-def read_regular(path: Path, most: int) -> bytes:
+def read_regular(path: Path, most: int, *, links: bool = True) -> bytes:
     """The bytes of a regular file. Pipes and devices are refused, since reading them may never end.
 
     Raises:
-        OSError: it can't be read, is no regular file, or has more than `most` bytes.
+        OSError: it can't be read, is no regular file, has more than `most` bytes, or is a link and `links` is false.
     """
     # Without O_NONBLOCK, opening a pipe waits for a writer.
-    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    if not links:
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, "it is a link")
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+    number = os.open(path, flags)
     try:
         status = os.fstat(number)
         if stat.S_ISDIR(status.st_mode):

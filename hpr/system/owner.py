@@ -57,11 +57,13 @@ class Owner:
         """The owner as a line of JSON."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
+    def is_here(self) -> bool:
+        """Whether it is certain that the processes are or were of this machine."""
+        return self.machine is not None and self.machine == this_machine()
+
     def gone(self) -> bool:
         """Whether it is certain that none of the processes lives: they were of this machine, and are not there."""
-        if self.machine is None or self.machine != this_machine():
-            return False
-        return not any(_alive(pid, start) for pid, start in self.processes)
+        return self.is_here() and not any(_alive(pid, start) for pid, start in self.processes)
 
     def __str__(self) -> str:
         return f"process {self.processes[0][0] if self.processes else '?'} on {self.host}"

@@ -19,6 +19,7 @@ from hpr import connectivity
 from hpr.experiment.checkpoints import Checkpoints
 from hpr.experiment.provenance import provenance
 from hpr.experiment.record import Record
+from hpr.experiment.run_progress import PackState, unheard
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
 from hpr.training.alone import Alone, Fail
@@ -53,6 +54,7 @@ def train_pack(
     checkpoints: Checkpoints | None = None,
     keep: Keep | None = None,
     fail: Fail | None = None,
+    state: Callable[[PackState], None] = unheard,
     stop: Callable[[], bool] = never,
     measures: Mapping[str, Measure] | None = None,
 ) -> list[Record]:
@@ -76,6 +78,8 @@ def train_pack(
             the error goes to `fail`, or without `fail` is raised at the end.
         fail: called with a run and an error that concerns this run alone, as one in drawing its weights, training its
             teacher or measuring it; the other runs go on. Without `fail` such an error is raised.
+        state: called at the end of each window of iterations, at each point of a trajectory, and when checkpoints are
+            written or a run is measured.
         stop: asked about once per second whether to stop.
         measures: your own measures, for a process in which they may not be registered (`sent_train_pack`).
 
@@ -87,8 +91,9 @@ def train_pack(
     """
     OWN_MEASURES.update(measures or {})
     return _train(
-        specs, task, device, progress, teachers or {}, lazy_distance, checkpoints, keep, fail, stop
-    )
+        specs, task, device, progress, teachers or {}, lazy_distance, checkpoints, keep, fail,
+        state, stop,
+    )  # fmt: skip
 
 
 def sent_train_pack() -> Callable[..., list[Record]]:
@@ -96,6 +101,7 @@ def sent_train_pack() -> Callable[..., list[Record]]:
     return partial(train_pack, measures=dict(OWN_MEASURES)) if OWN_MEASURES else train_pack
 
 
+# Longer than 60 lines: a third of it passes the arguments on.
 def _train(
     specs: Sequence[RunSpec],
     task: Task,
@@ -106,6 +112,7 @@ def _train(
     checkpoints: Checkpoints | None,
     keep: Keep | None,
     fail: Fail | None,
+    state: Callable[[PackState], None],
     stop: Callable[[], bool],
     lasting: bool = False,
 ) -> list[Record]:
@@ -121,7 +128,7 @@ def _train(
     def trained(teacher: RunSpec) -> Record:
         (record,) = _train(
             [teacher], task, device, lambda iterations: None, {}, False, checkpoints, None, None,
-            stop, lasting=True,
+            unheard, stop, lasting=True,
         )  # fmt: skip
         return record
 
@@ -144,6 +151,7 @@ def _train(
         watch=watch,
         alone=alone,
         progress=progress,
+        state=state,
         recovery=Recovery(checkpoints, source),
         keep=keep,
         with_lazy_distance=lazy_distance,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
+from hpr.experiment.kept_weights import SCHEMA
 from hpr.experiment.provenance import Meter, whereabouts
-from hpr.experiment.record import SCHEMA, Record
+from hpr.experiment.record import Record
+from hpr.experiment.run_progress import PackState
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
 from hpr.training.alone import Alone, out_of_memory
@@ -41,6 +44,7 @@ class Session:
     watch: Watch
     alone: Alone
     progress: Callable[[int], None]
+    state: Callable[[PackState], None]
     recovery: Recovery
     keep: Keep | None
     with_lazy_distance: bool
@@ -106,6 +110,7 @@ class Session:
                 for course in active:
                     if course.losses:
                         course.close_window()
+                self._tell()
             ended = [course for course in active if course.ended]
             cohort.leave([course.learner for course in ended])
             self._report()
@@ -178,6 +183,7 @@ class Session:
             self.records[self._places[id(course)]] = record
             self._hand_over(course, record)
             self.courses.remove(course)
+            self._tell()
             return
         # A later call has only to measure this run again.
         self.recovery.save([course], self._cohort)
@@ -239,6 +245,30 @@ class Session:
             self.progress(passed - self._passed)
             self._passed = passed
 
+    def _tell(self, checkpoints: int = 0) -> None:
+        """Tell what the pack has come to."""
+        values: dict[str, list[float]] = {"loss": [], "accuracy": [], "kernel_alignment": []}
+        measured = {"loss": "final_loss", "accuracy": "final_accuracy"}
+        for name, known in values.items():
+            last = [
+                series[name][-1]
+                for course in self.courses
+                for series in (course.curves, course.trajectory)
+                if name in series
+            ]
+            last += [
+                record["measures"].get(measured.get(name, name)) for record in self.records.values()
+            ]
+            known += [value for value in last if value is not None]
+        steps = [course.learner.step for course in self.courses if not course.ended]
+        self.state(
+            PackState(
+                min(steps, default=self.iterations),
+                **{name: fmean(known) if known else None for name, known in values.items()},
+                checkpoints=checkpoints,
+            )
+        )
+
     def _tick(self) -> None:
         """Write checkpoints where they are due, and end training where that is asked for."""
         stopping = self.watch.stopping()
@@ -246,5 +276,6 @@ class Session:
             clock = time.perf_counter()
             if self.recovery.save(self.courses, self._cohort):
                 self.watch.checkpointed(time.perf_counter() - clock)
+                self._tell(checkpoints=len(self.courses))
         if stopping:
             raise Stopped(ASKED)

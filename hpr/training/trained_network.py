@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpr.experiment.inventory import Bad, read_any
+from hpr.experiment.inventory import Bad, read_any, with_weights
+from hpr.experiment.kept_weights import is_named
 from hpr.experiment.specification import RunSpec
+from hpr.fields import shown
 from hpr.training.weights import decoded
 from hpr_kernels import leaky_rnn
 
@@ -55,20 +57,44 @@ def load_network(run: str | os.PathLike[str] | Mapping[str, Any]) -> TrainedNetw
     """The trained network of a run that kept its weights (`keep_weights=True`).
 
     Args:
-        run: the file of a record (`results/runs/<key>.json`), or the record.
+        run: the file of a record (`results/runs/<key>.json`), whose weights are read from beside it, or a record of
+            `hpr.sweep` or `Store.load`.
 
     Raises:
-        ValueError: one line; the file holds no valid record, or the record no weights.
+        ValueError: one line; the file holds no valid record, or the record no weights of such a network.
     """
     if isinstance(run, Mapping):
         record, spec, name = run, RunSpec.from_dict(run["spec"]), "the record"
     else:
-        kept = read_any(Path(run))
+        kept = with_weights(read_any(Path(run)))
         if isinstance(kept, Bad):
             raise ValueError(f"run: expected a valid record, got {kept.path}: {kept.reason}")
         record, spec, name = kept.record, kept.spec, str(run)
     if "weights" not in record:
         reason = "diverged" if record["status"] == "diverged" else "has keep_weights = False"
         raise ValueError(f"run: expected a run that kept its weights, got {name}, which {reason}")
+    if is_named(record["weights"]):
+        raise ValueError(
+            f"run: expected the file {spec.key}.json, got its content, which has no weights in it"
+        )
+    weights = decoded(record["weights"])
+    _check_sizes(spec, weights)
     with torch.no_grad():
-        return TrainedNetwork(spec, decoded(record["weights"]))
+        return TrainedNetwork(spec, weights)
+
+
+def _check_sizes(spec: RunSpec, weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, one line, where weights are not those of a network of the run's N units."""
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    names = ("recurrent", "input", "readout")
+    N = spec.N
+    good = all(len(shapes.get(name, ())) == 2 for name in names) and (
+        shapes["recurrent"][1] == (0 if spec.model == "two_layer" else N)
+        and shapes["recurrent"][0] == shapes["input"][0]
+        and shapes["input"][0] in range(N, 4 * N + 1, N)
+        and shapes["readout"][1] == N
+    )
+    if not good:
+        raise ValueError(
+            f"run: expected weights of {N} units, got {shown(dict(sorted(shapes.items())))}"
+        )

@@ -1,32 +1,26 @@
-"""Trained weights in a record, for students of a trained teacher: written as text and read back."""
+"""Trained weights in a record in memory, for students of a trained teacher: written as text and read back."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
+from hpr.experiment.kept_weights import arrays_of, texts_of
 from hpr.training.pack import Pack, Weights
 
 
 def encoded(pack: Pack) -> dict[str, dict[str, Any]]:
     """The weights of a pack of one network for its record: little-endian fp32 in base64."""
     weights = {"recurrent": pack.recurrent, "input": pack.input, "readout": pack.readout}
-    arrays = {name: value[0].cpu().numpy().astype("<f4") for name, value in weights.items()}
-    return {
-        name: {"shape": list(a.shape), "float32": base64.b64encode(a.tobytes()).decode()}
-        for name, a in arrays.items()
-    }
+    return texts_of({name: value[0].cpu().numpy() for name, value in weights.items()})
 
 
 def decoded(weights: Mapping[str, Mapping[str, Any]]) -> Weights:
-    """Invert `encoded`: fp32 tensors on the CPU, by name."""
-    return {
-        name: torch.from_numpy(
-            np.frombuffer(base64.b64decode(value["float32"]), "<f4").reshape(value["shape"]).copy()
-        )
-        for name, value in weights.items()
-    }
+    """Invert `encoded`: fp32 tensors on the CPU, by name.
+
+    Raises:
+        ValueError: one line; these are no weights.
+    """
+    return {name: torch.from_numpy(array.copy()) for name, array in arrays_of(weights).items()}

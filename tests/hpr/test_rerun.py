@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hpr.connectivity import Dense, LowRank
+from hpr.experiment.inventory import Kept, read_any, with_weights
 from hpr.experiment.record import checksum
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
@@ -30,9 +31,10 @@ def kept(out: Path, spec: RunSpec, **options: Any) -> Path:
 
 
 def altered(path: Path, to: Path, change: Any) -> Path:
-    """A file of the same run with a right checksum, after `change(record)`."""
-    record = json.loads(path.read_bytes())
-    del record["checksum"]
+    """A file of the same run with a right checksum, after `change(record)`; weights are inside, as once they were."""
+    found = with_weights(read_any(path))
+    assert isinstance(found, Kept)
+    record = found.record
     change(record)
     to.write_text(json.dumps({**record, "checksum": checksum(record)}))
     return to

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_store_tools import SEEDS, SPEC, folder_with, listing, planted, record_of
+from store_records import SEEDS, SPEC, folder_with, listing, planted, record_of
 
 from hpr.experiment.record import LARGEST_RECORD, MOST_VALUES
 from hpr.experiment.store import PROBE, Store
@@ -100,7 +100,7 @@ HOSTS = (
 )  # fmt: skip
 COMMANDS = ("verify {out}", "export {out} --csv {to}/t.csv", "merge {out} --into {to}/m")
 COMMANDS += ("gc {out} --corrupt",)
-LOAD = "import sys; from hpr.experiment import Store; from test_store_tools import SEEDS\n"
+LOAD = "import sys; from hpr.experiment import Store; from store_records import SEEDS\n"
 LOAD += "try: print(Store(sys.argv[1]).load(SEEDS[0]))\nexcept OSError as error: print(error)"
 
 

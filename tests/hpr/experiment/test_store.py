@@ -15,30 +15,13 @@ from typing import Any
 
 import pytest
 import torch
+from store_records import SPEC, record_of
 
 from hpr.connectivity import LowRank
 from hpr.experiment.plan import plan, tasks
 from hpr.experiment.record import checksum, identity
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
-
-SPEC = RunSpec(task="2AF", connectivity=LowRank(rank=30), seed=3)
-
-
-def record_of(spec: RunSpec, /, **changes: Any) -> dict[str, Any]:
-    return {
-        "schema": 1,
-        "key": spec.key,
-        "spec": spec.to_dict(),
-        "status": "finished",
-        "iterations": spec.iterations,
-        "curves": {"iteration": [1], "loss": [1.0], "accuracy": [0.5]},
-        "measures": {"kernel_alignment": 0.25, "final_loss": None},
-        "flags": [],
-        "provenance": {"versions": {}, "device": "cpu", "git": "0" * 40},
-        "timings": {"training_s": 1.0},
-        **changes,
-    }
 
 
 def test_a_saved_run_is_found_again_and_another_is_not(tmp_path: Path) -> None:

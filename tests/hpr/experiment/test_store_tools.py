@@ -5,60 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from store_records import SEEDS, SPEC, folder_with, listing, planted, record_of
 
-from hpr.connectivity import LowRank
-from hpr.experiment import inventory
+from hpr.experiment import inventory, leftovers
 from hpr.experiment.record import checksum
-from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
 from hpr.store import main
 from hpr.system import files
-
-SPEC = RunSpec(task="2AF", connectivity=LowRank(rank=30), seed=3)
-SEEDS = [replace(SPEC, seed=seed) for seed in range(4)]
-
-
-def record_of(spec: RunSpec, /, **changes: Any) -> dict[str, Any]:
-    return {
-        "schema": 1,
-        "key": spec.key,
-        "spec": spec.to_dict(),
-        "status": "finished",
-        "iterations": spec.iterations,
-        "curves": {"iteration": [100, 200], "loss": [1.0, 0.5], "accuracy": [0.5, 1.0]},
-        "measures": {"kernel_alignment": 0.25, "final_loss": None},
-        "flags": [],
-        "provenance": {"versions": {"torch": "2.6"}, "device": "cpu", "git": "0" * 40},
-        "timings": {"training_s": 1.0},
-        **changes,
-    }
-
-
-def folder_with(out: Path, *specs: RunSpec, **changes: Any) -> Path:
-    for spec in specs:
-        Store(out).save(record_of(spec, **changes))
-    return out
-
-
-def listing(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def planted(path: Path, content: str = "x", age: float = 0.0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
-    os.utime(path, (time.time() - age,) * 2)
-    return path
 
 
 def test_verify_passes_a_good_store_and_names_each_bad_record(
@@ -96,7 +52,7 @@ def leftover_files(out: Path) -> dict[str, Path]:
     """Plant a leftover of each kind in a store that holds `SPEC`, and what is no leftover."""
     other, hexes = SEEDS[0].key, "0" * 32
     return {
-        "temporary": planted(out / "runs" / f".{other}.json.{hexes}.tmp", age=1e4),
+        "temporary": planted(out / "runs" / f".{SEEDS[2].key}.json.{hexes}.tmp", age=1e4),
         "temporary checkpoint": planted(out / "checkpoints" / f".a.{hexes}.tmp", age=1e4),
         "temporary picture": planted(out / f".figure_1.png.{hexes}.tmp", age=1e4),
         "young temporary": planted(out / "runs" / f".{SPEC.key}.json.{hexes}.tmp"),
@@ -268,7 +224,7 @@ def test_a_folder_without_runs_is_one_line(
 
 
 def test_the_ages_allow_for_a_writer_at_work() -> None:
-    assert 60 < inventory.WRITING < inventory.ABANDONED
+    assert 60 < leftovers.WRITING < leftovers.ABANDONED < leftovers.FORGOTTEN
 
 
 def test_a_sealed_record_with_a_deep_value_is_bad(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_store_tools import SEEDS, SPEC, folder_with, planted
+from store_records import SEEDS, SPEC, folder_with, planted
 
 import hpr
 from hpr.store import main
@@ -32,7 +32,7 @@ def test_old_records_are_read_and_shown_in_todays_form(tmp_path: Path) -> None:
     folder_with(out, SPEC, timings={"training_s": 1.0, "training_cpu_s": 2.0, "host": "here"})
     assert main(["export", str(out), "--csv", str(tmp_path / "t.csv")]) == 0
     rows = {row["key"]: row for row in rows_of(tmp_path / "t.csv")}
-    assert len(rows) == 1 + len([*OLD.iterdir()]) == 5
+    assert len(rows) == 1 + len([*OLD.iterdir()]) == 6
     assert rows[SPEC.key]["timings.host"] == "here"
     for path in OLD.iterdir():
         record, row = json.loads(path.read_bytes()), rows[path.stem]
@@ -105,7 +105,7 @@ def test_results_is_a_data_frame_of_the_same_columns(
     table = hpr.results(out)
     header = (tmp_path / "csv").read_text().splitlines()[0]
     assert [*table] == header.split(",")
-    assert len(table) == 4
+    assert len(table) == 5
     assert set(table["spec.task"]) == {"2AF", "sDigits", "student-teacher(d=5,kappa=3)"}
     assert table["measures.kernel_alignment"].dtype == float
     assert [f"{SPEC.key}.json" in line for line in caplog.messages] == [True]

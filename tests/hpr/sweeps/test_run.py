@@ -224,8 +224,21 @@ def test_a_sweep_is_a_table() -> None:
         assert (row["key"], row["seed"], row["status"]) == (spec.key, spec.seed, "finished")
         assert row["kernel_alignment"] == pytest.approx(row["gain"] + row["seed"] / 10)
         assert Store("results").load(spec) is not None
-    table = found.table()
-    assert len(table) == 12
+
+
+def test_the_table_is_a_data_frame_where_pandas_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    pandas = pytest.importorskip("pandas")
+    found = result(connectivity=["dense", LowRank(rank=3)], gain=[0.5, 1.0])
+    table, rows = found.table(), found.rows()
+    assert isinstance(table, pandas.DataFrame)
+    assert list(table.columns) == list(rows[0])
+    assert table["seed"].tolist() == [row["seed"] for row in rows]
+    # What a structure lacks is missing in the column, which is a number elsewhere.
+    assert table["rank"].isna().tolist() == [row["rank"] is None for row in rows]
+    by_gain = table.groupby("gain")["kernel_alignment"].mean()
+    assert by_gain.to_dict() == pytest.approx({0.5: 0.6, 1.0: 1.1})
+    monkeypatch.setattr("hpr.sweeps.outcome.find_spec", lambda name: None)
+    assert found.table() == rows
 
 
 def panels(found: SweepResult, x: str | None) -> dict[str, tuple[str, ...]]:
