@@ -22,6 +22,7 @@ from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
 from hpr.training.alone import Alone, Fail
+from hpr.training.autograd_step import by_autograd
 from hpr.training.cohort import new_learner
 from hpr.training.course import Course
 from hpr.training.initial import initial_pack
@@ -111,6 +112,11 @@ def _train(
 ) -> list[Record]:
     """As `train_pack`; with `lasting`, the checkpoints stay when the records are made."""
     _check(specs, task)
+    if lazy_distance and by_autograd(specs[0]):
+        raise ValueError(
+            "lazy_distance: expected leaky units without biases and noise, all trained by plain SGD, "
+            f"got {specs[0]}"
+        )
     alone = Alone(fail)
     sound = []
     for spec in specs:

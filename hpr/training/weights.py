@@ -14,8 +14,7 @@ from hpr.training.pack import Pack, Weights
 
 def encoded(pack: Pack) -> dict[str, dict[str, Any]]:
     """The weights of a pack of one network for its record: little-endian fp32 in base64."""
-    weights = {"recurrent": pack.recurrent, "input": pack.input, "readout": pack.readout}
-    arrays = {name: value[0].cpu().numpy().astype("<f4") for name, value in weights.items()}
+    arrays = {name: value[0].cpu().numpy().astype("<f4") for name, value in pack.named.items()}
     return {
         name: {"shape": list(a.shape), "float32": base64.b64encode(a.tobytes()).decode()}
         for name, a in arrays.items()
