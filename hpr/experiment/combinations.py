@@ -18,7 +18,9 @@ def check_combination(spec: RunSpec) -> None:
     """
     for name in ("noise", "weight_decay"):
         if not getattr(spec, name) >= 0:
-            raise ValueError(f"{name}: expected a number of at least 0, got {getattr(spec, name)!r}")
+            raise ValueError(
+                f"{name}: expected a number of at least 0, got {getattr(spec, name)!r}"
+            )
     if not spec.trained or len(set(spec.trained)) < len(spec.trained):
         raise ValueError(
             f"trained: expected some of recurrent, input and readout, each once, got {spec.trained!r}"
@@ -38,7 +40,9 @@ def check_combination(spec: RunSpec) -> None:
 def _check_two_layers(spec: RunSpec) -> None:
     for name, only in (("cell", "leaky"), ("bias", False), ("noise", 0.0)):
         if getattr(spec, name) != only:
-            raise ValueError(f"{name}: expected {only!r} with two layers, got {getattr(spec, name)!r}")
+            raise ValueError(
+                f"{name}: expected {only!r} with two layers, got {getattr(spec, name)!r}"
+            )
     if spec.activation == "tanh":
         raise ValueError("activation: expected 'relu' or 'linear' with two layers, got 'tanh'")
     if spec.trained == ("input",):

@@ -63,11 +63,13 @@ class RunSpec:
 
         h_{t+1} = rho h_t + (1 - rho) (W_h f(h_t) + W_x x_t + b) + √(2 dt/tau) noise ξ_t
 
-    This is the noise of PsychRNN and of Song et al. (2016): without input and weights, the standard deviation of h tends to
-    `noise` where dt is far below tau. The "gru" cell has the equations of `torch.nn.GRU`, plus the same noise term; tau
-    has no other effect. `connectivity` draws the recurrent matrix of its candidate state, W_hn. All other matrices of a
-    GRU begin uniform within ±1/√fan_in, and all biases begin at zero. The weight change norm is that of the three
-    recurrent matrices stacked, [3N, N].
+    This is the noise of PsychRNN and of Song et al. (2016): without input and weights, the standard deviation of h
+    tends to `noise` where dt is far below tau.
+
+    The "gru" cell has the equations of `torch.nn.GRU`, plus the same noise term, in which alone tau counts.
+    `connectivity` draws the recurrent matrix of its candidate state, W_hn. All its other matrices begin uniform within
+    ±1/√fan_in, and all biases of either cell at zero. Its weight change norm is that of the three recurrent matrices
+    stacked, [3N, N], and its representation is the state.
 
     A bias is the weight of an input that is always 1. So the biases belong to the group "input" of `trained` and of
     `ntk_parameters`, both biases of a GRU too.

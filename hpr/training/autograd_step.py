@@ -32,7 +32,7 @@ def by_autograd(spec: RunSpec) -> bool:
 
 
 def zero_moments(tensors: Mapping[str, Tensor], spec: RunSpec) -> dict[str, Tensor]:
-    """The optimiser's moments before training, of the shapes of `tensors`: the mean gradient, and Adam's mean square."""
+    """The optimiser's moments of `tensors` before training: the mean gradient, and Adam's mean square."""
     kinds = (VELOCITY, SQUARE) if spec.optimizer == "adam" else (VELOCITY,)
     return {kind[name]: torch.zeros_like(of) for kind in kinds for name, of in tensors.items()}
 
@@ -65,6 +65,8 @@ class AutogradStep:
         self.pack = pack.of({**pack.tensors, "readout": on_cache_lines(pack.readout)})
         self.first = task.T - 1 if task.loss_steps == "last" else 0
         self.moments = zero_moments(self.pack.tensors, spec)
+        self.velocity = self.moments["velocity"]
+        self.readout_velocity = self.moments["readout_velocity"]
         R = len(pack.weights)
         separate = pack.weights.device.type == "cpu"
         slices = [slice(r, r + 1) for r in range(R)] if separate else [slice(0, R)]
@@ -77,20 +79,8 @@ class AutogradStep:
                 leaves, lr=rate, betas=(momentum, 0.999), weight_decay=decay
             )
         else:
-            self.optimizer = torch.optim.SGD(
-                leaves, lr=rate, momentum=momentum, weight_decay=decay
-            )
+            self.optimizer = torch.optim.SGD(leaves, lr=rate, momentum=momentum, weight_decay=decay)
         self._give_moments()
-
-    @property
-    def velocity(self) -> Tensor:
-        """The mean gradient of the weights; see `hpr.training.trainer.Trainer`."""
-        return self.moments["velocity"]
-
-    @property
-    def readout_velocity(self) -> Tensor:
-        """The mean gradient of the readout; see `hpr.training.trainer.Trainer`."""
-        return self.moments["readout_velocity"]
 
     def select(self, networks: list[int]) -> AutogradStep:
         """Return the step of the networks that go on."""

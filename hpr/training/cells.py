@@ -106,7 +106,9 @@ class GRUNetwork(nn.Module):
             input.shape[1], recurrent.shape[1], bias=bias is not None, batch_first=True,
             device="meta", dtype=input.dtype,
         )  # fmt: skip
-        linear = nn.Linear(*readout.T.shape, bias=False, device="meta", dtype=input.dtype)
+        linear = nn.Linear(
+            readout.shape[1], len(readout), bias=False, device="meta", dtype=input.dtype
+        )
         self.gru, self.readout = (part.to_empty(device=input.device) for part in (gru, linear))
         given = {
             "gru.weight_hh_l0": recurrent,

@@ -104,16 +104,14 @@ def lanes(networks: Sequence[int]) -> list[int]:
 
 def rates(pack: Pack, x: Tensor, spec: RunSpec) -> Tensor:
     """Rates of all steps, [R, T, B, N], on inputs x [R or 1, T, B, N_in]."""
-    return cell_rates(
-        x, recurrent=pack.recurrent, input=pack.input, bias=pack.bias, spec=spec
-    )
+    return cell_rates(x, recurrent=pack.recurrent, input=pack.input, bias=pack.bias, spec=spec)
 
 
 def tangent_kernel(pack: Pack, x: Tensor, spec: RunSpec, outputs: Literal["all", "last"]) -> Tensor:
     """The NTK of a pack of one network, [M, M], on inputs x [T, B, N_in]; rows (b, t, k).
 
-    A bias counts as an input's weight (see `RunSpec`). Where Dale's law is kept throughout training, the kernel is taken with respect to the raw weights (see `Step`).
-    Their diagonal is not among the parameters.
+    A bias counts as an input's weight (see `RunSpec`). Where Dale's law is kept throughout training, the kernel is
+    taken with respect to the raw weights (see `Step`). Their diagonal is not among the parameters.
     """
     if spec.model == "two_layer":
         groups: dict[str, Literal["hidden", "readout"]] = {
