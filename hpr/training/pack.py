@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from hpr.experiment.specification import RunSpec
-from hpr.training.cells import GRUNetwork, cell_rates
-from hpr_kernels import leaky_rnn_ntk, ntk, two_layer_ntk
+from hpr.training.cells import cell_rates
+from hpr.training.gru import gru_kernel
+from hpr_kernels import leaky_rnn_ntk, two_layer_ntk
 
 Weights = dict[str, Tensor]  # "recurrent", "input", "readout" of one network
 
@@ -126,7 +127,8 @@ def tangent_kernel(pack: Pack, x: Tensor, spec: RunSpec, outputs: Literal["all",
             activation=spec.activation,
         )[0]
     if spec.cell == "gru":
-        return gru_kernel(pack, x, spec.ntk_parameters, outputs)
+        of_one = {name: value[0] for name, value in pack.named.items()}
+        return gru_kernel(of_one, x, spec.ntk_parameters, outputs)
     biased = pack.bias is not None and "input" in spec.ntk_parameters
     return leaky_rnn_ntk(
         x[None],
@@ -140,17 +142,3 @@ def tangent_kernel(pack: Pack, x: Tensor, spec: RunSpec, outputs: Literal["all",
         activation=spec.activation,
         self_connections=not bool(pack.signs.any()),
     )[0]
-
-
-def gru_kernel(
-    pack: Pack, x: Tensor, groups: Sequence[str], outputs: Literal["all", "last"]
-) -> Tensor:
-    """The NTK of a pack of one GRU, as `tangent_kernel`."""
-    names = {
-        "recurrent": ["gru.weight_hh_l0"],
-        "input": ["gru.weight_ih_l0", *([] if pack.bias is None else ["gru.bias_*"])],
-        "readout": ["readout.weight"],
-    }
-    network = GRUNetwork({name: value[0] for name, value in pack.named.items()}, outputs)
-    parameters = [name for group in groups for name in names[group]]
-    return ntk(network, x.transpose(0, 1), parameters=parameters)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hpr.experiment.inventory import Bad, read_any
 from hpr.experiment.specification import RunSpec
-from hpr.training.cells import gru_states
+from hpr.training.gru import gru_states
 from hpr.training.weights import decoded
 from hpr_kernels import leaky_rnn
 

@@ -1,103 +1,26 @@
-"""Whole runs of other cells and optimisers: the same alone, in a pack and after a stop, with measures and weights."""
+"""What runs of other cells and optimisers leave: weights that load again, and measures."""
 
 from __future__ import annotations
 
-import json
-import math
-import random
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from other_cell_runs import KINDS, SMALL, runs_of, train
 
 import hpr
-from hpr.connectivity import Dale, LowRank
-from hpr.experiment.checkpoints import Checkpoints
-from hpr.experiment.record import identity as record_identity
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
 from hpr.tasks import make_task
-from hpr.training import watch
 from hpr.training.autograd_step import AutogradStep, by_autograd
 from hpr.training.initial import initial_pack
-from hpr.training.loop import Stopped, train_pack
+from hpr.training.loop import train_pack
 from hpr.training.pack import Pack, rates
-from hpr.training.trials import WINDOW
-from hpr.training.watch import Watch
 from hpr.training.weights import decoded
 from hpr_kernels import layout
 
 CPU = torch.device("cpu")
-SMALL = RunSpec(
-    "2AF", LowRank(rank=2), seed=0, N=17, batch=5, iterations=110, trials=8, kernel_trials=4,
-    checkpoints=2, keep_weights=True, cell="gru",
-)  # fmt: skip
-KINDS: dict[str, dict[str, Any]] = {
-    "GRU": {},
-    "GRU, Adam": {"bias": True, "optimizer": "adam", "noise": 0.1},
-    "tanh": {"cell": "leaky", "activation": "tanh", "bias": True, "noise": 0.3},
-    "tanh alone": {"cell": "leaky", "activation": "tanh"},
-    "linear": {"cell": "leaky", "activation": "linear", "weight_decay": 0.01},
-    "reservoir": {"cell": "leaky", "trained": ("readout",), "optimizer": "adam"},
-    "Dale": {
-        "cell": "leaky", "connectivity": Dale(dale_throughout=True), "optimizer": "adam", "learning_rate": 0.02,
-    },
-}  # fmt: skip
-
-
-def runs_of(kind: str, **change: Any) -> list[RunSpec]:
-    spec = replace(SMALL, **{**KINDS[kind], **change})
-    if isinstance(spec.connectivity, Dale):
-        return [replace(spec, seed=seed) for seed in range(3)]
-    return [replace(spec, connectivity=LowRank(rank=1 + i), seed=i // 2) for i in range(3)]
-
-
-def identity(record: dict[str, Any]) -> str:
-    return json.dumps(record_identity(record), sort_keys=True)
-
-
-def train(runs: list[RunSpec], **options: Any) -> list[dict[str, Any]]:
-    return train_pack(runs, make_task("2AF"), device=CPU, **options)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_is_the_same_alone_in_a_pack_and_after_stops(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Bit for bit: in windows of other sizes, and when each process stops after a few of them."""
-    runs = runs_of(kind)
-    whole = [identity(record) for record in train(runs)]
-    assert len(set(whole)) == 3
-    assert [identity(train([spec])[0]) for spec in runs] == whole
-    pieces = random.Random(1)
-    monkeypatch.setattr(watch, "SECONDS", 0)
-    monkeypatch.setattr(
-        Watch, "count", lambda self, most, unit: min(most, pieces.choice([1, 3, 29, 64]))
-    )
-    folder, kept, starts = Checkpoints(tmp_path, period=math.inf), {}, 0
-
-    def keep(spec: RunSpec, record: dict[str, Any]) -> None:
-        kept[spec.key] = record
-
-    def stopping() -> Iterator[bool]:
-        # The first come before training, and three at each point of the trajectory.
-        yield from [False] * 14
-        while True:
-            yield True
-
-    while len(kept) < len(runs):
-        asked, starts = stopping(), starts + 1
-        left = [spec for spec in runs if spec.key not in kept]
-        try:
-            train(left, checkpoints=folder, keep=keep, stop=partial(next, asked))
-        except Stopped:
-            assert starts < 60
-    assert starts > 1
-    assert [identity(kept[spec.key]) for spec in runs] == whole
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -156,21 +79,6 @@ def test_two_layers_train_by_adam_with_one_layer_frozen() -> None:
     assert frozen["measures"]["weight_change_norm"] == 0
     assert whole["measures"]["weight_change_norm"] > 0
     assert whole["curves"]["loss"][-1] < frozen["curves"]["loss"][-1] < frozen["curves"]["loss"][0]
-
-
-def test_a_run_stops_early_and_another_diverges() -> None:
-    """The others of the pack go on as if they were alone."""
-    spec = replace(
-        SMALL, bias=True, optimizer="adam", learning_rate=0.01, stop_accuracy=0.8, iterations=600
-    )
-    first = train([spec])[0]
-    assert first["status"] == "stopped"
-    assert first["iterations"] % WINDOW == 0
-    wild = replace(SMALL, cell="leaky", weight_decay=1.0, learning_rate=30.0, iterations=2 * WINDOW)
-    calm = replace(wild, connectivity=LowRank(rank=2, gain=1e-3), seed=1)
-    records = train([wild, calm])
-    assert records[0]["status"] == "diverged"
-    assert identity(records[1]) == identity(train([calm])[0])
 
 
 def test_a_lazy_distance_of_what_is_not_linearised_is_refused() -> None:
