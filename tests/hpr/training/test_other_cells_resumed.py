@@ -69,8 +69,15 @@ def test_a_run_stops_early_and_another_diverges() -> None:
     first = train([spec])[0]
     assert first["status"] == "stopped"
     assert first["iterations"] % WINDOW == 0
-    calm = replace(SMALL, cell="leaky", weight_decay=1e-6, seed=1, iterations=2 * WINDOW)
-    wild = replace(calm, connectivity=LowRank(rank=2, gain=1e4))
+    calm = replace(
+        SMALL,
+        cell="leaky",
+        weight_decay=1e-6,
+        seed=1,
+        iterations=2 * WINDOW,
+        connectivity=LowRank(rank=2, gain=0.1),
+    )
+    wild = replace(calm, connectivity=LowRank(rank=2, gain=30))
     records = train([wild, calm])
     assert [record["status"] for record in records] == ["diverged", "finished"]
     assert identity(records[1]) == identity(train([calm])[0])
