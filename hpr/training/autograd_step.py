@@ -37,6 +37,12 @@ def zero_moments(tensors: Mapping[str, Tensor], spec: RunSpec) -> dict[str, Tens
     return {kind[name]: torch.zeros_like(of) for kind in kinds for name, of in tensors.items()}
 
 
+def _graphs(weights: Tensor) -> list[slice]:
+    """The networks of each graph."""
+    R = len(weights)
+    return [slice(r, r + 1) for r in range(R)] if weights.device.type == "cpu" else [slice(0, R)]
+
+
 @dataclass(frozen=True)
 class _Part:
     """Networks that share one graph: their weights by the names of `Pack.named`, views of the trainer's.
@@ -67,10 +73,7 @@ class AutogradStep:
         self.moments = zero_moments(self.pack.tensors, spec)
         self.velocity = self.moments["velocity"]
         self.readout_velocity = self.moments["readout_velocity"]
-        R = len(pack.weights)
-        separate = pack.weights.device.type == "cpu"
-        slices = [slice(r, r + 1) for r in range(R)] if separate else [slice(0, R)]
-        self.parts = [self._part(networks) for networks in slices]
+        self.parts = [self._part(networks) for networks in _graphs(pack.weights)]
         leaves = [leaf for part in self.parts for leaf in part.trained]
         decay, rate, momentum = spec.weight_decay, spec.learning_rate, spec.momentum
         self.optimizer: torch.optim.Optimizer

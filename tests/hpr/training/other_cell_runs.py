@@ -16,7 +16,7 @@ from hpr.training.loop import train_pack
 
 CPU = torch.device("cpu")
 SMALL = RunSpec(
-    "2AF", LowRank(rank=2), seed=0, N=17, batch=5, iterations=110, trials=8, kernel_trials=4,
+    "2AF", LowRank(rank=2), seed=0, N=33, batch=32, iterations=110, trials=8, kernel_trials=4,
     checkpoints=2, keep_weights=True, cell="gru",
 )  # fmt: skip
 KINDS: dict[str, dict[str, Any]] = {

@@ -13,11 +13,15 @@ from typing import Any
 import pytest
 import torch
 from other_cell_runs import KINDS, SMALL, identity, runs_of, train
+from other_cells import double
 
 from hpr.connectivity import LowRank
 from hpr.experiment.checkpoints import Checkpoints
 from hpr.experiment.specification import RunSpec
-from hpr.training import watch
+from hpr.tasks import make_task
+from hpr.training import autograd_step, watch
+from hpr.training.autograd_step import AutogradStep
+from hpr.training.initial import initial_pack
 from hpr.training.loop import Stopped
 from hpr.training.trials import WINDOW
 from hpr.training.watch import Watch
@@ -80,4 +84,26 @@ def test_a_run_stops_early_and_another_diverges() -> None:
     wild = replace(calm, connectivity=LowRank(rank=2, gain=30))
     records = train([wild, calm])
     assert [record["status"] for record in records] == ["diverged", "finished"]
+    assert records[0]["iterations"] < WINDOW
     assert identity(records[1]) == identity(train([calm])[0])
+
+
+@pytest.mark.parametrize("kind", [name for name in KINDS if name != "tanh alone"])
+def test_a_pack_in_one_graph_trains_alike(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, here in fp64."""
+    runs, task = runs_of(kind), make_task("2AF")
+    drawn = task.draw(0, 0, 3, runs[0].batch)
+    batches = [
+        (torch.from_numpy(x).double().expand(3, -1, -1, -1), torch.from_numpy(y).expand(3, -1, -1))
+        for x, y in zip(drawn.inputs, drawn.targets, strict=True)
+    ]
+    found = []
+    for graphs in (3, 1):
+        if graphs == 1:
+            monkeypatch.setattr(autograd_step, "_graphs", lambda weights: [slice(0, len(weights))])
+        step = AutogradStep(double(initial_pack(runs, task, CPU)), runs[0], task)
+        assert len(step.parts) == graphs
+        losses = [step(*each)[0] for each in batches]
+        found.append([*step.pack.tensors.values(), *step.moments.values(), *losses])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
