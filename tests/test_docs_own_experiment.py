@@ -50,14 +50,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_python_runs_and_draws(folder: Path) -> None:
-    for picture in ("ranks/kernel_alignment", "own_matrix/boxes", "delays/representation"):
+    for picture in (
+        "ranks/kernel_alignment", "cells/kernel_alignment", "own_matrix/boxes", "delays/representation",
+    ):  # fmt: skip
         assert (folder / f"{picture}.pdf").stat().st_size > 5_000
     assert (folder / "ranks" / "weight_change.png").stat().st_size > 5_000
     counts = {
         name: len(list((folder / name / "runs").glob("*.json")))
-        for name in ("ranks", "own_matrix", "delays")
+        for name in ("ranks", "cells", "noisy", "reservoir", "own_matrix", "delays")
     }
-    assert counts == {"ranks": 18, "own_matrix": 6, "delays": 8}
+    assert counts == {
+        "ranks": 18, "cells": 4, "noisy": 1, "reservoir": 2, "own_matrix": 6, "delays": 8,
+    }  # fmt: skip
+    assert re.search(r"^\[0\.0, [0-9.]+\]$", (folder / "out.txt").read_text("utf-8"), re.M)
     told = re.findall(r"^(matrix|dense) (\S+)$", (folder / "out.txt").read_text("utf-8"), re.M)
     assert [name for name, _ in told] == ["matrix", "dense"]
     assert all(0 < float(value) < 1 for _, value in told)

@@ -9,16 +9,19 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from hpr import connectivity
 from hpr.connectivity import Connectivity
+from hpr.experiment.combinations import check_combination
 from hpr.fields import check_integer, check_positive, normalise, shown
 
 Leak = Literal["exponential", "euler"]
 Parameter = Literal["recurrent", "input", "readout"]
 Model = Literal["leaky_rnn", "two_layer"]
-Activation = Literal["relu", "linear"]
+Activation = Literal["relu", "tanh", "linear"]
+Cell = Literal["leaky", "gru"]
+Optimizer = Literal["sgd", "adam"]
 Aligned = Literal["directions", "dominant directions", "features", "dominant features"]
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -33,7 +36,7 @@ _OF_VARIANT: Any = None
 # runs keep their keys.
 YOUNGER = (
     "model", "activation", "readout_deviation", "aligned", "teacher", "checkpoints", "keep_weights",
-    "content", "drawn",
+    "content", "drawn", "cell", "bias", "noise", "optimizer", "weight_decay", "trained",
 )  # fmt: skip
 
 # The least value of each count, and the greatest of all counts: it exceeds what any machine can take.
@@ -53,7 +56,23 @@ class RunSpec:
 
     A `two_layer` network is y = W_2 f(W_1 x), for tasks of one step. W_1 takes the place of the recurrent weights of a
     leaky RNN: `connectivity` draws W_1 with the number of inputs as its fan-in, the weight change norm is that of W_1,
-    and in `ntk_parameters` "recurrent" means W_1 and "input" means nothing.
+    and in `ntk_parameters` and `trained` "recurrent" means W_1 and "input" means nothing.
+
+    The update of the "leaky" cell with biases b and noise, where ξ_t is standard normal, independent at every step,
+    trial and unit, and drawn anew in every SGD step (the measures are taken without noise):
+
+        h_{t+1} = rho h_t + (1 - rho) (W_h f(h_t) + W_x x_t + b) + √(2 dt/tau) noise ξ_t
+
+    This is the noise of PsychRNN and of Song et al. (2016): without input and weights, the standard deviation of h
+    tends to `noise` where dt is far below tau.
+
+    The "gru" cell has the equations of `torch.nn.GRU`, plus the same noise term, in which alone tau counts.
+    `connectivity` draws the recurrent matrix of its candidate state, W_hn. All its other matrices begin uniform within
+    ±1/√fan_in, and all biases of either cell at zero. Its weight change norm is that of the three recurrent matrices
+    stacked, [3N, N], and its representation is the state.
+
+    A bias is the weight of an input that is always 1. So the biases belong to the group "input" of `trained` and of
+    `ntk_parameters`, both biases of a GRU too.
     """
 
     # "2AF", "DMS", "CXT", "sMNIST" or another name that `hpr.tasks.make_task` takes.
@@ -80,7 +99,7 @@ class RunSpec:
     iterations: int = 10_000
     # Step size of SGD.
     learning_rate: float = 3e-3
-    # Momentum of SGD, in [0, 1).
+    # Momentum of SGD, or Adam's decay rate of the mean gradient (beta 1), in [0, 1).
     momentum: float = 0.9
     # Training ends at this mean accuracy over a window of 100 iterations (`hpr.training.trials.WINDOW`); None: never.
     stop_accuracy: float | None = None
@@ -94,6 +113,18 @@ class RunSpec:
     model: Model = "leaky_rnn"
     # The activation function of the units.
     activation: Activation = "relu"
+    # The recurrent cell: "leaky", or "gru", which has its own activation functions.
+    cell: Cell = "leaky"
+    # Whether the units have biases, which begin at zero.
+    bias: bool = False
+    # Standard deviation of Gaussian noise in the state during training, scaled per step by √(2 dt/tau).
+    noise: float = 0.0
+    # What takes the steps: "sgd" with momentum, or "adam" with torch's defaults beta 2 = 0.999 and epsilon = 1e-8.
+    optimizer: Optimizer = "sgd"
+    # Factor of the trained weights that is added to their gradient, as in `torch.optim` (an L2 penalty).
+    weight_decay: float = 0.0
+    # The weights that are trained; the others keep their initial values. ("readout",) is a reservoir.
+    trained: tuple[Parameter, ...] = ("recurrent", "input", "readout")
     # Standard deviation of Gaussian readout weights; None: uniform within ±1/√N.
     readout_deviation: float | None = None
     # Hidden weights aligned with a teacher (Figure 3), at the norm of those that `connectivity` draws: with the
@@ -122,6 +153,10 @@ class RunSpec:
         check_positive(self, "dt", "tau", "learning_rate")
         if self.readout_deviation is not None:
             check_positive(self, "readout_deviation")
+        check_combination(self)
+        # One order, so that equal runs have one key.
+        trained = tuple(name for name in get_args(Parameter) if name in self.trained)
+        object.__setattr__(self, "trained", trained)
         if not self.dt <= self.tau:
             raise ValueError(f"dt: expected 0 < dt <= tau = {self.tau} ms, got {self.dt!r}")
         if not self.rho < 1:
@@ -202,7 +237,9 @@ class RunSpec:
         values = self.__dict__
         plain = {name: values[name] for name, default in _FORM.items() if values[name] != default}
         plain["connectivity"] = connectivity.to_dict(self.connectivity)
-        plain["ntk_parameters"] = list(self.ntk_parameters)
+        for name in ("ntk_parameters", "trained"):
+            if name in plain:
+                plain[name] = list(plain[name])
         if self.teacher is not None:
             plain["teacher"] = self.teacher.to_dict()
         return plain

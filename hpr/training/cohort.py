@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from hpr.experiment.specification import RunSpec
-from hpr.training.pack import Pack
-from hpr.training.trainer import Trainer
+from hpr.training.autograd_step import zero_moments
+from hpr.training.pack import Pack, together
+from hpr.training.trainer import Trainer, held
 from hpr.training.watch import Watch
 
 Tensors = dict[str, Tensor]
@@ -22,9 +23,10 @@ Tensors = dict[str, Tensor]
 class Learner:
     """A network that has trained `step` of `goal` iterations.
 
-    `origin` is the pack of this one network that its trainer is made from. `tensors` holds what training changes:
-    "weights", "readout", "velocity" and "readout_velocity", as in `Trainer`, of this one network; it is empty while the
-    network is in a trainer, which has them.
+    `origin` is the pack of this one network that its trainer is made from. `tensors` holds what training changes of
+    this one network: "weights", "readout", "velocity", "readout_velocity" and, where the run asks for them, those of
+    the biases and of Adam, as `hpr.training.trainer.held` names them. It is empty while the network is in a trainer,
+    which has them.
     """
 
     spec: RunSpec
@@ -36,19 +38,13 @@ class Learner:
     @property
     def pack(self) -> Pack:
         """The weights, a pack of this one network."""
-        tensors = self.tensors
-        return Pack(tensors["weights"], tensors["readout"], self.origin.N_in, self.origin.signs)
+        return self.origin.of(self.tensors)
 
 
 def new_learner(spec: RunSpec, goal: int, origin: Pack, start: Pack | None = None) -> Learner:
     """A network before its first iteration, whose weights are those of `start`, by default of `origin`."""
-    weights, readout = ((start or origin).weights, (start or origin).readout)
-    tensors = {"weights": weights, "readout": readout}
-    velocities = {
-        "velocity": torch.zeros_like(weights),
-        "readout_velocity": torch.zeros_like(readout),
-    }
-    return Learner(spec, goal, origin, tensors | velocities)
+    tensors = (start or origin).tensors
+    return Learner(spec, goal, origin, tensors | zero_moments(tensors, spec))
 
 
 class Cohort:
@@ -134,19 +130,12 @@ class Cohort:
         if learner not in self.active:
             return learner.tensors
         assert self._trainer is not None
-        place, trainer = [self.active.index(learner)], self._trainer
-        return {
-            "weights": trainer.pack.weights[place],
-            "readout": trainer.pack.readout[place],
-            "velocity": trainer.velocity[place],
-            "readout_velocity": trainer.readout_velocity[place],
-        }
+        place = [self.active.index(learner)]
+        return {name: tensor[place] for name, tensor in held(self._trainer).items()}
 
     def pack(self, learner: Learner) -> Pack:
         """The weights of a network now, a pack of this one."""
-        tensors = self.tensors(learner)
-        origin = learner.origin
-        return Pack(tensors["weights"], tensors["readout"], origin.N_in, origin.signs)
+        return learner.origin.of(self.tensors(learner))
 
     def _store(self) -> None:
         for learner in self.active:
@@ -155,22 +144,8 @@ class Cohort:
     def _started(self) -> Trainer:
         """A trainer of the active networks, which go on from where they are."""
         places = self._lanes(range(len(self.active)))
-        first = self.active[0].origin
-        trainer = self._new(
-            Pack(
-                torch.cat([self.active[i].origin.weights for i in places]),
-                torch.cat([self.active[i].origin.readout for i in places]),
-                first.N_in,
-                torch.cat([self.active[i].origin.signs for i in places]),
-            )
-        )
-        held = {
-            "weights": trainer.pack.weights,
-            "readout": trainer.pack.readout,
-            "velocity": trainer.velocity,
-            "readout_velocity": trainer.readout_velocity,
-        }
-        for name, tensor in held.items():
+        trainer = self._new(together([self.active[i].origin for i in places]))
+        for name, tensor in held(trainer).items():
             tensor.copy_(torch.cat([self.active[i].tensors[name] for i in places]))
         for learner in self.active:
             learner.tensors = {}

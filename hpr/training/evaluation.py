@@ -72,14 +72,13 @@ class Evaluation:
         """
         before = self.before
         H_0, H_f = (self._representation(pack) for pack in (before, after))
-        start = before.hidden[0].double().cpu().numpy()
-        change = [
-            weight_change_norm(a, b)
-            for a, b in ((before.weights, after.weights), (before.readout, after.readout))
-        ]
+        start = before.drawn[0].double().cpu().numpy()
+        squares = 0.0
+        for name, old in before.tensors.items():
+            squares += weight_change_norm(old, after.tensors[name]) ** 2
         measures = {
             "weight_change_norm": weight_change_norm(before.hidden, after.hidden),
-            "weight_change_norm_all": (change[0] ** 2 + change[1] ** 2) ** 0.5,
+            "weight_change_norm_all": squares**0.5,
             "representation_alignment": representation_alignment(H_0, H_f),
             "sign_similarity": sign_similarity(H_0, H_f),
             "connectivity_effective_rank_singular": effective_rank(
@@ -114,7 +113,7 @@ class Evaluation:
 
     def _kernel(self, pack: Pack) -> Tensor:
         few = self.x[:, : self.spec.kernel_trials]
-        _finite("weights", pack.weights, pack.readout)
+        _finite("weights", *pack.tensors.values())
         _finite("rates", rates(pack, few[None], self.spec))
         try:
             K = tangent_kernel(pack, few, self.spec, self.task.loss_steps)

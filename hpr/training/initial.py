@@ -25,7 +25,9 @@ def initial_pack(
 
     Hidden weights come from the run's connectivity or from its teacher, whose trained weights are in `pretrained` by
     key. Input and readout weights are uniform within ±1/√fan_in (the paper's Appendix C.1, PyTorch's default for a
-    linear layer), unless the specification says otherwise. Runs of one seed draw from the same random streams.
+    linear layer), unless the specification says otherwise. So are both matrices of a GRU's gates; its candidate state
+    has the hidden and input weights of a leaky network. Biases are zero. Runs of one seed draw from the same random
+    streams.
     """
     two_layer = specs[0].model == "two_layer"
     if two_layer and task.T != 1:
@@ -37,15 +39,19 @@ def initial_pack(
     )
     weights = hidden if two_layer else layout.join(hidden, input)
     signs = torch.from_numpy(np.stack([_signs(spec) for spec in specs])).float().to(device)
-    return Pack(weights, readout, task.N_in, signs)
+    bias = None
+    if specs[0].bias:
+        of_one = (2, 3 * specs[0].N) if specs[0].cell == "gru" else (specs[0].N,)
+        bias = torch.zeros(len(specs), *of_one, device=device)
+    return Pack(weights, readout, task.N_in, signs, bias)
 
 
 def _draw(
     spec: RunSpec, task: Task, pretrained: Mapping[str, Weights]
 ) -> tuple[Matrix, Matrix, Matrix]:
     N, N_in, N_out = spec.N, task.N_in, task.N_out
-    streams = np.random.SeedSequence(spec.seed).spawn(3)
-    first, second, third = (np.random.Generator(np.random.Philox(s)) for s in streams)
+    streams = np.random.SeedSequence(spec.seed).spawn(4)
+    first, second, third, fourth = (np.random.Generator(np.random.Philox(s)) for s in streams)
     if spec.model == "two_layer":
         assert isinstance(spec.connectivity, Dense)
         hidden = first_layer(spec.connectivity, N, N_in, first)
@@ -73,6 +79,11 @@ def _draw(
             teacher = teacher.dominant()
         features = spec.aligned.endswith("features")
         hidden = embedded(teacher.features if features else teacher.directions(), hidden)
+    if spec.cell == "gru":
+        of_state, of_input = (
+            fourth.uniform(-(width**-0.5), width**-0.5, size=(2 * N, width)) for width in (N, N_in)
+        )
+        hidden, input = np.concatenate([of_state, hidden]), np.concatenate([of_input, input])
     return hidden, input, readout
 
 

@@ -85,11 +85,9 @@ def rate_changes(
         trace: inputs and rates side by side (see `hpr_kernels.layout`); None for two layers.
         spec: a run of the packs.
     """
-    relu = spec.activation == "relu"
     if trace is None:
         out = torch.bmm(x[:, 0], change.weights.mT)[:, None]
-        if relu:
-            recurrence.mask(out, rates)
+        _times_slope(out, rates, spec)
         return out
     R, T, B, N = rates.shape
     rho, recurrent = spec.rho, at.weights[..., :N]
@@ -102,6 +100,13 @@ def rate_changes(
             h.baddbmm_(recurrent, out[:, t - 1].mT, beta=rho, alpha=1 - rho)
             h.add_(out[:, t].mT, alpha=1 - rho)
         out[:, t] = h.mT
-        if relu:
-            recurrence.mask(out[:, t], rates[:, t])
+        _times_slope(out[:, t], rates[:, t], spec)
     return out
+
+
+def _times_slope(change: Tensor, rates: Tensor, spec: RunSpec) -> None:
+    """Multiply by f'(h) in place: [a > 0] for ReLU, 1 - a² for tanh."""
+    if spec.activation == "relu":
+        recurrence.mask(change, rates)
+    elif spec.activation == "tanh":
+        change.mul_(1 - rates.square())

@@ -23,6 +23,7 @@ from hpr.experiment.run_progress import PackState, unheard
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
 from hpr.training.alone import Alone, Fail
+from hpr.training.autograd_step import by_autograd
 from hpr.training.cohort import new_learner
 from hpr.training.course import Course
 from hpr.training.initial import initial_pack
@@ -117,7 +118,7 @@ def _train(
     lasting: bool = False,
 ) -> list[Record]:
     """As `train_pack`; with `lasting`, the checkpoints stay when the records are made."""
-    _check(specs, task)
+    _check(specs, task, lazy_distance)
     alone = Alone(fail)
     sound = []
     for spec in specs:
@@ -188,7 +189,7 @@ def _courses(
     return courses
 
 
-def _check(specs: Sequence[RunSpec], task: Task) -> None:
+def _check(specs: Sequence[RunSpec], task: Task, lazy_distance: bool) -> None:
     """Refuse what can't be trained, or can't be kept, before any training."""
     if len({spec.shape for spec in specs}) != 1:
         raise ValueError(
@@ -209,6 +210,11 @@ def _check(specs: Sequence[RunSpec], task: Task) -> None:
     if task.loss == "mse" and specs[0].stop_accuracy is not None:
         raise ValueError(
             f"stop_accuracy: expected None for a regression, got {specs[0].stop_accuracy}"
+        )
+    if lazy_distance and by_autograd(specs[0]):
+        raise ValueError(
+            "lazy_distance: expected leaky units without biases and noise, all trained by plain SGD, "
+            f"got {specs[0]}"
         )
 
 

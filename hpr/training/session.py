@@ -15,6 +15,7 @@ from hpr.experiment.run_progress import PackState
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
 from hpr.training.alone import Alone, out_of_memory
+from hpr.training.autograd_step import by_autograd
 from hpr.training.cohort import Cohort
 from hpr.training.course import Course, checkpoints, finite_or_none
 from hpr.training.lazy_distance import lazy_distance, linearised_cohort, linearised_learner
@@ -95,8 +96,9 @@ class Session:
         if not travelling:
             return
         spec = next(iter(travelling)).spec
-        # The C kernels train a lone network as they train it in a pack.
-        together = list if self.provenance["engine"] == "native" else lanes
+        # The C kernels and `AutogradStep` train a lone network as they train it in a pack.
+        alike = self.provenance["engine"] == "native" or by_autograd(spec)
+        together = list if alike else lanes
         cohort = self._cohort = Cohort(list(travelling), new, together, self.watch)
         # The first and the last point of a trajectory are taken before and after training.
         points = set(checkpoints(spec)) - {0, spec.iterations} if spec.checkpoints else set()

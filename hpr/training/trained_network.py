@@ -14,6 +14,7 @@ from hpr.experiment.inventory import Bad, read_any, with_weights
 from hpr.experiment.kept_weights import is_named
 from hpr.experiment.specification import RunSpec
 from hpr.fields import shown
+from hpr.training.gru import gru_states
 from hpr.training.weights import decoded
 from hpr_kernels import leaky_rnn
 
@@ -21,11 +22,13 @@ from hpr_kernels import leaky_rnn
 class TrainedNetwork(nn.Module):
     """The network of a run: y_t = w f(h_t), with h_{t+1} = rho h_t + (1 - rho) (W_h f(h_t) + W_x x_t) (Eq. 1 and 2).
 
-    A two-layer run is y = w f(W_1 x); its W_1 is `input`, and `recurrent` has no columns.
+    A two-layer run is y = w f(W_1 x); its W_1 is `input`, and `recurrent` has no columns. A GRU has the matrices of
+    `torch.nn.GRU`: `recurrent` is its weight_hh [3N, N], `input` its weight_ih [3N, N_in], and `bias` its bias_ih and
+    bias_hh, [2, 3N]. A run without biases has `bias` None.
 
     Args:
-        spec: the run, which names the leak and the activation.
-        weights: "recurrent" [N, N], "input" [N, N_in] and "readout" [N_out, N].
+        spec: the run, which names the cell, the leak and the activation.
+        weights: "recurrent" [N, N], "input" [N, N_in], "readout" [N_out, N] and, if the run has biases, "bias" [N].
     """
 
     def __init__(self, spec: RunSpec, weights: Mapping[str, Tensor]) -> None:
@@ -34,16 +37,23 @@ class TrainedNetwork(nn.Module):
         self.recurrent, self.input, self.readout = (
             nn.Parameter(weights[name].clone()) for name in ("recurrent", "input", "readout")
         )
+        self.bias = nn.Parameter(weights["bias"].clone()) if spec.bias else None
 
     def rates(self, x: Tensor) -> Tensor:
-        """Rates of every step, [T, B, N], on inputs x [T, B, N_in]."""
+        """Rates of every step, [T, B, N], on inputs x [T, B, N_in]; of a GRU, its states. They have no noise."""
         if self.spec.model == "two_layer":
             h = nn.functional.linear(x, self.input)
             return h.relu() if self.spec.activation == "relu" else h
+        if self.spec.cell == "gru":
+            bias = None if self.bias is None else self.bias[None]
+            return gru_states(
+                x[None], recurrent=self.recurrent[None], input=self.input[None], bias=bias
+            )[0]
         return leaky_rnn(
             x,
             recurrent=self.recurrent,
             input=self.input,
+            bias=self.bias,
             rho=self.spec.rho,
             activation=self.spec.activation,
         )
@@ -86,13 +96,14 @@ def load_network(run: str | os.PathLike[str] | Mapping[str, Any]) -> TrainedNetw
 def _check_sizes(spec: RunSpec, weights: Mapping[str, Tensor]) -> None:
     """Raise ValueError, one line, where weights are not those of a network of the run's N units."""
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
-    names = ("recurrent", "input", "readout")
-    N = spec.N
-    good = all(len(shapes.get(name, ())) == 2 for name in names) and (
-        shapes["recurrent"][1] == (0 if spec.model == "two_layer" else N)
-        and shapes["recurrent"][0] == shapes["input"][0]
-        and shapes["input"][0] in range(N, 4 * N + 1, N)
-        and shapes["readout"][1] == N
+    N, gru = spec.N, spec.cell == "gru"
+    rows = 3 * N if gru else N
+    recurrent, input, readout = (shapes.get(name, ()) for name in ("recurrent", "input", "readout"))
+    good = (
+        recurrent == (rows, 0 if spec.model == "two_layer" else N)
+        and len(input) == len(readout) == 2
+        and (input[0], readout[1]) == (rows, N)
+        and (not spec.bias or shapes.get("bias") == ((2, rows) if gru else (rows,)))
     )
     if not good:
         raise ValueError(

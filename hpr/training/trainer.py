@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
+from hpr.training.autograd_step import AutogradStep, by_autograd
 from hpr.training.native_step import NativeStep
 from hpr.training.pack import Pack
 from hpr.training.step import Step
@@ -16,7 +17,10 @@ from hpr_kernels.internal import iterations, uses_native, uses_triton
 
 
 class Trainer(Protocol):
-    """What trains a pack: `NativeStep` by C kernels, `FusedStep` by Triton's, `Step` by torch's operations."""
+    """What trains a pack: `NativeStep` by C kernels, `FusedStep` by Triton's, `Step` by torch's operations.
+
+    `AutogradStep` has what these lack: GRUs, biases, noise, Adam, weight decay and weights that are not trained.
+    """
 
     pack: Pack
     # The momentum's velocities, of the shapes of the pack's weights and readout.
@@ -42,8 +46,18 @@ class Trainer(Protocol):
         """A trainer of some of the networks, which go on from where they are."""
 
 
+def held(trainer: Trainer) -> dict[str, Tensor]:
+    """What training changes of all networks, [R, …] each: `Pack.tensors`, and the optimiser's moments of each."""
+    if isinstance(trainer, AutogradStep):
+        return {**trainer.pack.tensors, **trainer.moments}
+    velocities = {"velocity": trainer.velocity, "readout_velocity": trainer.readout_velocity}
+    return {**trainer.pack.tensors, **velocities}
+
+
 def engine(pack: Pack, spec: RunSpec) -> Literal["native", "triton", "torch"]:
     """What sums the products of training: C kernels, Triton's, or torch. Each rounds in its own way."""
+    if by_autograd(spec):
+        return "torch"
     if uses_native(pack.weights) and spec.activation in iterations.ACTIVATIONS:
         return "native"
     return "triton" if uses_triton(pack.weights) else "torch"
@@ -51,6 +65,8 @@ def engine(pack: Pack, spec: RunSpec) -> Literal["native", "triton", "torch"]:
 
 def new_trainer(pack: Pack, spec: RunSpec, task: Task) -> Trainer:
     """The trainer of a pack by its `engine`. Triton has one for the paper's kind of network, and torch for all."""
+    if by_autograd(spec):
+        return AutogradStep(pack, spec, task)
     kind = engine(pack, spec)
     if kind == "native":
         return NativeStep(pack, spec, task)

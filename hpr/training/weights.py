@@ -13,8 +13,7 @@ from hpr.training.pack import Pack, Weights
 
 def encoded(pack: Pack) -> dict[str, dict[str, Any]]:
     """The weights of a pack of one network for its record: little-endian fp32 in base64."""
-    weights = {"recurrent": pack.recurrent, "input": pack.input, "readout": pack.readout}
-    return texts_of({name: value[0].cpu().numpy() for name, value in weights.items()})
+    return texts_of({name: value[0].cpu().numpy() for name, value in pack.named.items()})
 
 
 def decoded(weights: Mapping[str, Mapping[str, Any]]) -> Weights:

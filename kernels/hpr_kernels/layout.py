@@ -26,9 +26,10 @@ def padded(width: int) -> int:
 
 
 def join(recurrent: Tensor, input: Tensor) -> Tensor:
-    """W_h [R, N, N] and W_x [R, N, N_in] copied side by side into [W_h W_x 0], [R, N, P]."""
-    R, N, N_in = input.shape
-    weights = input.new_zeros(R, N, padded(N + N_in))
+    """W_h [R, N, N] and W_x [R, N, N_in] copied side by side into [W_h W_x 0], [R, N, P]; of a GRU 3N rows each."""
+    R, rows, N_in = input.shape
+    N = recurrent.shape[2]
+    weights = input.new_zeros(R, rows, padded(N + N_in))
     weights[..., :N] = recurrent
     weights[..., N : N + N_in] = input
     return weights

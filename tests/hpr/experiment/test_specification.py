@@ -187,7 +187,7 @@ def last_step(task: SimpleNamespace) -> SimpleNamespace:
         ({"ntk_parameters": ("recurrent",)}, "ntk_parameters: expected .* in the variant 'paper'"),
         ({"kernel_trials": 321}, "kernel_trials: expected at most trials = 320, got 321"),
         ({"model": "transformer"}, "model: expected one of .* got 'transformer'"),
-        ({"activation": "tanh"}, "activation: expected one of .* got 'tanh'"),
+        ({"activation": "sigmoid"}, "activation: expected one of .* got 'sigmoid'"),
         ({"aligned": "all"}, "aligned: expected one of .* got 'all'"),
         ({"model": "two_layer", "connectivity": Dale()}, "connectivity: expected a dense or low-"),
         ({"readout_deviation": 0}, "readout_deviation: expected a positive finite number, got 0"),
