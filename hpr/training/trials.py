@@ -29,8 +29,7 @@ def chunks(
     seeds = sorted({spec.seed for spec in specs})
     index = torch.tensor([seeds.index(spec.seed) for spec in specs], device="cpu")
     batch = specs[0].batch
-    bytes_each = len(seeds) * task.T * batch * (4 * task.N_in + 8)
-    chunk = max(1, TRIAL_BYTES // bytes_each)
+    chunk = max(1, TRIAL_BYTES // (len(seeds) * _bytes(task, batch)))
     for first in range(start, start + count, chunk):
         size = min(chunk, start + count - first)
         drawn = [task.draw(seed, first, size, batch) for seed in seeds]
@@ -55,7 +54,7 @@ def chunk_size(specs: Sequence[RunSpec], task: Task) -> int:
     The number divides the window, so all chunks but a run's last have one size and one graph serves them.
     """
     seeds, batch = len({spec.seed for spec in specs}), specs[0].batch
-    bytes_each = seeds * task.T * batch * (4 * task.N_in + 8)
+    bytes_each = seeds * _bytes(task, batch)
     return max(
         size
         for size in range(1, WINDOW + 1)
@@ -63,12 +62,25 @@ def chunk_size(specs: Sequence[RunSpec], task: Task) -> int:
     )
 
 
+def empty_targets(task: Task, *shape: int, device: torch.device) -> Tensor:
+    """Memory for targets: classes `shape`, or outputs [*shape, N_out]."""
+    if task.loss == "cross_entropy":
+        return torch.empty(shape, dtype=torch.int64, device=device)
+    return torch.empty(*shape, task.N_out, device=device)
+
+
+def _bytes(task: Task, batch: int) -> int:
+    """Bytes of a batch of trials: inputs of fp32, and a class of int64 or outputs of fp32 per time step."""
+    target = 8 if task.loss == "cross_entropy" else 4 * task.N_out
+    return task.T * batch * (4 * task.N_in + target)
+
+
 class Feed:
     """Trials on the device for a chunk of iterations, with the next chunk drawn and uploaded ahead.
 
-    `x` [S, chunk, T, B, N_in] and `targets` [S, chunk, T, B] stay at one address, so that a CUDA graph may read them.
-    An upload goes from pinned memory to separate landing buffers, on a stream of its own, and `load` copies the landing
-    buffers to `x` and `targets`.
+    `x` [S, chunk, T, B, N_in] and `targets`, [S, chunk, T, B] or [S, chunk, T, B, N_out], stay at one address, so that
+    a CUDA graph may read them. An upload goes from pinned memory to separate landing buffers, on a stream of its own,
+    and `load` copies the landing buffers to `x` and `targets`.
     """
 
     def __init__(self, specs: Sequence[RunSpec], task: Task, device: torch.device) -> None:
@@ -79,7 +91,7 @@ class Feed:
         cuda = device.type == "cuda"
         lead = (len(self.seeds), self.chunk)
         self.x = torch.empty(*lead, *rows, task.N_in, device=device)
-        self.targets = torch.empty(*lead, *rows, dtype=torch.int64, device=device)
+        self.targets = empty_targets(task, *lead, *rows, device=device)
         self._landing = (torch.empty_like(self.x), torch.empty_like(self.targets))
         self._host = tuple(
             torch.empty(value.shape, dtype=value.dtype, pin_memory=cuda) for value in self._landing

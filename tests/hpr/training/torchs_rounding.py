@@ -44,9 +44,16 @@ def trained_by_torch(
 ) -> list[Tensor]:
     """Return what `trained` does, by `Step` on the CPU with inputs of `dtype`, which `Step.window` does not offer."""
     given = Pack(pack.weights.to(dtype), pack.readout.to(dtype), pack.N_in, pack.signs)
-    step = Step(given.select(range(len(specs))), specs[0], task)
+    return trained_on(Step(given.select(range(len(specs))), specs[0], task), specs, task, dtype)
+
+
+def trained_on(step: Any, specs: list[RunSpec], task: Task, dtype: torch.dtype) -> list[Tensor]:
+    """Return what `trained` does, with inputs and outputs of `dtype`."""
     drawn = (batch(specs, task, i) for i in range(5))
-    points = [step(x.to(dtype), targets) for x, targets in drawn]
+    points = [
+        step(x.to(dtype), targets.to(dtype) if targets.is_floating_point() else targets)
+        for x, targets in drawn
+    ]
     curves = [torch.stack(list(c), 1) for c in zip(*points, strict=True) if c[0] is not None]
     return [*curves, *state(step)]
 
