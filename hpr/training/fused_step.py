@@ -19,9 +19,10 @@ from torch.nn.functional import pad
 
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
+from hpr.training.feed import Feed
 from hpr.training.pack import Pack
 from hpr.training.step import constraint
-from hpr.training.trials import Feed, chunk_size, empty_targets
+from hpr.training.trials import chunk_size, empty_targets
 from hpr_kernels.internal import layout, loss, recurrence, trials, update
 
 

@@ -60,13 +60,8 @@ def place_trials(
     """One launch; `x` and `targets` may be one iteration's slice of a longer draw [S, …, T, B, N_in]."""
     _, T, B, N_in = x.shape
     N_target = placed[0].numel() // (T * B)
-    for name, value in (
-        ("x", x[0]),
-        ("targets", targets[0]),
-        ("trace", trace),
-        ("placed", placed),
-        ("seed", seed),
-    ):
+    given = {"x": x[0], "targets": targets[0], "trace": trace, "placed": placed, "seed": seed}
+    for name, value in given.items():
         if not value.is_contiguous():
             raise ValueError(f"{name}: expected contiguous memory, got strides {value.stride()}")
     place_trials_kernel[(len(trace) * triton.cdiv(T * B, TILE_ROWS),)](

@@ -21,9 +21,9 @@ from hpr.experiment.record import identity
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task, make_task
 from hpr.training import loop, session, snapshot, trials
+from hpr.training.feed import Feed
 from hpr.training.fused_step import FusedStep
 from hpr.training.initial import initial_pack
-from hpr.training.trials import Feed
 
 WINDOW = 4
 ORDERS = {

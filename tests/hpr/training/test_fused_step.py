@@ -271,7 +271,7 @@ def test_figure_1_through_every_kernel() -> None:
 
 
 def test_feed_holds_what_the_task_draws() -> None:
-    from hpr.training.trials import Feed
+    from hpr.training.feed import Feed
 
     task = make_task("2AF")
     specs = runs(task, 4, iterations=2 * WINDOW + 30)
@@ -294,7 +294,7 @@ def test_feed_holds_what_the_task_draws() -> None:
 
 def test_feed_keeps_to_its_memory() -> None:
     """The shape is sMNIST's: 10 seeds of 200 images per step exceed the limit within ten steps."""
-    from hpr.training.trials import Feed
+    from hpr.training.feed import Feed
 
     specs = [replace(SMALL, batch=200, seed=seed) for seed in range(10)]
     for change in ({"loss": "cross_entropy"}, {"loss": "mse", "N_out": 40}):
