@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchs_rounding import PATTERN, THREE_OUTPUTS, task_of
 
 from hpr.connectivity import Dale, LowRank
 from hpr.experiment.record import identity
@@ -47,13 +48,9 @@ def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "WINDOW", WINDOW)
 
 
-PATTERN, TEACHER = "pattern generation", "student-teacher(d=5,kappa=3)"
+TEACHER = "student-teacher(d=5,kappa=3)"
 # All trials of a pattern are the same.
 FROZEN = {"batch": 1, "trials": 1, "kernel_trials": 1}
-
-
-def task_of(name: str) -> Task:
-    return make_task(name, dt=100) if name == PATTERN else make_task(name)
 
 
 def runs(task: Task, count: int = 4, **change: Any) -> list[RunSpec]:
@@ -153,6 +150,7 @@ def course(device: str, name: str, **change: Any) -> tuple[list[Tensor], list[in
         ("sDigits", {}),
         ("CXT", {"activation": "linear"}),
         (PATTERN, FROZEN),
+        (THREE_OUTPUTS, {}),
         (TEACHER, {"model": "two_layer"}),
         ("Digits", {"model": "two_layer", "activation": "linear"}),
     ],
@@ -162,6 +160,7 @@ def course(device: str, name: str, **change: Any) -> tuple[list[Tensor], list[in
         "last step",
         "linear",
         "regression",
+        "regression, three outputs",
         "two layers, regression",
         "two layers",
     ],

@@ -20,7 +20,16 @@ import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchs_rounding import assert_as_good_as_torch, batch, state, trained, trained_on
+from torchs_rounding import (
+    PATTERN,
+    THREE_OUTPUTS,
+    assert_as_good_as_torch,
+    batch,
+    state,
+    task_of,
+    trained,
+    trained_on,
+)
 
 from hpr.connectivity import LowRank
 from hpr.experiment.plan import PACK, pack_size
@@ -51,7 +60,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "sDigits": ("sDigits", {}),
     "linear": ("CXT", {"activation": "linear"}),
     "linear, last step": ("sDigits", {"activation": "linear"}),
-    "regression": ("pattern generation", {"batch": 1, "trials": 1, "kernel_trials": 1}),
+    "regression": (PATTERN, {"batch": 1, "trials": 1, "kernel_trials": 1}),
+    "regression, three outputs": (THREE_OUTPUTS, {}),
     "two layers": ("Digits", {"model": "two_layer"}),
     "two layers, regression": ("student-teacher(d=5,kappa=3)", {"model": "two_layer"}),
     "two layers, linear": (
@@ -76,7 +86,7 @@ def fused(specs: list[RunSpec], task: Task, device: str) -> Any:
 def made(kind: str) -> tuple[Task, list[RunSpec]]:
     """Return the task and three runs of a kind, of five iterations."""
     name, change = KINDS[kind]
-    task = make_task(name, dt=100) if name == "pattern generation" else make_task(name)
+    task = task_of(name)
     return task, runs(task, **{"iterations": 5, **change})
 
 

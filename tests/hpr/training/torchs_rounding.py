@@ -11,11 +11,29 @@ import torch
 from torch import Tensor
 
 from hpr.experiment.specification import RunSpec
-from hpr.tasks import Task
+from hpr.tasks import Task, make_task
+from hpr.tasks.array_task import ArrayTask
 from hpr.training.initial import initial_pack
 from hpr.training.pack import Pack
 from hpr.training.step import Step
 from hpr_kernels.testing import assert_close, relative_error
+
+# Names of tasks that `task_of` makes, beside those of `make_task`.
+PATTERN, THREE_OUTPUTS = "pattern generation", "three outputs"
+
+
+def task_of(name: str) -> Task:
+    """Return the task of a name; a regression with three outputs, of which the loss counts the last step, is one."""
+    if name == PATTERN:
+        return make_task(name, dt=100)
+    if name != THREE_OUTPUTS:
+        return make_task(name)
+    drawn = np.random.default_rng(0)
+    x = drawn.standard_normal((20, 5, 2), np.float32)
+    y = np.concatenate([x.cumsum(1), np.tanh(x[..., :1])], 2)
+    task = ArrayTask(name, {"inputs": x, "targets": y})
+    task.loss_steps = "last"
+    return task
 
 
 def state(step: Any) -> tuple[Tensor, ...]:
