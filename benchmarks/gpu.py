@@ -3,10 +3,10 @@
     python -m benchmarks gpu [--networks 128] [--hidden 300] [--task 2AF] [--no-floors] [--figure]
 
 Times are medians of CUDA events around one call, with the L2 cache as the last call left it (warm) and overwritten
-before each call (cold). The networks are leaky ReLU networks trained by cross-entropy, which is what the Triton kernels
-train (`hpr.training.loop.new_trainer`). Floors (`hpr_kernels.report`) and predictions (`benchmarks.gpu_prediction`) are
-computed for an H100; on another card they are only a scale. `--figure` adds Figure 1 from start to end. Without a card
-one line says so, and nothing is measured.
+before each call (cold). The networks are leaky ReLU networks trained by cross-entropy, by the six launches of
+`hpr.training.fused_step`. Floors (`hpr_kernels.report`) and predictions (`benchmarks.gpu_prediction`) are computed for
+an H100; on another card they are only a scale. `--figure` adds Figure 1 from start to end. Without a card one line says
+so, and nothing is measured.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from hpr_kernels.internal import (
     layout,
     momentum_step,
     readout_cross_entropy,
+    readout_squared_error,
     recurrence,
 )
 
@@ -81,7 +82,7 @@ class Step:
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return loss [R], accuracy [R] for classes, and K ∂loss/∂y; write K ∂loss/∂a into `gradient`."""
         if self.task.loss == "mse":
-            loss, dy = _mean_squared_error(readout, rates, targets, gradient, self.first)
+            loss, dy = readout_squared_error(rates, readout, targets, gradient, first=self.first)
             return loss, None, dy
         return readout_cross_entropy(rates, readout, targets, gradient, first=self.first)
 
@@ -164,19 +165,3 @@ def on_cache_lines(matrices: Tensor) -> Tensor:
     storage = matrices.new_zeros(R, -(-M * N // line) * line)
     copy = storage.as_strided((R, M, N), (storage.shape[1], N, 1))
     return copy.copy_(matrices)
-
-
-def _mean_squared_error(
-    readout: Tensor, rates: Tensor, targets: Tensor, gradient: Tensor, first: int
-) -> tuple[Tensor, Tensor]:
-    """Return the loss [R], the mean of (y - target)² over rows and outputs, and K ∂loss/∂y [R, K, N_out] of y = w a.
-
-    K ∂loss/∂a is written into `gradient` [R, T, B, N].
-    """
-    rows, targets = rates[:, first:].flatten(1, 2), targets[:, first:].flatten(1, 2)
-    difference = torch.bmm(rows, readout.mT) - targets
-    loss = difference.square().mean((1, 2))
-    dy = difference.mul_(2 / targets.shape[2])
-    gradient[:, :first] = 0
-    torch.bmm(dy, readout, out=gradient[:, first:].flatten(1, 2))
-    return loss, dy

@@ -64,14 +64,13 @@ def engine(pack: Pack, spec: RunSpec) -> Literal["native", "triton", "torch"]:
 
 
 def new_trainer(pack: Pack, spec: RunSpec, task: Task) -> Trainer:
-    """The trainer of a pack by its `engine`. Triton has one for the paper's kind of network, and torch for all."""
+    """The trainer of a pack by its `engine`; `AutogradStep` where the specification needs it."""
     if by_autograd(spec):
         return AutogradStep(pack, spec, task)
     kind = engine(pack, spec)
     if kind == "native":
         return NativeStep(pack, spec, task)
-    usual = spec.model == "leaky_rnn" and spec.activation == "relu"
-    if usual and task.loss == "cross_entropy" and kind == "triton":
+    if kind == "triton":
         from hpr.training.fused_step import FusedStep
 
         return FusedStep(pack, spec, task)

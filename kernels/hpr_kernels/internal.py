@@ -17,7 +17,7 @@ from hpr_kernels.backend import uses_native, uses_triton
 from hpr_kernels.checks import NonFinite
 from hpr_kernels.cores import available_cores
 from hpr_kernels.loss import dispatch as loss
-from hpr_kernels.loss import readout_cross_entropy
+from hpr_kernels.loss import readout_cross_entropy, readout_squared_error
 from hpr_kernels.native import iterations
 from hpr_kernels.recurrence import dispatch as recurrence
 from hpr_kernels.trials import dispatch as trials
@@ -34,6 +34,7 @@ __all__ = [
     "momentum_step",
     "outside_autocast",
     "readout_cross_entropy",
+    "readout_squared_error",
     "recurrence",
     "trials",
     "update",

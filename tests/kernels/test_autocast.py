@@ -63,6 +63,14 @@ def loss() -> list[Tensor]:
     return [*readout_cross_entropy(rates, normal(2, 3, 33, seed=1), targets, gradient), gradient]
 
 
+def regression_loss() -> list[Tensor]:
+    from hpr_kernels.loss import readout_squared_error
+
+    rates, targets = normal(2, 4, 5, 33).relu(), normal(2, 4, 5, 3, seed=2)
+    gradient = torch.zeros(2, 4, 5, 33, dtype=torch.float32, device="cpu")
+    return [*readout_squared_error(rates, normal(2, 3, 33, seed=1), targets, gradient), gradient]
+
+
 def update() -> list[Tensor]:
     from hpr_kernels.update import momentum_step
 
@@ -205,6 +213,7 @@ CALLS: dict[str, Callable[[], list[Any]]] = {
     "linearize": linearized,
     "predict_mse": prediction,
     "readout_cross_entropy": loss,
+    "readout_squared_error": regression_loss,
     "momentum_step": update,
     "place_trials": trials,
     "random_network": after_one_draw,

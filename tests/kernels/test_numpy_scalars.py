@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import hpr_kernels
 from hpr_kernels import FactoredJacobian, NTKOperator
-from hpr_kernels.loss import readout_cross_entropy
+from hpr_kernels.loss import readout_cross_entropy, readout_squared_error
 from hpr_kernels.testing import Network, random_network
 from hpr_kernels.trials import place_trials
 from hpr_kernels.update import momentum_step
@@ -101,6 +101,17 @@ def loss(**options: Any) -> Result:
     )
 
 
+def regression_loss(**options: Any) -> Result:
+    given = net()
+    rates = hpr_kernels.leaky_rnn(given.x, **hidden(given), rho=0.5)[None]
+    targets = rates[..., : len(given.readout)].sin()
+    gradient = torch.empty_like(rates)
+    return (
+        *readout_squared_error(rates, given.readout[None], targets, gradient, **options),
+        gradient,
+    )
+
+
 def update(**options: Any) -> Result:
     weights, velocity = torch.ones(1, 2, 3), torch.full((1, 2, 3), 0.1)
     momentum_step(weights, velocity, torch.ones(1, 5, 2), torch.ones(1, 5, 3), **options)
@@ -182,6 +193,7 @@ CALLS: dict[str, tuple[Callable[..., Result], dict[str, Any]]] = {
         {"count": 2},
     ),
     "readout_cross_entropy": (loss, {"first": 2}),
+    "readout_squared_error": (regression_loss, {"first": 2}),
     "momentum_step": (update, {"scale": 0.5, "learning_rate": 0.25, "momentum": 0.5}),
     "place_trials": (trials, {"N": 3}),
 }
@@ -210,7 +222,7 @@ def test_a_scalar_may_be_numpys(name: str) -> None:
 
 def test_no_scalar_argument_is_left_out() -> None:
     """The annotations of the functions show which arguments are scalars."""
-    own = {"readout_cross_entropy", "momentum_step", "place_trials"}
+    own = {"readout_cross_entropy", "readout_squared_error", "momentum_step", "place_trials"}
     functions = {name: getattr(hpr_kernels, name) for name in hpr_kernels.__all__}
     functions |= {name: globals()[name] for name in own}
     del functions["FactoredJacobian"], functions["NTKOperator"]

@@ -60,7 +60,7 @@ def test_a_line_of_the_table() -> None:
     assert [line["target"] for line in lines] == [f"{c / 10:.1f}" for c in CAPABILITIES]
     for line in lines:
         assert line["kernel"] == first.name
-        assert line["tile"] == "32 x 4, 4 warps"
+        assert line["tile"] == "32 x 4 x 1, 4 warps"
         assert line["spills"] == "0"
         assert int(line["registers"]) > 0
         assert line["bytes"] == "1.02e+04"

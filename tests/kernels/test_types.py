@@ -24,7 +24,7 @@ from hpr_kernels import (
     ntk_operator,
     two_layer_ntk,
 )
-from hpr_kernels.loss import readout_cross_entropy
+from hpr_kernels.loss import readout_cross_entropy, readout_squared_error
 from hpr_kernels.update import momentum_step
 
 
@@ -72,6 +72,7 @@ CALLS = {
     "FactoredJacobian(t, t).gram({})": ("precision", "reduce", "order"),
     "FactoredJacobian(t, t).plan({})": ("reduce", "order"),
     "readout_cross_entropy(t, t, i, t, {})": ("precision",),
+    "readout_squared_error(t, t, t, t, {})": ("precision",),
     "momentum_step(t, t, t, t, scale=1, learning_rate=1, momentum=0, {})": ("precision",),
 }
 # Every value that is right, and one that is wrong.

@@ -1,5 +1,5 @@
-"""Cross-entropy of a linear readout: loss, accuracy, and the gradients that training needs."""
+"""Losses of a linear readout, cross-entropy and squared error, and the gradients that training needs."""
 
-from hpr_kernels.loss.op import readout_cross_entropy
+from hpr_kernels.loss.op import readout_cross_entropy, readout_squared_error
 
-__all__ = ["readout_cross_entropy"]
+__all__ = ["readout_cross_entropy", "readout_squared_error"]

@@ -1,4 +1,4 @@
-"""Public function of the readout's cross-entropy."""
+"""Public functions of the losses of a linear readout."""
 
 from __future__ import annotations
 
@@ -43,21 +43,70 @@ def readout_cross_entropy(
     Raises:
         ValueError, TypeError: the message names the argument that does not fit.
     """
+    R, T, B, N_out = _sizes(rates, readout, gradient)
+    checks.integers("targets", targets, torch.int64, like=rates)
+    checks.shape("targets", targets, (R, T, B), "[R, T, B]")
+    first = _first_step(first, T, precision)
+    sums, dy = dispatch.buffers(R, T, B, N_out, first, like=rates)
+    dispatch.readout_cross_entropy(rates, readout, targets, gradient, sums, dy, first, precision)
+    loss, accuracy = dispatch.mean(sums, dy.shape[1]).unbind(1)
+    return loss, accuracy, dy
+
+
+@outside_autocast
+def readout_squared_error(
+    rates: Tensor,
+    readout: Tensor,
+    targets: Tensor,
+    gradient: Tensor,
+    *,
+    first: int = 0,
+    precision: checks.Precision = DEFAULT_PRECISION,
+) -> tuple[Tensor, Tensor]:
+    """Mean squared error L of y_t = w a_{t+1} (Eq. 2) over the K = (T - first) B rows from step `first` on.
+
+    L is the mean of (y - target)² over rows and outputs. The two gradients serve as those of `readout_cross_entropy`.
+
+    Args:
+        rates: a_1 … a_T [R, T, B, N], with units side by side in memory.
+        readout: w [R, N_out, N].
+        targets: the desired outputs [R, T, B, N_out].
+        gradient: [R, T, B, N], contiguous except for padding behind its rows; overwritten with K ∂L/∂a, which is zero
+            before step `first`.
+        first: the first step that the loss counts, 0 … T-1.
+        precision: how products round in the Triton kernel: "ieee", "tf32x3" or "tf32". Torch follows its own settings.
+
+    Returns:
+        loss L [R] and K ∂L/∂y [R, K, N_out].
+
+    Raises:
+        ValueError, TypeError: the message names the argument that does not fit.
+    """
+    R, T, B, N_out = _sizes(rates, readout, gradient)
+    checks.tensor("targets", targets, (4,), like=rates)
+    checks.shape("targets", targets, (R, T, B, N_out), "[R, T, B, N_out]")
+    first = _first_step(first, T, precision)
+    sums, dy = dispatch.buffers(R, T, B, N_out, first, like=rates, classes=False)
+    dispatch.readout_squared_error(rates, readout, targets, gradient, sums, dy, first, precision)
+    return dispatch.mean(sums, dy[0].numel())[:, 0], dy
+
+
+def _sizes(rates: Tensor, readout: Tensor, gradient: Tensor) -> tuple[int, int, int, int]:
+    """Check what both losses take, and return R, T, B and N_out."""
     checks.tensor("rates", rates, (4,))
     checks.tensor("readout", readout, (3,), like=rates)
     checks.tensor("gradient", gradient, (4,), like=rates)
     R, T, B, N = rates.shape
     checks.shape("readout", readout, (R, None, N), "[R, N_out, N]")
     checks.shape("gradient", gradient, (R, T, B, N), "[R, T, B, N]")
-    checks.integers("targets", targets, torch.int64, like=rates)
-    checks.shape("targets", targets, (R, T, B), "[R, T, B]")
     if min(*rates.shape, readout.shape[1]) < 1:
         raise ValueError(
             f"rates: expected no empty axis, got {[*rates.shape]} and {[*readout.shape]}"
         )
-    first = checks.count("first", first, 0, T - 1, f"a step in 0 … {T - 1}")
+    return R, T, B, readout.shape[1]
+
+
+def _first_step(first: int, T: int, precision: str) -> int:
+    """Check the options of both losses, and return `first`."""
     check_precision(precision)
-    sums, dy = dispatch.buffers(R, T, B, readout.shape[1], first, like=rates)
-    dispatch.readout_cross_entropy(rates, readout, targets, gradient, sums, dy, first, precision)
-    loss, accuracy = dispatch.mean(sums, dy.shape[1]).unbind(1)
-    return loss, accuracy, dy
+    return checks.count("first", first, 0, T - 1, f"a step in 0 … {T - 1}")

@@ -16,7 +16,8 @@ def place_trials(
 ) -> None:
     """Write x[seed] into columns N … N + N_in of z_0 … z_{T-1} in `trace`, and targets[seed] into `placed`.
 
-    `x` [S, T, B, N_in] and `targets` [S, T, B] belong to S seeds; `seed` [R] says which of them each network takes.
+    `x` [S, T, B, N_in] and `targets`, [S, T, B] or [S, T, B, N_out], belong to S seeds; `seed` [R] says which of them
+    each network takes.
     """
     if uses_triton(x):
         from hpr_kernels.trials import triton

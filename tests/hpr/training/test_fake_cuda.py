@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchs_rounding import PATTERN, THREE_OUTPUTS, task_of
 
 from hpr.connectivity import Dale, LowRank
 from hpr.experiment.record import identity
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task, make_task
 from hpr.training import loop, session, snapshot, trials
+from hpr.training.feed import Feed
 from hpr.training.fused_step import FusedStep
 from hpr.training.initial import initial_pack
-from hpr.training.trials import Feed
 
 WINDOW = 4
 ORDERS = {
@@ -45,6 +46,11 @@ def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HPR_KERNELS_BACKEND", "torch")
     for module in (session, snapshot, trials):
         monkeypatch.setattr(module, "WINDOW", WINDOW)
+
+
+TEACHER = "student-teacher(d=5,kappa=3)"
+# All trials of a pattern are the same.
+FROZEN = {"batch": 1, "trials": 1, "kernel_trials": 1}
 
 
 def runs(task: Task, count: int = 4, **change: Any) -> list[RunSpec]:
@@ -117,15 +123,15 @@ def state(step: FusedStep) -> list[Tensor]:
 
 def course(device: str, name: str, **change: Any) -> tuple[list[Tensor], list[int]]:
     """Five windows and a part of one, in which a network leaves after the second, and the replays of each graph."""
-    task = make_task(name)
+    task = task_of(name)
     specs = runs(task, **change)
     step = FusedStep(initial_pack(specs, task, torch.device(device)), specs[0], task)
     found: list[Tensor] = []
     replays = []
     for start in range(0, SMALL.iterations, WINDOW):
         losses, accuracies = step.window(specs, start, min(WINDOW, SMALL.iterations - start))
-        assert accuracies is not None
-        found += [losses.cpu(), accuracies.cpu()]
+        assert (accuracies is None) == (task.loss == "mse")
+        found += [value.cpu() for value in (losses, accuracies) if value is not None]
         if start == 2 * WINDOW:
             replays.append(step.graph.replays if step.graph else 0)
             going = [0, 2, 3]
@@ -142,8 +148,22 @@ def course(device: str, name: str, **change: Any) -> tuple[list[Tensor], list[in
         ("2AF", {}),
         ("CXT", {"connectivity": Dale(dale_throughout=True)}),
         ("sDigits", {}),
+        ("CXT", {"activation": "linear"}),
+        (PATTERN, FROZEN),
+        (THREE_OUTPUTS, {}),
+        (TEACHER, {"model": "two_layer"}),
+        ("Digits", {"model": "two_layer", "activation": "linear"}),
     ],
-    ids=["2AF", "Dale", "last step"],
+    ids=[
+        "2AF",
+        "Dale",
+        "last step",
+        "linear",
+        "regression",
+        "regression, three outputs",
+        "two layers, regression",
+        "two layers",
+    ],
 )
 def test_the_fused_step_trains_as_on_the_cpu(
     order: fake_cuda.Order, name: str, change: dict[str, Any]
@@ -188,19 +208,37 @@ def test_a_feed_that_goes_leaves_its_memory_to_the_upload() -> None:
     assert not overwritten(record=True)
 
 
-def test_a_whole_pack_trains_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "change", "gain", "ends"),
+    [
+        ("2AF", {"stop_accuracy": 0.7, "learning_rate": 0.1}, 100.0, {"stopped", "diverged"}),
+        (PATTERN, FROZEN, 20.0, {"finished", "diverged"}),
+        (TEACHER, {"model": "two_layer"}, 1e9, {"finished", "diverged"}),
+        (
+            "Digits",
+            {"model": "two_layer", "activation": "linear", "learning_rate": 0.05}
+            | {"stop_accuracy": 0.5},
+            1.0,
+            {"finished", "stopped"},
+        ),
+    ],
+    ids=["2AF", "regression", "two layers, regression", "two layers"],
+)
+def test_a_whole_pack_trains_as_on_the_cpu(
+    name: str, change: dict[str, Any], gain: float, ends: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The loop that trains every pack: runs that stop early, one that diverges, measures and trajectories."""
     monkeypatch.setattr(loop, "new_trainer", FusedStep)
-    task = make_task("2AF")
-    specs = runs(task, stop_accuracy=0.7, checkpoints=2, learning_rate=0.1)
-    specs[1] = replace(specs[1], connectivity=LowRank(rank=2, gain=100.0))
+    task = task_of(name)
+    specs = runs(task, checkpoints=2, **change)
+    specs[1] = replace(specs[1], connectivity=LowRank(rank=2, gain=gain))
 
     def records(device: str) -> list[dict[str, Any]]:
         found = loop.train_pack(specs, task, device=torch.device(device))
         return [{**identity(record), "provenance": None} for record in found]
 
     wanted = records("cpu")
-    assert {record["status"] for record in wanted} >= {"stopped", "diverged"}
+    assert {record["status"] for record in wanted} >= ends
     for order in (fake_cuda.late, fake_cuda.randomly(5)):
         with fake_cuda.pretend(order):
             assert records("cuda") == wanted

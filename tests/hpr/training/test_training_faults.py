@@ -66,7 +66,7 @@ def test_a_fault_of_the_data_is_no_divergence(
 def test_a_fault_of_the_data_is_one_on_its_way_to_the_card_too(
     part: str, value: float, message: str
 ) -> None:
-    from hpr.training.trials import Feed
+    from hpr.training.feed import Feed
 
     feed = Feed([replace(SMALL, seed=1)], Faulty(1, 2, part, value), CPU)
     with pytest.raises(ValueError, match=message):

@@ -11,11 +11,29 @@ import torch
 from torch import Tensor
 
 from hpr.experiment.specification import RunSpec
-from hpr.tasks import Task
+from hpr.tasks import Task, make_task
+from hpr.tasks.array_task import ArrayTask
 from hpr.training.initial import initial_pack
 from hpr.training.pack import Pack
 from hpr.training.step import Step
 from hpr_kernels.testing import assert_close, relative_error
+
+# Names of tasks that `task_of` makes, beside those of `make_task`.
+PATTERN, THREE_OUTPUTS = "pattern generation", "three outputs"
+
+
+def task_of(name: str) -> Task:
+    """Return the task of a name; a regression with three outputs, of which the loss counts the last step, is one."""
+    if name == PATTERN:
+        return make_task(name, dt=100)
+    if name != THREE_OUTPUTS:
+        return make_task(name)
+    drawn = np.random.default_rng(0)
+    x = drawn.standard_normal((20, 5, 2), np.float32)
+    y = np.concatenate([x.cumsum(1), np.tanh(x[..., :1])], 2)
+    task = ArrayTask(name, {"inputs": x, "targets": y})
+    task.loss_steps = "last"
+    return task
 
 
 def state(step: Any) -> tuple[Tensor, ...]:
@@ -44,9 +62,16 @@ def trained_by_torch(
 ) -> list[Tensor]:
     """Return what `trained` does, by `Step` on the CPU with inputs of `dtype`, which `Step.window` does not offer."""
     given = Pack(pack.weights.to(dtype), pack.readout.to(dtype), pack.N_in, pack.signs)
-    step = Step(given.select(range(len(specs))), specs[0], task)
+    return trained_on(Step(given.select(range(len(specs))), specs[0], task), specs, task, dtype)
+
+
+def trained_on(step: Any, specs: list[RunSpec], task: Task, dtype: torch.dtype) -> list[Tensor]:
+    """Return what `trained` does, with inputs and outputs of `dtype`."""
     drawn = (batch(specs, task, i) for i in range(5))
-    points = [step(x.to(dtype), targets) for x, targets in drawn]
+    points = [
+        step(x.to(dtype), targets.to(dtype) if targets.is_floating_point() else targets)
+        for x, targets in drawn
+    ]
     curves = [torch.stack(list(c), 1) for c in zip(*points, strict=True) if c[0] is not None]
     return [*curves, *state(step)]
 
