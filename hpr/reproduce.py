@@ -17,7 +17,7 @@ from hpr.command_line import Parser, UsageError, in_words, integer_between, path
 from hpr.experiment.execution import Failure, Outcome, Train, run_local
 from hpr.experiment.plan import TaskOf, tasks
 from hpr.experiment.provenance import version_lines
-from hpr.experiment.running import add_running, chosen_running, run_until_stopped
+from hpr.experiment.running import add_running, chosen_running, chosen_workers, run_until_stopped
 from hpr.experiment.specification import VARIANTS, RunSpec, distinct
 from hpr.experiment.store import Store
 from hpr.figures import Figure, Settings, discover
@@ -152,7 +152,9 @@ def _main(arguments: argparse.Namespace, train: Train | None, stopping: Stopping
         connectome, note = choose_connectome(arguments.em_dir, write=acts)
         settings = replace(settings, connectome=connectome)
         notes.append(note)
-    if any(spec.task in MNIST_TASKS for figure in chosen for spec in figure.runs(settings)):
+    # The tasks are the same for every number of seeds.
+    few = replace(settings, seeds=1)
+    if any(spec.task in MNIST_TASKS for figure in chosen for spec in figure.runs(few)):
         smnist, note, content = choose_smnist(
             arguments.mnist_dir, profile, download=acts, stand_in=arguments.stand_in
         )
@@ -165,7 +167,16 @@ def _main(arguments: argparse.Namespace, train: Train | None, stopping: Stopping
     for note in notes:
         print(note)
     if arguments.dry_run:
-        return dry_run(chosen, settings, Store(arguments.out), device)
+        return dry_run(
+            chosen,
+            settings,
+            Store(arguments.out),
+            device,
+            mnist_dir=arguments.mnist_dir,
+            workers=chosen_workers(arguments, device, stand_in=train is not None),
+            cluster=arguments.cluster,
+            timed=train is None,
+        )
     return _reproduce(chosen, settings, arguments, device, train, stopping)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from hpr.command_line import Parser, UsageError, in_words, integer_between, path
 from hpr.connectivity import KINDS
 from hpr.experiment.execution import Train
-from hpr.experiment.running import add_running, chosen_running, run_until_stopped
+from hpr.experiment.running import add_running, chosen_running, chosen_workers, run_until_stopped
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
 from hpr.sweeps.expansion import Experiment, as_axes, expand
@@ -28,11 +28,12 @@ from hpr.sweeps.field_names import (
 )
 from hpr.sweeps.outcome import SweepResult, text_table
 from hpr.sweeps.parts import Sources, structure_choice
-from hpr.sweeps.sweeping import DOWNLOADED, carry_out, forecast, forecast_lines
+from hpr.sweeps.sweeping import carry_out, forecast, forecast_lines
 from hpr.sweeps.toml_form import read_sweep
 from hpr.system.devices import Device, choose_device
 from hpr.system.loading import is_import_path
 from hpr.system.signals import Stopping
+from hpr.training.calibration import DOWNLOADED
 
 SEEDS = 10_000
 # The fields with an option of their own in --help; every other field has one that --help leaves out.
@@ -202,7 +203,15 @@ def _main(arguments: argparse.Namespace, train: Train | None, stopping: Stopping
         raise UsageError(str(error)) from None
     store = Store(arguments.out)
     if arguments.dry_run:
-        told = forecast(experiment, store, device)
+        told = forecast(
+            experiment,
+            store,
+            device,
+            mnist_dir=arguments.mnist_dir,
+            workers=chosen_workers(arguments, device, stand_in=train is not None),
+            cluster=arguments.cluster,
+            timed=train is None,
+        )
         print(json.dumps(told, indent=1) if arguments.json else "\n".join(forecast_lines(told)))
         return 0
     return _run(experiment, store, arguments, device, train, stopping)

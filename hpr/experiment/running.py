@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpr.command_line import Parser, integer_between, server_address
 from hpr.experiment.execution import default_workers
+from hpr.system.devices import Device
 from hpr.system.extras import install
 from hpr.system.signals import Stopping, in_words_of, stop_status
 
@@ -50,12 +51,19 @@ def chosen_running(
 ) -> dict[str, Any]:
     """The options as arguments of `run_local`. A stand-in for training works in this process, unless told otherwise."""
     return {
-        "workers": arguments.workers or (1 if stand_in else default_workers(device)),
+        "workers": chosen_workers(arguments, device, stand_in=stand_in),
         "cluster": arguments.cluster,
         "retry_failed": arguments.retry_failed,
         "checkpoint_period": arguments.checkpoint_period,
         "stopping": stopping,
     }
+
+
+def chosen_workers(
+    arguments: argparse.Namespace, device: torch.device | Device, *, stand_in: bool
+) -> int:
+    """The number of processes that train; 1: this one."""
+    return arguments.workers or (1 if stand_in else default_workers(device))
 
 
 def run_until_stopped(parser: Parser, out: Path, command: Callable[[Stopping], int]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from hpr.command_line import in_words
@@ -14,6 +15,8 @@ from hpr.experiment.store import Store
 from hpr.figures.figure import Figure
 from hpr.figures.settings import Settings
 from hpr.system.devices import Device, training_rate
+from hpr.tasks import find_mnist
+from hpr.training.outlook import ahead
 
 
 def runs_of(figures: Sequence[Figure], settings: Settings) -> list[RunSpec]:
@@ -21,34 +24,60 @@ def runs_of(figures: Sequence[Figure], settings: Settings) -> list[RunSpec]:
     return distinct(spec for figure in figures for spec in figure.runs(settings))
 
 
-def dry_run(figures: Sequence[Figure], settings: Settings, store: Store, device: Device) -> int:
-    """Print what would be trained and what it costs; nothing is written. Returns 0."""
-    left = plan(runs_of(figures, settings), store.__contains__, tasks(), device)
+def dry_run(
+    figures: Sequence[Figure],
+    settings: Settings,
+    store: Store,
+    device: Device,
+    *,
+    mnist_dir: Path | None = None,
+    workers: int = 1,
+    cluster: str | None = None,
+    timed: bool = True,
+) -> int:
+    """Print what would be trained, and the time and memory that it takes; nothing is written. Returns 0.
+
+    Args:
+        figures: the figures.
+        settings: theirs.
+        store: where finished runs are.
+        device: where to train.
+        mnist_dir: folder of MNIST's files; None: the cache.
+        workers: how many processes will train.
+        cluster: address of the Dask scheduler whose workers will train instead.
+        timed: whether to time packs (`hpr.training.outlook.ahead`).
+    """
+    runs = {figure.name: figure.runs(settings) for figure in figures}
+    told = ahead(
+        [spec for of_figure in runs.values() for spec in of_figure],
+        store,
+        tasks(mnist_dir),
+        device,
+        workers=workers,
+        cluster=cluster,
+        mnist_there=settings.smnist != "sMNIST" or find_mnist(mnist_dir) is not None,
+        timed=timed,
+    )
+    left = told.left
     shapes: dict[RunSpec, list[tuple[int, float]]] = {}
     for pack, price in zip(left.packs, left.costs, strict=True):
         shapes.setdefault(pack[0].shape, []).append((len(pack), price.flops))
     for shape, packs in shapes.items():
-        runs, flops = (sum(column) for column in zip(*packs, strict=True))
+        count, flops = (sum(column) for column in zip(*packs, strict=True))
         print(
-            f"{runs} x {shape.task}, N = {shape.N}, {shape.iterations} iterations: "
+            f"{count} x {shape.task}, N = {shape.N}, {shape.iterations} iterations: "
             f"{flops:.2g} FLOP, {len(packs)} pack{'s' * (len(packs) > 1)}"
         )
-    for figure in figures:
-        if not figure.runs(settings):
-            print(f"{figure.name}: not counted")
-    asked = sum(len(figure.runs(settings)) for figure in figures)
+    for name, of_figure in runs.items():
+        if not of_figure:
+            print(f"{name}: not counted")
+    asked = sum(map(len, runs.values()))
     print(
         f"{asked} runs in the figures, {left.stored + left.runs + len(left.unreadable)} of them distinct"
     )
-    rate = training_rate(device)
     for spec, error in left.unreadable.items():
         print(f"{spec}: {error}")
-    unreadable = f", {len(left.unreadable)} unreadable there" if left.unreadable else ""
-    print(
-        f"{left.stored} runs already in {store.runs}{unreadable}, {left.runs} to train in {len(left.packs)} "
-        f"packs: at most {left.flops:.2g} FLOP, about {in_words(left.seconds(device))} at "
-        f"{rate:.2g} FLOP/s on {device}, {left.memory / 1e6:.0f} MB"
-    )
+    print("\n".join(told.lines()))
     return 0
 
 

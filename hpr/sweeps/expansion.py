@@ -131,7 +131,7 @@ def expand(
             raise ValueError(
                 f"{name}: expected a connectivity that it has an effect on ({', '.join(kinds_with(name))}), got {kinds}"
             )
-    task_of = _task_of(sources, mnist_dir)
+    task_of = _TaskOf(sources.tasks, tasks(mnist_dir))
     experiment = Experiment(axes, choices, [], sources, task_of, teacher_values=teachers)
     total = 1
     for name, several in axes.items():
@@ -194,18 +194,20 @@ def _coerced(name: str, value: Any) -> Any:
     return value
 
 
-def _task_of(sources: Sources, mnist_dir: Any) -> TaskOf:
-    made = tasks(mnist_dir)
+@dataclass(frozen=True)
+class _TaskOf:
+    """From a run to its task; it can be sent to a worker process if the tasks that were given as objects can."""
 
-    def task_of(spec: RunSpec) -> Task:
-        if spec.task in sources.tasks:
-            return sources.tasks[spec.task]
+    given: dict[str, Task]
+    made: TaskOf
+
+    def __call__(self, spec: RunSpec) -> Task:
+        if spec.task in self.given:
+            return self.given[spec.task]
         try:
-            return made(spec)
+            return self.made(spec)
         except ValueError as error:
             raise ValueError(f"task: {error}{near_task(spec.task)}") from error
-
-    return task_of
 
 
 def _settings(experiment: Experiment) -> Iterator[Setting]:
