@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from hpr.experiment.reading import each
+from hpr.experiment.reading import each_file
 from hpr.experiment.record import LARGEST_RECORD, Record, read_record
 from hpr.experiment.specification import RunSpec
 from hpr.system.files import read_regular
@@ -94,7 +94,7 @@ def each_kept(
         OSError: `out` has no folder `runs`.
     """
     paths = _record_paths(out)
-    for path, found in zip(paths, each(of, paths), strict=True):
+    for path, found in zip(paths, each_file(of, paths), strict=True):
         if found is None:
             # A structure of the user's own is known in this process alone.
             found = of(path)

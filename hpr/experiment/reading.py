@@ -22,10 +22,10 @@ CHUNK = 250
 # At most this many processes, since the one that collects what they find is then the slowest.
 PROCESSES = 8
 # What a process runs: it has the module path of this one, and neither its main module nor its folder.
-PROGRAM = "import sys; sys.path[:] = {path!r}; from hpr.experiment.reading import serve; serve()"
+PROGRAM = "import sys; sys.path[:] = {path!r}; from hpr.experiment.reading import serve_files; serve_files()"
 
 
-def each(
+def each_file(
     function: Callable[[Path], Found | None], paths: Sequence[Path], processes: int | None = None
 ) -> Iterator[Found | None]:
     """`function` of each path, in order.
@@ -52,7 +52,7 @@ def each(
             yield from _found(reader, function, chunk)
 
 
-def serve() -> None:
+def serve_files() -> None:
     """Read what the process that started this one asks for."""
     function, chunks = pickle.load(sys.stdin.buffer)
     for chunk in chunks:

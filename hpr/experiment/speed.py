@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
 from hpr.experiment.cost import Cost
-from hpr.experiment.jobs import Job
-from hpr.experiment.plan import Plan, TaskOf
-from hpr.experiment.schedule import makespan
+from hpr.experiment.plan import TaskOf
 from hpr.experiment.specification import RunSpec
 
 
@@ -41,11 +39,11 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Timing:
+class PackTiming:
     """What one process measured of one kind of pack, in seconds, with the other processes at work.
 
     Attributes:
-        task: making the task.
+        task: making the task, and what else the first pack of a process loads.
         draw: drawing the initial weights of a run.
         iteration: an iteration of one network, in a pack of the planned size.
         measures: the measures of a run.
@@ -61,7 +59,7 @@ class Timing:
     memory: float
 
     @classmethod
-    def mean(cls, timings: Sequence[Timing]) -> Timing:
+    def mean(cls, timings: Sequence[PackTiming]) -> PackTiming:
         """The mean over processes; the most memory of all."""
         names = ("task", "draw", "iteration", "measures", "point")
         means = {name: fmean(getattr(timing, name) for timing in timings) for name in names}
@@ -82,7 +80,7 @@ class Speed:
         rate: FLOP/s that are assumed where there are no timings.
     """
 
-    timings: Mapping[RunSpec, Timing] = field(default_factory=dict)
+    timings: Mapping[RunSpec, PackTiming] = field(default_factory=dict)
     costs: Mapping[RunSpec, Cost] = field(default_factory=dict)
     start: float = 0.0
     base: float = 0.0
@@ -90,14 +88,14 @@ class Speed:
     took: float = 0.0
     rate: float = math.inf
 
-    def of(self, shape: RunSpec, cost: Cost) -> Timing:
+    def of(self, shape: RunSpec, cost: Cost) -> PackTiming:
         """The timing of a shape; `cost` is of one of its runs."""
         if shape in self.timings:
             return self.timings[shape]
         iteration = cost.training_flops / shape.iterations
         if not self.timings:
             kernels = cost.kernel_flops / self.rate
-            return Timing(0.0, 0.0, iteration / self.rate, kernels, 0.0, 0.0)
+            return PackTiming(0.0, 0.0, iteration / self.rate, kernels, 0.0, 0.0)
 
         def distance(other: RunSpec) -> tuple[bool, float]:
             flops = self.costs[other].training_flops / other.iterations
@@ -107,7 +105,7 @@ class Speed:
         timing, known = self.timings[nearest], self.costs[nearest]
         measured = cost.kernel_flops / (2 + shape.checkpoints)
         measures = measured / (known.kernel_flops / (2 + nearest.checkpoints)) * timing.measures
-        return Timing(
+        return PackTiming(
             task=timing.task,
             draw=timing.draw * (shape.N / nearest.N) ** 2,
             iteration=timing.iteration * iteration * nearest.iterations / known.training_flops,
@@ -115,83 +113,3 @@ class Speed:
             point=measures / 2,
             memory=0.0,
         )
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """How long a plan takes from the call to the last record, and the memory that it needs.
-
-    Attributes:
-        seconds: from the call to the last record.
-        at_most: whether runs may stop early whose number of iterations no finished run tells.
-        worker_memory: the most bytes that one worker holds.
-        memory: bytes of all processes together.
-    """
-
-    seconds: float
-    at_most: bool
-    worker_memory: float
-    memory: float
-
-
-def forecast(
-    left: Plan, speed: Speed, workers: int, iterations: Callable[[RunSpec], float | None]
-) -> Forecast:
-    """Simulate the schedule of a plan.
-
-    Args:
-        left: the plan.
-        speed: how fast its packs are.
-        workers: how many processes train; 1: the calling process.
-        iterations: how many iterations a run will take; None: unknown, at most those of its specification.
-    """
-    work = _Work(speed, iterations)
-    jobs = [Job("", pack, price) for pack, price in zip(left.packs, left.costs, strict=True)]
-    # The program starts and makes every task, and then each worker starts and makes those that it meets.
-    tasks = {job.pack[0].task: work.timing(job).task for job in jobs}
-    busy = sum(tasks.values()) + makespan(
-        jobs, work.seconds, workers, lambda job: work.timing(job).task if workers > 1 else 0.0
-    )
-    starts = 1 if workers == 1 else 2
-    most = max((work.memory(job) for job in jobs), default=0.0)
-    processes = min(workers, len(jobs))
-    return Forecast(
-        seconds=starts * speed.start + busy if jobs else 0.0,
-        at_most=work.at_most,
-        worker_memory=most,
-        memory=processes * most + (speed.base if workers > 1 else 0.0),
-    )
-
-
-@dataclass
-class _Work:
-    """What jobs take; `at_most` becomes true with the first run that may stop at an unknown iteration."""
-
-    speed: Speed
-    iterations: Callable[[RunSpec], float | None]
-    at_most: bool = False
-    _known: dict[RunSpec, Timing] = field(default_factory=dict)
-
-    def timing(self, job: Job) -> Timing:
-        """The timing of a job's kind."""
-        shape = job.pack[0].shape
-        if shape not in self._known:
-            self._known[shape] = self.speed.of(shape, job.of(job.pack[:1]).price)
-        return self._known[shape]
-
-    def seconds(self, job: Job) -> float:
-        """The seconds of a job."""
-        timing = self.timing(job)
-        total = 0.0
-        for spec in job.pack:
-            iterations = self.iterations(spec)
-            if iterations is None:
-                self.at_most = True
-                iterations = spec.iterations
-            points = spec.checkpoints * timing.point
-            total += timing.draw + iterations * timing.iteration + timing.measures + points
-        return total
-
-    def memory(self, job: Job) -> float:
-        """The most bytes that the process of a job holds."""
-        return max(self.timing(job).memory, self.speed.base + job.price.memory)

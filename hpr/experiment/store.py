@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hpr.experiment.reading import WORTH, each
+from hpr.experiment.reading import WORTH, each_file
 from hpr.experiment.record import (
     LARGEST_RECORD,
     Foreign,
@@ -114,7 +114,9 @@ class Store:
     def holding(self, specs: Sequence[RunSpec]) -> Callable[[RunSpec], bool]:
         """As `__contains__`, for asking about all of these runs: several processes read the files of many now."""
         paths = self._there(specs)
-        found = {path.stem for path, holds in zip(paths, each(_holds, paths), strict=True) if holds}
+        found = {
+            path.stem for path, holds in zip(paths, each_file(_holds, paths), strict=True) if holds
+        }
         return lambda spec: spec.key in found or spec in self
 
     def loading(self, specs: Sequence[RunSpec]) -> Callable[[RunSpec], Record | None]:
@@ -123,7 +125,7 @@ class Store:
         if len(paths) < WORTH:
             return self.load
         found = {
-            path.stem: record for path, record in zip(paths, each(_record, paths), strict=True)
+            path.stem: record for path, record in zip(paths, each_file(_record, paths), strict=True)
         }
         return lambda spec: found.pop(spec.key, None) or self.load(spec)
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 from hpr.command_line import in_words
 from hpr.experiment.cluster import AHEAD, threads_of
-from hpr.experiment.inventory import Kept, read_kept
+from hpr.experiment.early_stops import known_iterations
+from hpr.experiment.forecasting import Forecast, foresee
 from hpr.experiment.plan import Plan, TaskOf, plan
 from hpr.experiment.specification import RunSpec, distinct
-from hpr.experiment.speed import Forecast, Speed, forecast
+from hpr.experiment.speed import Speed
 from hpr.experiment.store import Store
 from hpr.system.devices import Device, cores, training_rate
 from hpr.training.calibration import calibrated, timed_there
-
-# Finished runs of the same settings that are read for the number of iterations until they stopped.
-FINISHED = 5
 
 
 @dataclass(frozen=True)
@@ -138,32 +135,5 @@ def ahead(
         # Workers on the processor have one thread each.
         alone = device.type == "cuda" or (cluster is None and workers == 1)
         speed = Speed(rate=training_rate(device) / (1 if alone else cores()))
-    found = forecast(left, speed, threads, _iterations(asked, left, store))
+    found = foresee(left, speed, threads, known_iterations(asked, left, store))
     return Ahead(left, found, speed, threads, cluster, str(store.runs), device)
-
-
-def _iterations(
-    asked: Sequence[RunSpec], left: Plan, store: Store
-) -> Callable[[RunSpec], float | None]:
-    """How many iterations a run will take: those of finished runs of its settings, where it may stop early."""
-    waiting = {spec for pack in left.packs for spec in pack} | set(left.unreadable)
-    stopping = {_settings(spec) for spec in waiting if spec.stop_accuracy is not None}
-    finished: dict[tuple[object, ...], list[int]] = {}
-    for spec in asked if stopping else ():
-        of = _settings(spec)
-        if spec in waiting or of not in stopping or len(finished.get(of, ())) == FINISHED:
-            continue
-        kept = read_kept(store.path(spec))
-        if isinstance(kept, Kept):
-            finished.setdefault(of, []).append(kept.record["iterations"])
-    means = {of: fmean(counts) for of, counts in finished.items()}
-
-    def iterations(spec: RunSpec) -> float | None:
-        return float(spec.iterations) if spec.stop_accuracy is None else means.get(_settings(spec))
-
-    return iterations
-
-
-def _settings(spec: RunSpec) -> tuple[object, ...]:
-    """What runs that differ in their seeds alone have in common."""
-    return spec.shape, spec.connectivity, spec.aligned

@@ -16,7 +16,7 @@ from torch import Tensor
 from hpr.experiment.plan import TaskOf
 from hpr.experiment.provenance import whereabouts
 from hpr.experiment.specification import RunSpec
-from hpr.experiment.speed import Base, Request, Timing
+from hpr.experiment.speed import Base, PackTiming, Request
 from hpr.tasks import Task
 from hpr.training.evaluation import Diverged, Evaluation, evaluation
 from hpr.training.initial import initial_pack
@@ -28,11 +28,11 @@ Result = TypeVar("Result")
 
 # Seconds that the timed iterations of a pack take, unless one iteration takes longer.
 ITERATING = 0.25
-# Measures that take less are timed twice, since the first call may load something.
+# Measures that take less are timed twice, and so are the first of a process, which load what others find loaded.
 QUICK = 0.5
 
 
-def timings(request: Request) -> Iterator[Base | Timing | str]:
+def timings(request: Request) -> Iterator[Base | PackTiming | str]:
     """The memory of the process, and then for each pack its timing, or in words why it has none."""
     torch.set_num_threads(request.threads)
     device = torch.device(request.device)
@@ -42,12 +42,12 @@ def timings(request: Request) -> Iterator[Base | Timing | str]:
         if time.perf_counter() > end:
             return
         try:
-            yield _timing(pack, request.task_of, device)
+            yield _timing(pack, request.task_of, device, fresh=pack is request.packs[0])
         except Exception as error:
             yield " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def serve() -> None:
+def serve_timings() -> None:
     """Time what the process that started this one asks for."""
     request = pickle.load(sys.stdin.buffer)
     out = sys.stdout.buffer
@@ -59,7 +59,10 @@ def serve() -> None:
 
 
 @outside_autocast
-def _timing(pack: Sequence[RunSpec], task_of: TaskOf, device: torch.device) -> Timing:
+def _timing(
+    pack: Sequence[RunSpec], task_of: TaskOf, device: torch.device, *, fresh: bool
+) -> PackTiming:
+    """The timing of a pack; `fresh`: it is the first of this process."""
     # Weights that are aligned with a teacher's take as long.
     specs = [replace(spec, aligned=None, teacher=None) for spec in pack]
     spec = specs[0]
@@ -87,10 +90,12 @@ def _timing(pack: Sequence[RunSpec], task_of: TaskOf, device: torch.device) -> T
         iterating, _ = _timed(lambda: _window(trainer.window(specs, unit, count)))
         trained = Pack(trainer.pack.weights[:1], trainer.pack.readout[:1], one.N_in, one.signs)
         measuring, run = _timed(lambda: _measured(spec, task, one, trained))
-        if measuring < QUICK:
+        if measuring < QUICK or fresh:
+            loading = measuring
             measuring, run = _timed(lambda: _measured(spec, task, one, trained))
+            making += max(0.0, loading - measuring) if fresh else 0.0
         point = _timed(lambda: run.trajectory_point(trained))[0] if spec.checkpoints else 0.0
-    return Timing(making, drawing, iterating / count / R, measuring, point, _peak(device))
+    return PackTiming(making, drawing, iterating / count / R, measuring, point, _peak(device))
 
 
 def _window(results: tuple[Tensor, Tensor | None]) -> None:
