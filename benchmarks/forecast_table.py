@@ -30,7 +30,10 @@ SWEEPS = {
     "2AF": ("--task 2AF --rank 1 30 --seeds 12", 500),
     "DMS, three gains": ("--task DMS --gain 0.8 1.2 1.5 --seeds 8", 400),
     "CXT, 100 units": ("--task CXT --rank 1 10 --N 100 --seeds 20", 2000),
-    "sDigits, one process": ("--task sDigits --task_version 1 --trials 200 --seeds 12 --workers 1", 500),
+    "sDigits, one process": (
+        "--task sDigits --task_version 1 --trials 200 --seeds 12 --workers 1",
+        500,
+    ),
     "600 units": ("--task 2AF --N 600 --seeds 6", 200),
     "short steps": ("--task 2AF --dt 20 --N 100 --seeds 8", 600),
     "a trajectory": ("--task 2AF --checkpoints 12 --seeds 8", 300),

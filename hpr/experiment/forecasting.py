@@ -47,11 +47,11 @@ def foresee(
     busy = sum(tasks.values()) + makespan(
         jobs, work.seconds, workers, lambda job: work.timing(job).task if workers > 1 else 0.0
     )
-    starts = 1 if workers == 1 else 2
+    starts = (1 if workers == 1 else 2) * speed.start + speed.loading
     most = max((work.memory(job) for job in jobs), default=0.0)
     processes = min(workers, len(jobs))
     return Forecast(
-        seconds=starts * speed.start + busy if jobs else 0.0,
+        seconds=starts + busy if jobs else 0.0,
         at_most=work.at_most,
         worker_memory=most,
         memory=processes * most + (speed.base if workers > 1 else 0.0),

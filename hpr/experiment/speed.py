@@ -21,7 +21,8 @@ class Request:
         task_of: from a run to its task.
         device: where to train.
         threads: of torch.
-        seconds: after this time no other kind is begun.
+        seconds: after this time from the end of the first kind no other kind is begun.
+        first: the place of the kind to begin with; the others follow, and then those before it.
     """
 
     packs: Sequence[Sequence[RunSpec]]
@@ -29,6 +30,7 @@ class Request:
     device: str
     threads: int
     seconds: float
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class PackTiming:
     """What one process measured of one kind of pack, in seconds, with the other processes at work.
 
     Attributes:
-        task: making the task, and what else the first pack of a process loads.
+        task: making the task.
+        loading: what a process does once, when it measures its first network; 0 for its other packs.
         draw: drawing the initial weights of a run.
         iteration: an iteration of one network, in a pack of the planned size.
         measures: the measures of a run.
@@ -52,6 +55,7 @@ class PackTiming:
     """
 
     task: float
+    loading: float
     draw: float
     iteration: float
     measures: float
@@ -60,10 +64,15 @@ class PackTiming:
 
     @classmethod
     def mean(cls, timings: Sequence[PackTiming]) -> PackTiming:
-        """The mean over processes; the most memory of all."""
-        names = ("task", "draw", "iteration", "measures", "point")
-        means = {name: fmean(getattr(timing, name) for timing in timings) for name in names}
-        return cls(**means, memory=max(timing.memory for timing in timings))
+        """The mean over processes; the most memory and loading of all."""
+        means = {
+            name: fmean(getattr(timing, name) for timing in timings)
+            for name in ("task", "draw", "iteration", "measures", "point")
+        }
+        most = {
+            name: max(getattr(timing, name) for timing in timings) for name in ("loading", "memory")
+        }
+        return cls(**means, **most)
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,11 @@ class Speed:
     took: float = 0.0
     rate: float = math.inf
 
+    @property
+    def loading(self) -> float:
+        """Seconds that a process takes once, when it measures its first network."""
+        return max((timing.loading for timing in self.timings.values()), default=0.0)
+
     def of(self, shape: RunSpec, cost: Cost) -> PackTiming:
         """The timing of a shape; `cost` is of one of its runs."""
         if shape in self.timings:
@@ -95,7 +109,7 @@ class Speed:
         iteration = cost.training_flops / shape.iterations
         if not self.timings:
             kernels = cost.kernel_flops / self.rate
-            return PackTiming(0.0, 0.0, iteration / self.rate, kernels, 0.0, 0.0)
+            return PackTiming(0.0, 0.0, 0.0, iteration / self.rate, kernels, 0.0, 0.0)
 
         def distance(other: RunSpec) -> tuple[bool, float]:
             flops = self.costs[other].training_flops / other.iterations
@@ -107,6 +121,7 @@ class Speed:
         measures = measured / (known.kernel_flops / (2 + nearest.checkpoints)) * timing.measures
         return PackTiming(
             task=timing.task,
+            loading=0.0,
             draw=timing.draw * (shape.N / nearest.N) ** 2,
             iteration=timing.iteration * iteration * nearest.iterations / known.training_flops,
             measures=measures,

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 # Kinds of packs are timed until they hold this share of the FLOPs, and at most this many.
 SHARE = 0.95
 KINDS = 6
-# Seconds after which no other kind is timed.
-TIMING = 4.0
+# Seconds from the end of the first kind after which a process begins no other.
+TIMING = 1.5
 # At most so many processes are timed at once.
 PROCESSES = 8
 # Tasks that are downloaded where they are not on this machine.
@@ -122,14 +122,14 @@ def _speed(
     """The mean of what several processes have answered to one request."""
     timings: dict[RunSpec, PackTiming] = {}
     costs: dict[RunSpec, Cost] = {}
-    for place, pack in enumerate(kinds, start=1):
-        found = [answer[place] for answer in answers if len(answer) > place]
-        of_kind = [timing for timing in found if isinstance(timing, PackTiming)]
+    found = [timed for _, *several in answers for timed in several]
+    for place, pack in enumerate(kinds):
+        of_kind = [of for at, of in found if at == place and isinstance(of, PackTiming)]
         if of_kind:
             shape = pack[0].shape
             timings[shape] = PackTiming.mean(of_kind)
             costs[shape] = pack_cost(pack[:1], task_of)
     if not timings:
         return None
-    base = max(answer[0].memory for answer in answers if answer)
+    base = max(first.memory for first, *_ in answers)
     return Speed(timings, costs, start, base, len(answers), took)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import pickle
 import sys
 import time
@@ -27,24 +28,24 @@ from hpr_kernels.internal import outside_autocast
 Result = TypeVar("Result")
 
 # Seconds that the timed iterations of a pack take, unless one iteration takes longer.
-ITERATING = 0.25
-# Measures that take less are timed twice, and so are the first of a process, which load what others find loaded.
-QUICK = 0.5
+ITERATING = 0.2
 
 
-def timings(request: Request) -> Iterator[Base | PackTiming | str]:
-    """The memory of the process, and then for each pack its timing, or in words why it has none."""
+def timings(request: Request) -> Iterator[Base | tuple[int, PackTiming | str]]:
+    """The memory of the process, and then for each pack its place and its timing, or in words why it has none."""
     torch.set_num_threads(request.threads)
     device = torch.device(request.device)
     yield Base(_peak(device))
-    end = time.perf_counter() + request.seconds
-    for pack in request.packs:
+    end = math.inf
+    for number in range(len(request.packs)):
         if time.perf_counter() > end:
             return
+        place = (request.first + number) % len(request.packs)
         try:
-            yield _timing(pack, request.task_of, device, fresh=pack is request.packs[0])
+            yield place, _timing(request.packs[place], request.task_of, device, fresh=not number)
         except Exception as error:
-            yield " ".join(f"{type(error).__name__}: {error}".split())
+            yield place, " ".join(f"{type(error).__name__}: {error}".split())
+        end = min(end, time.perf_counter() + request.seconds)
 
 
 def serve_timings() -> None:
@@ -90,12 +91,14 @@ def _timing(
         iterating, _ = _timed(lambda: _window(trainer.window(specs, unit, count)))
         trained = Pack(trainer.pack.weights[:1], trainer.pack.readout[:1], one.N_in, one.signs)
         measuring, run = _timed(lambda: _measured(spec, task, one, trained))
-        if measuring < QUICK or fresh:
-            loading = measuring
+        loading = 0.0
+        if fresh:
+            before = measuring
             measuring, run = _timed(lambda: _measured(spec, task, one, trained))
-            making += max(0.0, loading - measuring) if fresh else 0.0
+            loading = max(0.0, before - measuring)
         point = _timed(lambda: run.trajectory_point(trained))[0] if spec.checkpoints else 0.0
-    return PackTiming(making, drawing, iterating / count / R, measuring, point, _peak(device))
+    iteration = iterating / count / R
+    return PackTiming(making, loading, drawing, iteration, measuring, point, _peak(device))
 
 
 def _window(results: tuple[Tensor, Tensor | None]) -> None:

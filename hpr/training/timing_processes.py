@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hpr.experiment.speed import Request
@@ -30,13 +31,14 @@ def timed_here(request: Request, count: int) -> tuple[float, list[list[Any]]]:
         # Torch makes folders in the temporary one.
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hpr-"))
         try:
-            message = pickle.dumps(request)
+            # Each begins with another kind, so that more kinds are timed.
+            messages = [pickle.dumps(replace(request, first=number)) for number in range(count)]
         except (pickle.PicklingError, AttributeError, TypeError):
             # Something of the user's own is known in this process alone.
             return 0.0, []
         clock = time.perf_counter()
         processes = [stack.enter_context(_process(folder, request.threads)) for _ in range(count)]
-        for process in processes:
+        for process, message in zip(processes, messages, strict=True):
             assert process.stdin is not None
             with contextlib.suppress(OSError):
                 process.stdin.write(message)

@@ -37,8 +37,10 @@ def test_a_process_times_each_kind() -> None:
     other = RunSpec(connectivity=Dense(), seed=0, N=30, iterations=50, checkpoints=3, **STUDENT)  # type: ignore[arg-type]
     unknown = RunSpec("no-such-task-v0", Dense(), 0, N=10)
     request = Request([[SPEC, SPEC.at_seed(1)], [unknown], [other]], tasks(), "cpu", 1, 60.0)
-    base, first, failed, last = timings(request)
+    base, *found = timings(request)
     assert isinstance(base, Base)
+    (_, first), (_, failed), (_, last) = found
+    assert [place for place, _ in found] == [0, 1, 2]
     assert isinstance(first, PackTiming)
     assert isinstance(last, PackTiming)
     assert isinstance(failed, str)
@@ -46,13 +48,22 @@ def test_a_process_times_each_kind() -> None:
     for timing in (first, last):
         assert 0 < timing.iteration < timing.measures < 60
         assert timing.memory >= base.memory > 2**25
+    assert last.loading == 0
     assert first.point == 0
     assert last.point > 0
 
 
-def test_no_kind_is_begun_when_the_time_is_over() -> None:
-    [base] = timings(Request([[SPEC]], tasks(), "cpu", 1, -1.0))
+def test_the_first_kind_alone_is_begun_when_the_time_is_over() -> None:
+    others = [[SPEC.at_seed(seed)] for seed in range(3)]
+    base, *found = timings(Request(others, tasks(), "cpu", 1, -1.0, first=2))
     assert isinstance(base, Base)
+    assert [place for place, _ in found] == [2]
+
+
+def test_a_process_may_begin_with_another_kind() -> None:
+    others = [[SPEC.at_seed(seed)] for seed in range(3)]
+    _, *found = timings(Request(others, tasks(), "cpu", 1, 60.0, first=1))
+    assert [place for place, _ in found] == [1, 2, 0]
 
 
 def test_the_costliest_kinds_are_timed() -> None:
