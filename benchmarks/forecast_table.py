@@ -49,7 +49,7 @@ SWEEPS = {
 }
 
 
-class Outcome(NamedTuple):
+class Comparison(NamedTuple):
     """Seconds and bytes of a sweep, forecast and actual."""
 
     forecast: float
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if missed else 0
 
 
-def measured(words: list[str]) -> Outcome:
+def measured(words: list[str]) -> Comparison:
     """Forecast a sweep and run it.
 
     Raises:
@@ -122,7 +122,7 @@ def measured(words: list[str]) -> Outcome:
         records = [
             json.loads(path.read_text("utf-8")) for path in Path(folder, "runs").glob("*.json")
         ]
-    return Outcome(
+    return Comparison(
         told["seconds"],
         actual,
         told["worker_memory_bytes"],

@@ -105,6 +105,11 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would run and what it costs; write nothing"
     )
+    parser.add_argument(
+        "--untimed",
+        action="store_true",
+        help="with --dry-run: assume the speed, without any timing",
+    )
     return parser
 
 
@@ -175,7 +180,7 @@ def _main(arguments: argparse.Namespace, train: Train | None, stopping: Stopping
             mnist_dir=arguments.mnist_dir,
             workers=chosen_workers(arguments, device, stand_in=train is not None),
             cluster=arguments.cluster,
-            timed=train is None,
+            timed=train is None and not arguments.untimed,
         )
     return _reproduce(chosen, settings, arguments, device, train, stopping)
 
@@ -183,6 +188,8 @@ def _main(arguments: argparse.Namespace, train: Train | None, stopping: Stopping
 def _chosen(arguments: argparse.Namespace, figures: dict[str, Figure]) -> list[Figure]:
     if arguments.json and not arguments.list:
         raise UsageError("--json: expected together with --list")
+    if arguments.untimed and not arguments.dry_run:
+        raise UsageError("--untimed: expected together with --dry-run")
     if not arguments.figure:
         return list(figures.values())
     for name in arguments.figure:

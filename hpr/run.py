@@ -16,6 +16,7 @@ from typing import Any
 from hpr.command_line import Parser, UsageError, in_words, integer_between, path
 from hpr.connectivity import KINDS
 from hpr.experiment.execution import Train
+from hpr.experiment.kinds import DOWNLOADED
 from hpr.experiment.running import add_running, chosen_running, chosen_workers, run_until_stopped
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
@@ -33,7 +34,6 @@ from hpr.sweeps.toml_form import read_sweep
 from hpr.system.devices import Device, choose_device
 from hpr.system.loading import is_import_path
 from hpr.system.signals import Stopping
-from hpr.training.calibration import DOWNLOADED
 
 SEEDS = 10_000
 # The fields with an option of their own in --help; every other field has one that --help leaves out.
@@ -137,6 +137,13 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--fields", action="store_true", help="list every field: type, default and meaning"
     )
+    _add_place(parser)
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    return parser
+
+
+def _add_place(parser: Parser) -> None:
+    """Add the options that say where things are and how they run."""
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     parser.add_argument(
         "--out", type=path, default=Path("results"), metavar="DIR", help="default: results"
@@ -148,8 +155,11 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would run and what it costs; write nothing"
     )
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    return parser
+    parser.add_argument(
+        "--untimed",
+        action="store_true",
+        help="with --dry-run: assume the speed, without any timing",
+    )
 
 
 def _words(text: str) -> list[str]:
@@ -181,6 +191,8 @@ def _assignment(text: str) -> tuple[str, list[str]]:
 
 
 def _main(arguments: argparse.Namespace, train: Train | None, stopping: Stopping) -> int:
+    if arguments.untimed and not arguments.dry_run:
+        raise UsageError("--untimed: expected together with --dry-run")
     if arguments.fields:
         return _list_fields(as_json=arguments.json)
     try:
@@ -210,7 +222,7 @@ def _main(arguments: argparse.Namespace, train: Train | None, stopping: Stopping
             mnist_dir=arguments.mnist_dir,
             workers=chosen_workers(arguments, device, stand_in=train is not None),
             cluster=arguments.cluster,
-            timed=train is None,
+            timed=train is None and not arguments.untimed,
         )
         print(json.dumps(told, indent=1) if arguments.json else "\n".join(forecast_lines(told)))
         return 0

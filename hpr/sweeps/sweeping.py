@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from hpr.experiment.execution import Outcome, Train, run_local
+from hpr.experiment.kinds import DOWNLOADED
 from hpr.experiment.store import Store
 from hpr.sweeps.expansion import Experiment, expand
 from hpr.sweeps.outcome import SweepResult
 from hpr.sweeps.toml_form import write_sweep
 from hpr.system.devices import Device, choose_device
 from hpr.tasks import find_mnist
-from hpr.training.calibration import DOWNLOADED
 from hpr.training.outlook import ahead
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpr.experiment.cluster import ask_workers
 from hpr.experiment.cost import Cost
+from hpr.experiment.kinds import costliest
 from hpr.experiment.plan import Plan, TaskOf, pack_cost
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.speed import PackTiming, Request, Speed
@@ -21,15 +22,10 @@ from hpr.training.timing_processes import LONGEST, timed_here
 if TYPE_CHECKING:
     from hpr.tasks import Task
 
-# Kinds of packs are timed until they hold this share of the FLOPs, and at most this many.
-SHARE = 0.95
-KINDS = 6
 # Seconds from the end of the first kind after which a process begins no other.
 TIMING = 1.5
 # At most so many processes are timed at once.
 PROCESSES = 8
-# Tasks that are downloaded where they are not on this machine.
-DOWNLOADED = ("sMNIST", "MNIST")
 
 
 @dataclass(frozen=True)
@@ -88,28 +84,6 @@ def _all_timings(request: Request) -> list[Any]:
     from hpr.training.timing import timings
 
     return list(timings(request))
-
-
-def costliest(left: Plan, *, mnist_there: bool) -> list[list[RunSpec]]:
-    """The largest pack of each of the kinds that have most of the FLOPs of a plan, the costliest kind first."""
-    flops: dict[RunSpec, float] = {}
-    largest: dict[RunSpec, list[RunSpec]] = {}
-    for pack, price in zip(left.packs, left.costs, strict=True):
-        shape = pack[0].shape
-        if shape.task in DOWNLOADED and not mnist_there:
-            continue
-        flops[shape] = flops.get(shape, 0.0) + price.flops
-        if len(pack) > len(largest.get(shape, ())):
-            largest[shape] = pack
-    chosen: list[list[RunSpec]] = []
-    missing = sum(flops.values())
-    enough = (1 - SHARE) * missing
-    for shape in sorted(flops, key=lambda shape: -flops[shape])[:KINDS]:
-        if missing < enough:
-            break
-        chosen.append(largest[shape])
-        missing -= flops[shape]
-    return chosen
 
 
 def _speed(

@@ -115,12 +115,14 @@ def ahead(
         workers: how many processes will train.
         cluster: address of the Dask scheduler whose workers will train instead.
         mnist_there: whether MNIST's files are on this machine.
-        timed: whether to time packs; otherwise the speed of matrix products stands for that of training.
+        timed: whether to time packs; otherwise the speed of matrix products stands for that of training, and no
+            cluster is asked.
 
     Raises:
         ImportError: Dask distributed is not installed.
         OSError: one line; no scheduler answers.
     """
+    cluster = cluster if timed else None
     threads = threads_of(cluster) if cluster is not None else workers
     asked = distinct(specs)
     packs = AHEAD * threads if cluster is not None else workers

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from hpr.connectivity import Dense, LowRank
+from hpr.experiment import kinds
 from hpr.experiment.plan import Plan, plan, tasks
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.speed import Base, PackTiming, Request
 from hpr.experiment.store import Store
 from hpr.run import main
 from hpr.system.devices import Device
-from hpr.training import calibration, outlook, timing_processes
+from hpr.training import outlook, timing_processes
 from hpr.training.outlook import ahead
 from hpr.training.timing import timings
 
@@ -69,19 +70,19 @@ def test_a_process_may_begin_with_another_kind() -> None:
 def test_the_costliest_kinds_are_timed() -> None:
     sizes = [10, 20, 40, 80, 160, 320, 640, 1280]
     left = planned(*(RunSpec("2AF", Dense(), seed, N=N) for N in sizes for seed in range(3)))
-    chosen = calibration.costliest(left, mnist_there=True)
+    chosen = kinds.costliest(left, mnist_there=True)
     # The first two have 94 % of the FLOPs.
     assert [pack[0].N for pack in chosen] == [1280, 640, 320]
     assert [len(pack) for pack in chosen] == [3, 3, 3]
     equal = planned(*(RunSpec("2AF", Dense(), 0, N=100, learning_rate=x) for x in range(1, 10)))
-    assert len(calibration.costliest(equal, mnist_there=True)) == calibration.KINDS
+    assert len(kinds.costliest(equal, mnist_there=True)) == kinds.KINDS
 
 
 def test_what_must_be_downloaded_is_not_timed() -> None:
     rows = RunSpec("sMNIST", Dense(), 0, task_version="1")
     left = planned(rows, SPEC)
-    assert [pack[0].task for pack in calibration.costliest(left, mnist_there=False)] == ["2AF"]
-    assert [pack[0].task for pack in calibration.costliest(left, mnist_there=True)] == ["sMNIST"]
+    assert [pack[0].task for pack in kinds.costliest(left, mnist_there=False)] == ["2AF"]
+    assert [pack[0].task for pack in kinds.costliest(left, mnist_there=True)] == ["sMNIST"]
 
 
 def test_a_dry_run_times_and_writes_nothing(
