@@ -49,7 +49,7 @@ SWEEPS = {
 }
 
 
-class Comparison(NamedTuple):
+class Foretold(NamedTuple):
     """Seconds and bytes of a sweep, forecast and actual."""
 
     forecast: float
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if missed else 0
 
 
-def measured(words: list[str]) -> Comparison:
+def measured(words: list[str]) -> Foretold:
     """Forecast a sweep and run it.
 
     Raises:
@@ -122,7 +122,7 @@ def measured(words: list[str]) -> Comparison:
         records = [
             json.loads(path.read_text("utf-8")) for path in Path(folder, "runs").glob("*.json")
         ]
-    return Comparison(
+    return Foretold(
         told["seconds"],
         actual,
         told["worker_memory_bytes"],
