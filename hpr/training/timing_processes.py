@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hpr.experiment.speed import Request
@@ -84,7 +85,12 @@ def _unpickled(buffer: bytes) -> Iterator[Any]:
 @contextlib.contextmanager
 def _process(folder: str, threads: int) -> Iterator[subprocess.Popen[bytes]]:
     """A process that times; it writes into `folder` alone, and is killed at the end."""
-    environment = {**os.environ, "HPR_CACHE": str(cache_folder()), "HOME": folder, "TMPDIR": folder}
+    environment = {
+        **os.environ,
+        **dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), folder),
+        "HPR_CACHE": str(cache_folder()),
+        "MPLCONFIGDIR": _matplotlib_folder() or folder,
+    }
     if threads == 1:
         environment |= dict.fromkeys(THREADS, "1")
     process = subprocess.Popen(
@@ -111,3 +117,11 @@ def _process(folder: str, threads: int) -> Iterator[subprocess.Popen[bytes]]:
             assert pipe is not None
             with contextlib.suppress(OSError):
                 pipe.close()
+
+
+def _matplotlib_folder() -> str | None:
+    """Where Matplotlib, which NeuroGym imports, has its list of fonts; None where it would write one for seconds."""
+    named = os.environ.get("MPLCONFIGDIR")
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "matplotlib"
+    folder = Path(named) if named else usual
+    return str(folder.absolute()) if any(folder.glob("fontlist-*.json")) else None
