@@ -24,6 +24,9 @@ COMMANDS = {
     "engine": Command(
         "benchmarks.engine_table", "time the C kernels beside torch and the peak of the CPU"
     ),
+    "forecast": Command(
+        "benchmarks.forecast_table", "run ten sweeps beside what a dry run has foretold of them"
+    ),
     "gate": Command("benchmarks.gate", "exit with 1 where an asv result is beyond its floors"),
     "gpu": Command("benchmarks.gpu", "time the Triton kernels on a card beside their floors"),
     "gpu-day": Command(

@@ -22,6 +22,7 @@ from hpr.experiment.running import (
     add_running,
     chosen_device,
     chosen_running,
+    chosen_workers,
     run_until_stopped,
 )
 from hpr.experiment.specification import VARIANTS, RunSpec, distinct
@@ -114,6 +115,11 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would run and what it costs; write nothing"
     )
+    parser.add_argument(
+        "--untimed",
+        action="store_true",
+        help="with --dry-run: assume the speed, without any timing",
+    )
     return parser
 
 
@@ -160,7 +166,9 @@ def _main(
         connectome, note = choose_connectome(arguments.em_dir, write=acts)
         settings = replace(settings, connectome=connectome)
         notes.append(note)
-    if any(spec.task in MNIST_TASKS for figure in chosen for spec in figure.runs(settings)):
+    # The tasks are the same for every number of seeds.
+    few = replace(settings, seeds=1)
+    if any(spec.task in MNIST_TASKS for figure in chosen for spec in figure.runs(few)):
         smnist, note, content = choose_smnist(
             arguments.mnist_dir, profile, download=acts, stand_in=arguments.stand_in
         )
@@ -174,7 +182,15 @@ def _main(
         print(note)
     if arguments.dry_run:
         return dry_run(
-            chosen, settings, Store(arguments.out), device, keep_weights=arguments.keep_weights
+            chosen,
+            settings,
+            Store(arguments.out),
+            device,
+            keep_weights=arguments.keep_weights,
+            mnist_dir=arguments.mnist_dir,
+            workers=chosen_workers(arguments, device, stand_in=train is not None),
+            cluster=arguments.cluster,
+            timed=train is None and not arguments.untimed,
         )
     return _reproduce(chosen, settings, arguments, device, train, stopping, log)
 
@@ -182,6 +198,8 @@ def _main(
 def _chosen(arguments: argparse.Namespace, figures: dict[str, Figure]) -> list[Figure]:
     if arguments.json and not arguments.list:
         raise UsageError("--json: expected together with --list")
+    if arguments.untimed and not arguments.dry_run:
+        raise UsageError("--untimed: expected together with --dry-run")
     if not arguments.figure:
         return list(figures.values())
     for name in arguments.figure:

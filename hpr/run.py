@@ -16,11 +16,13 @@ from hpr.command_line import Parser, UsageError, in_words, integer_between, path
 from hpr.connectivity import KINDS
 from hpr.connectivity.registry import GROUP
 from hpr.experiment.execution import Train
+from hpr.experiment.kinds import DOWNLOADED
 from hpr.experiment.run_log import RunLog
 from hpr.experiment.running import (
     add_running,
     chosen_device,
     chosen_running,
+    chosen_workers,
     run_until_stopped,
 )
 from hpr.experiment.specification import RunSpec
@@ -35,7 +37,7 @@ from hpr.sweeps.field_names import (
 )
 from hpr.sweeps.outcome import SweepResult, text_table
 from hpr.sweeps.parts import Sources, structure_choice
-from hpr.sweeps.sweeping import DOWNLOADED, carry_out, forecast, forecast_lines
+from hpr.sweeps.sweeping import carry_out, forecast, forecast_lines
 from hpr.sweeps.toml_form import read_sweep
 from hpr.system.devices import Device
 from hpr.system.loading import entry_point_names, is_import_path
@@ -131,6 +133,13 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--fields", action="store_true", help="list every field: type, default and meaning"
     )
+    _add_place(parser)
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    return parser
+
+
+def _add_place(parser: Parser) -> None:
+    """Add the options that say where things are and how they run."""
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     parser.add_argument(
         "--out", type=path, default=Path("results"), metavar="DIR", help="default: results"
@@ -142,8 +151,11 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would run and what it costs; write nothing"
     )
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    return parser
+    parser.add_argument(
+        "--untimed",
+        action="store_true",
+        help="with --dry-run: assume the speed, without any timing",
+    )
 
 
 def _add_fields(parser: Parser) -> None:
@@ -193,6 +205,8 @@ def _assignment(text: str) -> tuple[str, list[str]]:
 def _main(
     arguments: argparse.Namespace, train: Train | None, stopping: Stopping, log: RunLog
 ) -> int:
+    if arguments.untimed and not arguments.dry_run:
+        raise UsageError("--untimed: expected together with --dry-run")
     if arguments.fields:
         return _list_fields(as_json=arguments.json)
     device = chosen_device(arguments)
@@ -212,7 +226,15 @@ def _main(
         raise UsageError(str(error)) from None
     store = Store(arguments.out)
     if arguments.dry_run:
-        told = forecast(experiment, store, device)
+        told = forecast(
+            experiment,
+            store,
+            device,
+            mnist_dir=arguments.mnist_dir,
+            workers=chosen_workers(arguments, device, stand_in=train is not None),
+            cluster=arguments.cluster,
+            timed=train is None and not arguments.untimed,
+        )
         print(json.dumps(told, indent=1) if arguments.json else "\n".join(forecast_lines(told)))
         return 0
     how = chosen_running(arguments, device, stopping, log, stand_in=train is not None)

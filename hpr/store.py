@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpr.command_line import Parser, UsageError, path
-from hpr.experiment.inventory import Bad, is_finished, kept_records, with_weights
+from hpr.experiment.inventory import Bad, each_kept, is_finished, kept_key
 from hpr.experiment.leftovers import Leftover, leftovers
 from hpr.experiment.merging import merge
 from hpr.experiment.run_claims import Claims
@@ -71,14 +71,12 @@ def build_parser() -> Parser:
 
 def _verify(arguments: argparse.Namespace) -> int:
     out = _results_folder(arguments.folder)
-    bad, keys = 0, set()
-    for found in map(with_weights, kept_records(out)):
-        if isinstance(found, Bad):
-            bad += 1
-            _tell(found)
-        else:
-            keys.add(found.spec.key)
-    print(f"{len(keys) + bad} records in {out / 'runs'}: {len(keys)} good, {bad} bad")
+    bad: list[Bad] = []
+    keys = {key for _, key in each_kept(out, kept_key, bad.append)}
+    for found in bad:
+        _tell(found)
+    count = len(keys) + len(bad)
+    print(f"{count} records in {out / 'runs'}: {len(keys)} good, {len(bad)} bad")
     kinds: dict[str, list[Leftover]] = {}
     for leftover in leftovers(out, keys.__contains__):
         kinds.setdefault(leftover.what, []).append(leftover)

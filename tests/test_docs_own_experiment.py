@@ -77,11 +77,8 @@ def test_commands_find_what_python_trained(folder: Path) -> None:
     assert len(commands) == 4
     for words, stored, left in zip(commands, (18, 18, 18, 2), (0, 0, 0, 0), strict=True):
         assert words[:3] == ["python", "-m", "hpr.run"]
-        told = json.loads(
-            child(
-                [*words[1:], *(["--dry-run"] if "--dry-run" not in words else []), "--json"], folder
-            )
-        )
+        more = [] if "--dry-run" in words else ["--dry-run"]
+        told = json.loads(child([*words[1:], *more, "--untimed", "--json"], folder))
         assert (told["stored"], told["to_train"]) == (stored, left), words
 
 
@@ -99,6 +96,7 @@ def test_the_commands_of_the_table_are_read(folder: Path) -> None:
         "--seeds",
         "8",
         "--dry-run",
+        "--untimed",
         "--json",
     ]
     assert json.loads(child(words, folder))["runs"] == 16
@@ -111,6 +109,7 @@ def test_the_commands_of_the_table_are_read(folder: Path) -> None:
         "file:matrix.npy",
         "dense",
         "--dry-run",
+        "--untimed",
     ]
     assert "2 runs in 2 settings" in child(words, folder)
     assert "learning_rate" in child(["-m", "hpr.run", "--fields"], folder)

@@ -112,11 +112,25 @@ def resuming_call(runs: int) -> Call:
         # New specifications have no key yet.
         asked = [replace(spec) for spec in specs]
         distinct(spec.shape for spec in asked)
-        left = plan(asked, store.__contains__, tasks(), torch.device("cpu"))
+        left = plan(asked, store.holding(asked), tasks(), torch.device("cpu"))
         assert left.stored == runs
 
     weakref.finalize(resume, shutil.rmtree, folder)
     return resume
+
+
+def verifying_call(runs: int) -> Call:
+    """Check every record of a store of `runs` runs, as `python -m hpr.store verify` does."""
+    from hpr.experiment.inventory import each_kept, kept_key
+
+    folder = tempfile.mkdtemp()
+    filled(Path(folder), runs)
+
+    def verify() -> None:
+        assert sum(1 for _ in each_kept(Path(folder), kept_key, print)) == runs
+
+    weakref.finalize(verify, shutil.rmtree, folder)
+    return verify
 
 
 def exporting_call(runs: int) -> Call:
@@ -135,7 +149,9 @@ def exporting_call(runs: int) -> Call:
 
 
 # In place of 15, for calls of seconds, which vary little.
-FEWER_ROUNDS = {"resuming in runs": 3, "exporting in runs": 3}
+FEWER_ROUNDS = {"resuming in runs": 3, "verifying in runs": 3, "exporting in runs": 3}
+# Counts of runs that one process reads alone (`hpr.experiment.reading`).
+ALONE = (500, 3_900)
 GROWTHS: dict[str, tuple[tuple[int, ...], Callable[[int], Call]]] = {
     "NTK in T": ((4, 8, 16), lambda T: ntk_of_size(T=T)),
     "NTK in B": ((16, 32, 64), lambda B: ntk_of_size(B=B)),
@@ -145,8 +161,9 @@ GROWTHS: dict[str, tuple[tuple[int, ...], Callable[[int], Call]]] = {
     "training in N": ((150, 300, 600), lambda N: training_call(R=10, N=N)[0]),
     "training in R": ((10, 20, 40), lambda R: training_call(R=R)[0]),
     "finding in runs": ((25, 100, 400), finding_call),
-    "resuming in runs": ((500, 4_000), resuming_call),
-    "exporting in runs": ((500, 4_000), exporting_call),
+    "resuming in runs": (ALONE, resuming_call),
+    "verifying in runs": (ALONE, verifying_call),
+    "exporting in runs": (ALONE, exporting_call),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
@@ -222,6 +223,30 @@ def threads_of(address: str) -> int:
     workers = client.scheduler_info(n_workers=-1)["workers"]
     client.close(timeout=2)
     return max(1, sum(worker["nthreads"] for worker in workers.values()))
+
+
+def ask_workers(
+    address: str, function: Callable[[Any], Any], argument: Any, most: int, seconds: float
+) -> list[Any]:
+    """What `function` of `argument` gives on up to `most` workers of a cluster at once; those that fail are left out.
+
+    Raises:
+        ImportError: Dask distributed is not installed.
+        OSError: one line; no scheduler answers.
+    """
+    client = _client(address)
+    found = []
+    try:
+        names = list(client.scheduler_info(n_workers=-1)["workers"])[:most]
+        futures = [client.submit(function, argument, workers=[name], pure=False) for name in names]
+        end = time.monotonic() + seconds
+        for future in futures:
+            # It may run other code, or none of this project.
+            with contextlib.suppress(Exception):
+                found.append(future.result(timeout=max(0.0, end - time.monotonic())))
+    finally:
+        client.close(timeout=2)
+    return found
 
 
 def _client(address: str) -> Any:

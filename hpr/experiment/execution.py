@@ -14,6 +14,7 @@ from hpr.experiment.failures import Failures
 from hpr.experiment.in_process import InProcess
 from hpr.experiment.jobs import Executor, Job, Reports, longest_first, pack_name
 from hpr.experiment.plan import CARD_WORKERS, Plan, TaskOf, plan
+from hpr.experiment.record import Record
 from hpr.experiment.run_claims import Claims
 from hpr.experiment.run_log import RunLog
 from hpr.experiment.run_outcome import Failure, Outcome
@@ -22,6 +23,7 @@ from hpr.experiment.specification import RunSpec, distinct
 from hpr.experiment.store import Store
 from hpr.experiment.worker import Orders
 from hpr.experiment.worker_pool import Workers, can_be_sent
+from hpr.system.devices import Device, cores
 from hpr.system.signals import Stopping
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ def run_local(
         workers = AHEAD * threads_of(cluster)
     elif workers > 1 and not can_be_sent(orders, bound):
         workers = 1
-    done = _loader(store, failures, outcome)
+    done = _loader(store.loading(bound), failures, outcome)
     left = plan(bound, done, task_of, device, workers)
     for spec, reason in left.unreadable.items():
         outcome.failures[spec.key] = Failure.of(str(spec), reason)
@@ -158,17 +160,14 @@ def _tidy(store: Store, outcome: Outcome) -> None:
                 path.unlink()
 
 
-def default_workers(device: torch.device) -> int:
+def default_workers(device: torch.device | Device) -> int:
     """One worker per core that this process may use; on CUDA, at most `CARD_WORKERS` per card."""
-    from hpr_kernels.internal import available_cores
-
-    cores = available_cores()
     if device.type != "cuda":
-        return cores
+        return cores()
     import torch
 
     cards = torch.cuda.device_count() if device.index is None else 1
-    return max(cards, min(CARD_WORKERS * cards, cores))
+    return max(cards, min(CARD_WORKERS * cards, cores()))
 
 
 def _devices(device: torch.device, workers: int) -> list[str]:
@@ -204,12 +203,14 @@ def _bound(specs: Iterable[RunSpec], task_of: TaskOf, outcome: Outcome) -> list[
     return [spec for spec in distinct(outcome.runs) if spec.key not in outcome.failures]
 
 
-def _loader(store: Store, failures: Failures, outcome: Outcome) -> Callable[[RunSpec], bool]:
+def _loader(
+    load: Callable[[RunSpec], Record | None], failures: Failures, outcome: Outcome
+) -> Callable[[RunSpec], bool]:
     """A function that says whether nothing is to be done for a run, and takes its record or failure into `outcome`."""
     failed = failures.names()
 
     def done(spec: RunSpec) -> bool:
-        record = store.load(spec)
+        record = load(spec)
         if record is not None:
             outcome.records[spec.key] = record
             return True

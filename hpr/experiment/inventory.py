@@ -7,11 +7,15 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from hpr.experiment.kept_weights import BESIDE, SCHEMA, read_file, texts_of, unpacked, weights_path
+from hpr.experiment.reading import each_file
 from hpr.experiment.record import LARGEST_RECORD, Record, read_record
 from hpr.experiment.specification import RunSpec
 from hpr.system.files import read_regular
+
+Found = TypeVar("Found")
 
 # How the names of records look. Files of other names are never touched.
 RECORD = re.compile(r"([0-9a-f]{16})\.json")
@@ -72,16 +76,51 @@ def with_weights(found: Kept | Bad) -> Kept | Bad:
     return replace(found, record=record, weights=content)
 
 
+def each_kept(
+    out: Path, of: Callable[[Path], Found | None], tell: Callable[[Bad], None]
+) -> Iterator[tuple[Path, Found]]:
+    """Every file of a results folder that is named like a record and is valid, with what `of` makes of it.
+
+    Where there are many, several processes read them. `tell` is called with each file that is no valid record.
+
+    Args:
+        out: the results folder.
+        of: a function of a module; None: the file is no valid record, or `read_kept` can't read it in that process.
+        tell: takes the others.
+
+    Raises:
+        OSError: `out` has no folder `runs`.
+    """
+    paths = _record_paths(out)
+    for path, found in zip(paths, each_file(of, paths), strict=True):
+        if found is None:
+            # A structure of the user's own is known in this process alone.
+            found = of(path)
+        if found is None:
+            kept = with_weights(read_kept(path))
+            tell(kept if isinstance(kept, Bad) else Bad(path, "it changed while it was read"))
+        else:
+            yield path, found
+
+
+def kept_key(path: Path) -> str | None:
+    """The key of the run of a valid record, whose weights are there if it names any; None for any other file."""
+    found = with_weights(read_kept(path))
+    return found.spec.key if isinstance(found, Kept) else None
+
+
 def kept_records(out: Path) -> Iterator[Kept | Bad]:
     """Every file of a results folder that is named like a record, in the order of the names.
 
     Raises:
         OSError: `out` has no folder `runs`.
     """
+    yield from map(read_kept, _record_paths(out))
+
+
+def _record_paths(out: Path) -> list[Path]:
     runs = out / "runs"
-    for name in sorted(os.listdir(runs)):
-        if RECORD.fullmatch(name):
-            yield read_kept(runs / name)
+    return [runs / name for name in sorted(os.listdir(runs)) if RECORD.fullmatch(name)]
 
 
 def is_finished(out: Path) -> Callable[[str], bool]:

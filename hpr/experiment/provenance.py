@@ -81,13 +81,14 @@ class Meter:
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
-    def timings(self, name: str, runs: int = 1) -> dict[str, float]:
-        """`<name>_s` and `<name>_cpu_s`: the seconds of each of `runs` runs that share the work evenly.
+    def spent(self) -> tuple[float, float]:
+        """Wall and CPU seconds until now. CPU seconds are those of all threads of this process, whatever they did."""
+        return time.perf_counter() - self._wall, time.process_time() - self._cpu
 
-        CPU seconds are those of all threads of this process, whatever they did.
-        """
-        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
-        return {f"{name}_s": round(wall / runs, 3), f"{name}_cpu_s": round(cpu / runs, 3)}
+
+def as_timings(name: str, wall: float, cpu: float) -> dict[str, float]:
+    """Seconds as a record's timings have them: `<name>_s` and `<name>_cpu_s`."""
+    return {f"{name}_s": round(wall, 3), f"{name}_cpu_s": round(cpu, 3)}
 
 
 def whereabouts(device: torch.device) -> dict[str, Any]:

@@ -87,15 +87,19 @@ def chosen_running(
             f"--log-json: {arguments.log_json} can't be written: {error.strerror}"
         ) from None
     use_own_cores()
-    place = torch.device(str(device))
     return {
-        "workers": arguments.workers or (1 if stand_in else default_workers(place)),
+        "workers": chosen_workers(arguments, device, stand_in=stand_in),
         "cluster": arguments.cluster,
         "retry_failed": arguments.retry_failed,
         "checkpoint_period": arguments.checkpoint_period,
         "stopping": stopping,
         "log": log,
     }
+
+
+def chosen_workers(arguments: argparse.Namespace, device: Device, *, stand_in: bool) -> int:
+    """The number of processes that train; 1: this one."""
+    return arguments.workers or (1 if stand_in else default_workers(device))
 
 
 def run_until_stopped(

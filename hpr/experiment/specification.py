@@ -280,6 +280,13 @@ class RunSpec:
         )
         return shape
 
+    def at_seed(self, seed: int) -> RunSpec:
+        """The run with another seed, whose other fields are not checked again."""
+        check_integer("seed", seed, 0, 2**63 - 1)
+        other = object.__new__(RunSpec)
+        other.__dict__.update(self.__getstate__(), seed=seed)
+        return other
+
     @property
     def label(self) -> str:
         """A short name of the run's kind of initial weights."""

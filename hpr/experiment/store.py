@@ -7,10 +7,20 @@ import hashlib
 import logging
 import os
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hpr.experiment.kept_weights import joined, packed, separated, weights_path
-from hpr.experiment.record import LARGEST_RECORD, Foreign, Record, sealed, surely_holds, validate
+from hpr.experiment.kept_weights import SCHEMA, joined, packed, separated, weights_path
+from hpr.experiment.reading import WORTH, each_file
+from hpr.experiment.record import (
+    LARGEST_RECORD,
+    Foreign,
+    Record,
+    record_of,
+    sealed,
+    surely_holds,
+    validate,
+)
 from hpr.experiment.specification import RunSpec
 from hpr.system.files import read_regular, write_atomically
 
@@ -76,11 +86,9 @@ class Store:
         """
         try:
             content = self._content(spec)
-            if content is None:
-                return False
-            # The weights must be there too.
-            quick = not spec.keep_weights and surely_holds(content, spec)
-            return quick or bool(self._validated(content, spec))
+            return content is not None and (
+                surely_holds(content, spec.key) or bool(self._validated(content, spec))
+            )
         except ValueError:
             return False
 
@@ -103,6 +111,33 @@ class Store:
                 os.replace(path, aside)
             logger.warning("%s: %s; set aside as %s", path, error, aside.name)
             return None
+
+    def holding(self, specs: Sequence[RunSpec]) -> Callable[[RunSpec], bool]:
+        """As `__contains__`, for asking about all of these runs: several processes read the files of many now."""
+        paths = self._there(specs)
+        found = {
+            path.stem for path, holds in zip(paths, each_file(_holds, paths), strict=True) if holds
+        }
+        return lambda spec: spec.key in found or spec in self
+
+    def loading(self, specs: Sequence[RunSpec]) -> Callable[[RunSpec], Record | None]:
+        """As `load`, for asking for all of these runs once: several processes read the files of many now."""
+        paths = self._there(specs)
+        if len(paths) < WORTH:
+            return self.load
+        found = {
+            path.stem: record for path, record in zip(paths, each_file(_record, paths), strict=True)
+        }
+        return lambda spec: found.pop(spec.key, None) or self.load(spec)
+
+    def _there(self, specs: Sequence[RunSpec]) -> list[Path]:
+        """The files of those of the runs that have one."""
+        try:
+            names = set(os.listdir(self.runs))
+        except OSError:
+            return []
+        wanted = (f"{key}.json" for key in dict.fromkeys(spec.key for spec in specs))
+        return [self.runs / name for name in wanted if name in names]
 
     def _content(self, spec: RunSpec) -> bytes | None:
         path = self.path(spec)
@@ -149,3 +184,20 @@ class Store:
             write_atomically(weights_path(path), packed(weights))
         write_atomically(path, content)
         return path
+
+
+def _holds(path: Path) -> bool | None:
+    """Whether a file surely holds the record of its name."""
+    try:
+        return surely_holds(read_regular(path, LARGEST_RECORD), path.stem)
+    except OSError:
+        return None
+
+
+def _record(path: Path) -> Record | None:
+    """The record of a file, if it is a valid one of its name, and no weights lie beside it."""
+    try:
+        record = record_of(read_regular(path, LARGEST_RECORD), path.stem)
+    except OSError:
+        return None
+    return record if record is not None and record["schema"] == SCHEMA else None

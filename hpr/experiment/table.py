@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpr import connectivity
-from hpr.experiment.inventory import Bad, kept_records
+from hpr.experiment.inventory import Bad, Kept, each_kept, read_kept
 from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
 from hpr.system.extras import install
@@ -69,16 +69,13 @@ def columns_of(out: Path, tell: Callable[[Bad], None]) -> Columns:
     """
     columns: Columns = {name: [] for name in ("key", "status", "iterations", "flags")}
     count = 0
-    for found in kept_records(out):
-        if isinstance(found, Bad):
-            tell(found)
-            continue
-        for name, cell in _row(found.spec, found.record).items():
+    for path, row in each_kept(out, row_of, tell):
+        for name, cell in row.items():
             column = columns.get(name)
             if column is None:
                 if len(columns) == MOST_COLUMNS:
                     raise ValueError(
-                        f"columns: expected at most {MOST_COLUMNS}, got more at {found.path}"
+                        f"columns: expected at most {MOST_COLUMNS}, got more at {path}"
                     )
                 column = columns[name] = []
             # Earlier rows do not have this column.
@@ -120,6 +117,12 @@ def write_parquet(columns: Columns, path: Path) -> None:
     content = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table(dict(columns)), content)
     write_atomically(path, content.getvalue())
+
+
+def row_of(path: Path) -> dict[str, Cell] | None:
+    """The cells of the run of a valid record by the names of their columns; None for any other file."""
+    found = read_kept(path)
+    return _row(found.spec, found.record) if isinstance(found, Kept) else None
 
 
 def _row(spec: RunSpec, record: Record) -> dict[str, Cell]:

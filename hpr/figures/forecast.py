@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from hpr.command_line import in_words
@@ -14,6 +15,8 @@ from hpr.experiment.store import Store
 from hpr.figures.figure import Figure
 from hpr.figures.settings import Settings
 from hpr.system.devices import Device, training_rate
+from hpr.tasks import find_mnist
+from hpr.training.outlook import ahead
 
 
 def runs_of(figures: Sequence[Figure], settings: Settings) -> list[RunSpec]:
@@ -33,11 +36,38 @@ def dry_run(
     device: Device,
     *,
     keep_weights: bool = False,
+    mnist_dir: Path | None = None,
+    workers: int = 1,
+    cluster: str | None = None,
+    timed: bool = True,
 ) -> int:
-    """Print what would be trained and what it costs; nothing is written. Returns 0."""
-    runs = runs_of(figures, settings)
-    runs = keeping_weights(runs) if keep_weights else runs
-    left = plan(runs, store.__contains__, tasks(), device)
+    """Print what would be trained, and the time and memory that it takes; nothing is written. Returns 0.
+
+    Args:
+        figures: the figures.
+        settings: theirs.
+        store: where finished runs are.
+        device: where to train.
+        keep_weights: whether the runs are those that keep their weights.
+        mnist_dir: folder of MNIST's files; None: the cache.
+        workers: how many processes will train.
+        cluster: address of the Dask scheduler whose workers will train instead.
+        timed: whether to time packs (`hpr.training.outlook.ahead`).
+    """
+    runs = {figure.name: figure.runs(settings) for figure in figures}
+    if keep_weights:
+        runs = {name: keeping_weights(of_figure) for name, of_figure in runs.items()}
+    told = ahead(
+        [spec for of_figure in runs.values() for spec in of_figure],
+        store,
+        tasks(mnist_dir),
+        device,
+        workers=workers,
+        cluster=cluster,
+        mnist_there=settings.smnist != "sMNIST" or find_mnist(mnist_dir) is not None,
+        timed=timed,
+    )
+    left = told.left
     shapes: dict[RunSpec, list[tuple[int, float]]] = {}
     for pack, price in zip(left.packs, left.costs, strict=True):
         shapes.setdefault(pack[0].shape, []).append((len(pack), price.flops))
@@ -47,22 +77,16 @@ def dry_run(
             f"{count} x {shape.task}, N = {shape.N}, {shape.iterations} iterations: "
             f"{flops:.2g} FLOP, {len(packs)} pack{'s' * (len(packs) > 1)}"
         )
-    for figure in figures:
-        if not figure.runs(settings):
-            print(f"{figure.name}: not counted")
-    asked = sum(len(figure.runs(settings)) for figure in figures)
+    for name, of_figure in runs.items():
+        if not of_figure:
+            print(f"{name}: not counted")
+    asked = sum(map(len, runs.values()))
     print(
         f"{asked} runs in the figures, {left.stored + left.runs + len(left.unreadable)} of them distinct"
     )
-    rate = training_rate(device)
     for spec, error in left.unreadable.items():
         print(f"{spec}: {error}")
-    unreadable = f", {len(left.unreadable)} unreadable there" if left.unreadable else ""
-    print(
-        f"{left.stored} runs already in {store.runs}{unreadable}, {left.runs} to train in {len(left.packs)} "
-        f"packs: at most {left.flops:.2g} FLOP, about {in_words(left.seconds(device))} at "
-        f"{rate:.2g} FLOP/s on {device}, {left.memory / 1e6:.0f} MB"
-    )
+    print("\n".join(told.lines()))
     return 0
 
 

@@ -130,8 +130,8 @@ class PanelBuilder:
     ) -> Panel:
         """The panel whose levels have these names and fields, each with all seeds of the settings."""
         runs = tuple(
-            tuple(self.run(seed, **level) for seed in self.settings.replicates)
-            for level in levels.values()
+            tuple(first.at_seed(seed) for seed in self.settings.replicates)
+            for first in (self.run(0, **level) for level in levels.values())
         )
         return Panel(name, title, axis, tuple(levels), runs)
 

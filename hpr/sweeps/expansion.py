@@ -131,7 +131,7 @@ def expand(
             raise ValueError(
                 f"{name}: expected a connectivity that it has an effect on ({', '.join(kinds_with(name))}), got {kinds}"
             )
-    task_of = _SweepTasks(sources, mnist_dir)
+    task_of = _TaskOf(sources.tasks, tasks(mnist_dir))
     experiment = Experiment(axes, choices, [], sources, task_of, teacher_values=teachers)
     total = 1
     for name, several in axes.items():
@@ -194,17 +194,18 @@ def _coerced(name: str, value: Any) -> Any:
     return value
 
 
-class _SweepTasks:
-    """From a run to its task. Unlike a function in a function, it can be sent to worker processes."""
+@dataclass(frozen=True)
+class _TaskOf:
+    """From a run to its task; it can be sent to a worker process if the tasks that were given as objects can."""
 
-    def __init__(self, sources: Sources, mnist_dir: Any) -> None:
-        self._given, self._made = sources.tasks, tasks(mnist_dir)
+    given: dict[str, Task]
+    made: TaskOf
 
     def __call__(self, spec: RunSpec) -> Task:
-        if spec.task in self._given:
-            return self._given[spec.task]
+        if spec.task in self.given:
+            return self.given[spec.task]
         try:
-            return self._made(spec)
+            return self.made(spec)
         except ValueError as error:
             raise ValueError(f"task: {error}{near_task(spec.task)}") from error
 

@@ -7,17 +7,15 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from hpr.command_line import in_words
 from hpr.experiment.execution import Outcome, Train, run_local
-from hpr.experiment.plan import plan
+from hpr.experiment.kinds import DOWNLOADED
 from hpr.experiment.store import Store
 from hpr.sweeps.expansion import Experiment, expand
 from hpr.sweeps.outcome import SweepResult
 from hpr.sweeps.toml_form import write_sweep
-from hpr.system.devices import Device, choose_device, training_rate
-
-# Tasks that are downloaded where they are not on this machine.
-DOWNLOADED = ("sMNIST", "MNIST")
+from hpr.system.devices import Device, choose_device
+from hpr.tasks import find_mnist
+from hpr.training.outlook import ahead
 
 
 def run_sweep(
@@ -91,32 +89,48 @@ def carry_out(
     return SweepResult(tuple(experiment.settings), outcome.records, reasons, store.out, path)
 
 
-def forecast(experiment: Experiment, store: Store, device: Device) -> dict[str, Any]:
-    """What a sweep would train and what it costs; nothing is written."""
-    left = plan(experiment.runs, store.__contains__, experiment.task_of, device)
+def forecast(
+    experiment: Experiment,
+    store: Store,
+    device: Device,
+    *,
+    mnist_dir: str | os.PathLike[str] | None = None,
+    **how: Any,
+) -> dict[str, Any]:
+    """What a sweep would train, and the time and memory that it takes; nothing is written.
+
+    `how` goes to `hpr.training.outlook.ahead`.
+    """
+    runs = experiment.runs
+    needs = any(run.task in DOWNLOADED for run in runs)
+    told = ahead(
+        runs,
+        store,
+        experiment.task_of,
+        device,
+        mnist_there=not needs or find_mnist(mnist_dir) is not None,
+        **how,
+    )
+    left = told.left
     return {
         "settings": len(experiment.settings),
-        "runs": len(experiment.runs),
+        "runs": len(runs),
         "stored": left.stored,
         "unreadable": [str(error) for error in left.unreadable.values()],
         "to_train": left.runs,
         "packs": len(left.packs),
         "flops": left.flops,
-        "seconds": left.seconds(device),
-        "flops_per_s": training_rate(device),
-        "memory_bytes": left.memory,
+        **told.plain(),
         "device": str(device),
         "records": str(store.runs),
+        "lines": told.lines(),
     }
 
 
 def forecast_lines(told: dict[str, Any]) -> list[str]:
     """A forecast in words."""
-    unreadable = f", {len(told['unreadable'])} unreadable there" if told["unreadable"] else ""
     return [
         f"{told['runs']} runs in {told['settings']} settings",
         *told["unreadable"],
-        f"{told['stored']} runs already in {told['records']}{unreadable}, {told['to_train']} to train in "
-        f"{told['packs']} packs: at most {told['flops']:.2g} FLOP, about {in_words(told['seconds'])} at "
-        f"{told['flops_per_s']:.2g} FLOP/s on {told['device']}, {told['memory_bytes'] / 1e6:.0f} MB",
+        *told["lines"],
     ]

@@ -123,7 +123,7 @@ def _threads() -> int:
     Without OMP_NUM_THREADS, training uses one thread per physical core.
     """
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    here: int = _alone("hpr_kernels", "cores").available_cores()
+    here = cores()
     if re.fullmatch(r"[1-9]\d{0,3}", asked, re.ASCII):
         return min(int(asked), here)
     # With simultaneous multithreading, two of the counted processors share a core.
@@ -132,6 +132,11 @@ def _threads() -> int:
     except OSError:
         twofold = False
     return max(1, here // 2) if twofold else here
+
+
+def cores() -> int:
+    """Cores that this process may keep busy (`hpr_kernels.cores`)."""
+    return int(_alone("hpr_kernels", "cores").available_cores())
 
 
 def _core_rate() -> float:

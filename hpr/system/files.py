@@ -120,9 +120,12 @@ def read_regular(path: Path, most: int, *, links: bool = True) -> bytes:
             raise OSError(errno.EINVAL, "it is no regular file")
         if status.st_size > most:
             raise OSError(errno.EFBIG, f"expected at most {most:,} bytes, got {status.st_size:,}")
-        with open(number, "rb", closefd=False) as file:
-            # A file that grows meanwhile is cut off here, and is then no whole record.
-            return file.read(most)
+        # A file object takes five times as long as these calls.
+        content = b""
+        while chunk := os.read(number, min(most - len(content), max(4096, status.st_size + 1))):
+            # A file that grows meanwhile is cut off at `most` bytes, and is then no whole record.
+            content += chunk
+        return content
     finally:
         os.close(number)
 

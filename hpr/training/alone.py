@@ -5,20 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
-
+from hpr.experiment.run_outcome import no_memory
 from hpr.experiment.specification import RunSpec
 from hpr.training.watch import Stopped
 
 Fail = Callable[[RunSpec, Exception], None]
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory, so that a smaller pack may succeed."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # Torch has no class of its own for the memory of the CPU.
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 class Alone:
@@ -37,6 +28,6 @@ class Alone:
         try:
             yield
         except Exception as error:
-            if self._fail is None or isinstance(error, Stopped) or out_of_memory(error):
+            if self._fail is None or isinstance(error, Stopped) or no_memory(error):
                 raise
             self._fail(spec, error)

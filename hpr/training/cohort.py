@@ -86,11 +86,11 @@ class Cohort:
             self._trainer = self._started()
         return bool(self.active)
 
-    def advance(self, ends: Iterable[int]) -> tuple[Tensor, Tensor | None, float]:
+    def advance(self, ends: Iterable[int]) -> tuple[Tensor, Tensor | None]:
         """Train the active networks on, at most to the next of `ends`.
 
         Returns:
-            losses and, for classes, accuracies, [active or more, count] on the CPU, and the seconds that it took.
+            losses and, for classes, accuracies, [active or more, count] on the CPU.
         """
         assert self._trainer is not None
         clock = time.perf_counter()
@@ -110,9 +110,8 @@ class Cohort:
         for learner in self.active:
             learner.step += count
         self.advancing = False
-        seconds = time.perf_counter() - clock
-        self._watch.trained(count, seconds)
-        return losses, accuracies, seconds
+        self._watch.trained(count, time.perf_counter() - clock)
+        return losses, accuracies
 
     def leave(self, leaving: Sequence[Learner]) -> None:
         """Take some of the active networks out of the trainer; their `tensors` are those of now."""

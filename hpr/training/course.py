@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hpr.experiment.provenance import Meter
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
 from hpr.training.cohort import Learner
@@ -24,7 +25,8 @@ class Course:
     `status` and `curves` are those of the run's record. `learner` is the network in training, and `losses` and
     `accuracies` are those of its iterations since the last window ended, in pieces. `evaluation` is made before
     training where the specification asks for a trajectory. `linearised` is the linearised network in training, and
-    `lazy_distance` is set after that, where they are asked for. `seconds` is the run's share of the time of training.
+    `lazy_distance` is set after that, where they are asked for. `seconds` and
+    `cpu_seconds` are the run's share of the time of training (`spend`).
     """
 
     spec: RunSpec
@@ -41,12 +43,19 @@ class Course:
     linearised: Learner | None = None
     lazy_distance: float | None = None
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
     @property
     def ended(self) -> bool:
         """Whether training has ended."""
         last = self.learner.step == self.spec.iterations and not self.losses
         return self.status != "finished" or last
+
+    def spend(self, meter: Meter, runs: int = 1) -> None:
+        """Count the time of a meter, which `runs` runs share evenly."""
+        wall, cpu = meter.spent()
+        self.seconds += wall / runs
+        self.cpu_seconds += cpu / runs
 
     def start(self, task: Task) -> None:
         """Evaluate the untrained network, the first point of a trajectory."""

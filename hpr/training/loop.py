@@ -8,7 +8,6 @@ order. A network that is done, because it reached its accuracy or its loss is no
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
@@ -17,7 +16,7 @@ import torch
 
 from hpr import connectivity
 from hpr.experiment.checkpoints import Checkpoints
-from hpr.experiment.provenance import provenance
+from hpr.experiment.provenance import Meter, provenance
 from hpr.experiment.record import Record
 from hpr.experiment.run_progress import PackState, unheard
 from hpr.experiment.specification import RunSpec
@@ -180,12 +179,13 @@ def _courses(
     for spec in specs:
         if watch.stopping():
             raise Stopped(ASKED)
-        clock = time.perf_counter()
+        meter = Meter()
         with alone(spec):
             initial = initial_pack([spec], task, device, pretrained.weights)
             learner = new_learner(spec, spec.iterations, initial)
-            seconds = time.perf_counter() - clock
-            courses.append(Course(spec, initial, learner, started, seconds=seconds))
+            course = Course(spec, initial, learner, started)
+            course.spend(meter)
+            courses.append(course)
     return courses
 
 

@@ -9,12 +9,13 @@ from statistics import fmean
 from typing import Any
 
 from hpr.experiment.kept_weights import SCHEMA
-from hpr.experiment.provenance import Meter, whereabouts
+from hpr.experiment.provenance import Meter, as_timings, whereabouts
 from hpr.experiment.record import Record
+from hpr.experiment.run_outcome import no_memory
 from hpr.experiment.run_progress import PackState
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task
-from hpr.training.alone import Alone, out_of_memory
+from hpr.training.alone import Alone
 from hpr.training.autograd_step import by_autograd
 from hpr.training.cohort import Cohort
 from hpr.training.course import Course, checkpoints, finite_or_none
@@ -83,10 +84,10 @@ class Session:
         """Evaluate the untrained networks."""
         for course in list(self.courses):
             self._tick()
-            clock = time.perf_counter()
+            meter = Meter()
             with self.alone(course.spec):
                 course.start(self.task)
-                course.seconds += time.perf_counter() - clock
+                course.spend(meter)
                 continue
             self.courses.remove(course)
 
@@ -121,23 +122,24 @@ class Session:
                 continue
             self._tick()
             ends = [end for end in (*points, step + WINDOW - step % WINDOW) if end > step]
-            losses, accuracies, seconds = cohort.advance(ends)
+            meter = Meter()
+            losses, accuracies = cohort.advance(ends)
             for place, learner in enumerate(cohort.active):
                 course = travelling[learner]
                 course.losses.append(losses[place])
                 if accuracies is not None:
                     course.accuracies.append(accuracies[place])
-                course.seconds += seconds / len(cohort.active)
+                course.spend(meter, len(cohort.active))
             self._report()
 
     def _observe(self, cohort: Cohort, courses: Sequence[Course]) -> None:
         """Take a point of the trajectory of each run; one that fails leaves."""
         for course in courses:
             self._tick()
-            clock = time.perf_counter()
+            meter = Meter()
             with self.alone(course.spec):
                 course.observe(cohort.pack(course.learner))
-                course.seconds += time.perf_counter() - clock
+                course.spend(meter)
                 continue
             cohort.leave([course.learner])
             self.courses.remove(course)
@@ -208,8 +210,8 @@ class Session:
             "timings": {
                 "started": course.started,
                 "pack": self.size,
-                "training_s": round(course.seconds, 3),
-                **meter.timings("measures"),
+                **as_timings("training", course.seconds, course.cpu_seconds),
+                **as_timings("measures", *meter.spent()),
                 **whereabouts(course.initial.weights.device),
             },
         }
@@ -228,7 +230,7 @@ class Session:
             if self.keep is not None:
                 self.keep(course.spec, record)
         except Exception as error:
-            if not self.alone.raises or isinstance(error, Stopped) or out_of_memory(error):
+            if not self.alone.raises or isinstance(error, Stopped) or no_memory(error):
                 raise
             self.recovery.save([course], self._cohort)
             self.unkept = self.unkept or error

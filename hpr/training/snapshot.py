@@ -56,6 +56,7 @@ def snapshot(
         "trajectory": course.trajectory,
         "linearised_step": course.linearised.step if course.linearised else 0,
         "seconds": course.seconds,
+        "cpu_seconds": course.cpu_seconds,
         "started": course.started,
     }
     return {name: tensor.detach().cpu().contiguous() for name, tensor in held.items()}, state
@@ -72,15 +73,13 @@ def restore(course: Course, task: Task, tensors: Tensors, state: Mapping[str, An
     window = _whole(state, "window", min(step, WINDOW))
     iterations = _whole(state, "iterations", step)
     status, started = state.get("status"), state.get("started")
-    seconds: Any = state.get("seconds")
+    seconds, cpu_seconds = (_duration(state, name) for name in ("seconds", "cpu_seconds"))
     if (step - window) % WINDOW and step - window < spec.iterations:
         raise ValueError(f"window: expected one that begins where the last ended, got {window}")
     if status not in STATUSES or (window and status != "finished"):
         raise ValueError(f"status: expected one of a run in training, got {shown(status)}")
     if not isinstance(started, str) or len(started) > 40:
         raise ValueError(f"started: expected a date, got {shown(started)}")
-    if not (_is_number(seconds) and seconds >= 0):
-        raise ValueError(f"seconds: expected a number of at least 0, got {shown(seconds)}")
     classes = task.loss == "cross_entropy"
     closed = [min(end, step - window) for end in range(WINDOW, step - window + WINDOW, WINDOW)]
     if status == "diverged":
@@ -106,7 +105,9 @@ def restore(course: Course, task: Task, tensors: Tensors, state: Mapping[str, An
     course.accuracies = [tensors["accuracies"][:window]] if classes and window else []
     course.status, course.iterations, course.curves = str(status), iterations, curves
     course.trajectory, course.linearised = trajectory, linearised
-    course.started, course.seconds = started, course.seconds + seconds
+    course.started = started
+    course.seconds += seconds
+    course.cpu_seconds += cpu_seconds
 
 
 def _linearised(course: Course, tensors: Tensors, step: int, goal: int) -> Learner | None:
@@ -127,6 +128,13 @@ def _whole(state: Mapping[str, Any], name: str, most: int) -> int:
     if type(value) is not int or not 0 <= value <= most:
         raise ValueError(f"{name}: expected an integer from 0 to {most}, got {shown(value)}")
     return value
+
+
+def _duration(state: Mapping[str, Any], name: str) -> float:
+    value: Any = state.get(name)
+    if not (_is_number(value) and value >= 0):
+        raise ValueError(f"{name}: expected a number of at least 0, got {shown(value)}")
+    return float(value)
 
 
 def _is_number(value: Any) -> bool:

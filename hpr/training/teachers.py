@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from hpr.experiment.record import Record
+from hpr.experiment.run_outcome import no_memory
 from hpr.experiment.specification import RunSpec
-from hpr.training.alone import out_of_memory
 from hpr.training.pack import Weights
 from hpr.training.watch import Stopped
 from hpr.training.weights import decoded
@@ -49,6 +49,6 @@ class Pretrained:
                 )
             self.weights[teacher.key] = decoded(record["weights"])
         except Exception as error:
-            if not isinstance(error, Stopped) and not out_of_memory(error):
+            if not isinstance(error, Stopped) and not no_memory(error):
                 self._errors[teacher.key] = error
             raise

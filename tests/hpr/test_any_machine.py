@@ -31,7 +31,15 @@ LIGHT = {
     "list": ["--list"],
     "list as JSON": ["--list", "--json", "--profile", "paper"],
     "dry run": ["--all", "--dry-run"],
-    "dry run on the processor": ["--all", "--dry-run", "--device", "cpu", "--profile", "paper"],
+    "dry run, untimed": [
+        "--all",
+        "--dry-run",
+        "--untimed",
+        "--device",
+        "cpu",
+        "--profile",
+        "paper",
+    ],
 }
 linux = pytest.mark.skipif(
     sys.platform != "linux", reason="uses Linux's namespaces and capabilities"
@@ -182,7 +190,11 @@ def test_a_listing_and_a_dry_run_write_nothing_anywhere(tmp_path: Path) -> None:
         places[name].mkdir()
     environment = surroundings(**{name: str(place) for name, place in places.items()})
     before = files(tmp_path)
-    for arguments in (["--list"], ["--all", "--dry-run"], ["--figure", "2", "19", "--dry-run"]):
+    for arguments in (
+        ["--list"],
+        ["--all", "--dry-run", "--untimed"],
+        ["--figure", "2", "19", "--dry-run"],
+    ):
         done = call(
             [*arguments, "--em-dir", str(tables), "--out", str(tmp_path / "out")],
             tmp_path, environment,
@@ -209,7 +221,7 @@ def test_no_name_of_a_folder_breaks_the_output(
     out = tmp_path / os.fsdecode(name)
     options = ["-X", "warn_default_encoding"]
     for arguments, status in (
-        (["--all", "--dry-run", "--out", os.fsencode(out)], 0),
+        (["--all", "--dry-run", "--untimed", "--out", os.fsencode(out)], 0),
         (["--all", "--dry-run", "--mnist-dir", os.fsencode(out)], 2),
         (["--all", "--dry-run", "--em-dir", os.fsencode(out)], 2),
         (["--figure", name], 2),

@@ -17,6 +17,14 @@ import runner_support as support
 from test_several_at_once import check_records, finish, kept, start, trainings
 
 import hpr
+from hpr.connectivity import Dense
+from hpr.experiment.cluster import threads_of
+from hpr.experiment.plan import tasks
+from hpr.experiment.specification import RunSpec
+from hpr.experiment.store import Store
+from hpr.system.devices import Device
+from hpr.training import calibration
+from hpr.training.outlook import ahead
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("distributed") is None, reason="needs Dask distributed"
@@ -137,3 +145,21 @@ def test_a_scheduler_that_goes_is_one_line_and_the_same_command_goes_on(
     finish([start(out, COUNT, pause=0)], COUNT)
     check_records(out, COUNT)
     assert not stored & {key for key, _ in trainings(out)[begun:]}
+
+
+def test_a_dry_run_is_timed_by_the_clusters_workers(
+    tmp_path: Path, dask: Dask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Workers on a busy machine take long to import torch.
+    monkeypatch.setattr(calibration, "LONGEST", 300.0)
+    dask.worker()
+    dask.worker()
+    spec = RunSpec("student-teacher(d=5,kappa=3)", Dense(), 0, task_version="1", N=20)
+    specs = [spec.at_seed(seed) for seed in range(8)]
+    until(lambda: threads_of(dask.address) == 2)
+    found = ahead(specs, Store(tmp_path / "out"), tasks(), Device("cpu"), cluster=dask.address)
+    # Each thread is to get two packs.
+    assert (found.workers, len(found.left.packs)) == (2, 4)
+    assert (len(found.speed.timings), found.speed.processes) == (1, 2)
+    assert f"2 threads of the cluster {dask.address}, " in found.lines()[-1]
+    assert not (tmp_path / "out").exists()

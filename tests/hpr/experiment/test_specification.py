@@ -29,6 +29,17 @@ def test_round_trip_and_key() -> None:
     assert len(SPEC.key) == 16
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_run_with_another_seed_is_that_run(variant: str) -> None:
+    base = replace(SPEC, variant=variant, leak=None, ntk_parameters=None)
+    for seed in (0, 5, 2**63 - 1):
+        other = replace(base, seed=seed)
+        assert base.at_seed(seed) == other
+        assert (base.at_seed(seed).key, hash(base.at_seed(seed))) == (other.key, hash(other))
+    with pytest.raises(ValueError, match="seed: expected an integer of at least 0, got -1"):
+        base.at_seed(-1)
+
+
 def test_key_is_stable_over_releases() -> None:
     """A changed key orphans everybody's finished runs: if this fails, say so in the changelog."""
     assert SPEC.key == "a06cae4070d36a2b"

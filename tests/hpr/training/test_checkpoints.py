@@ -195,11 +195,14 @@ def test_timings_add_up(tmp_path: Path) -> None:
     content = folder.load(RUNS[0], *expected_of(RUNS[0]))
     assert content is not None
     seconds, started = content[1]["seconds"], content[1]["started"]
+    cpu_seconds = content[1]["cpu_seconds"]
     assert seconds > 0
-    state = {**content[1], "seconds": seconds + 1000}
+    assert cpu_seconds > 0
+    state = {**content[1], "seconds": seconds + 1000, "cpu_seconds": cpu_seconds + 500}
     folder.save(RUNS[0], content[0], state, expected_of(RUNS[0])[1])
     (record,) = train(RUNS[:1], checkpoints=folder)
     assert record["timings"]["training_s"] > 1000 + seconds
+    assert 500 + cpu_seconds < record["timings"]["training_cpu_s"] < 1000
     assert record["timings"]["started"] == started
 
 

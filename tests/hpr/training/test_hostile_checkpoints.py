@@ -159,6 +159,7 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a stop within a window": (with_state(status="stopped"), "status: expected one of a run in trai"),
     "no date": (with_state(started=5), "started: expected a date, got 5"),
     "negative time": (with_state(seconds=-1), "seconds: expected a number of at least 0, got -1"),
+    "no CPU time": (with_state(cpu_seconds=None), "cpu_seconds: expected a number of at least 0, got"),
     "no curves": (with_state(curves={}), "curves: expected points at [100]"),
     "other curves": (with_state(curves={"iteration": [100]}), "curves: expected ['accuracy', 'iter"),
     "curves of text": (

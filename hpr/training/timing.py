@@ -1,0 +1,124 @@
+"""Time a few iterations and measures of packs, for a forecast; `hpr.training.calibration` starts this program."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import pickle
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from hpr.experiment.plan import TaskOf
+from hpr.experiment.provenance import whereabouts
+from hpr.experiment.specification import RunSpec
+from hpr.experiment.speed import Base, PackTiming, Request
+from hpr.tasks import Task
+from hpr.training.evaluation import Diverged, Evaluation, evaluation
+from hpr.training.initial import initial_pack
+from hpr.training.pack import Pack
+from hpr.training.trainer import new_trainer
+from hpr_kernels.internal import outside_autocast
+
+Result = TypeVar("Result")
+
+# Seconds that the timed iterations of a pack take, unless one iteration takes longer.
+ITERATING = 0.2
+
+
+def timings(request: Request) -> Iterator[Base | tuple[int, PackTiming | str]]:
+    """The memory of the process, and then for each pack its place and its timing, or in words why it has none."""
+    torch.set_num_threads(request.threads)
+    device = torch.device(request.device)
+    yield Base(_peak(device))
+    end = math.inf
+    for number in range(len(request.packs)):
+        if time.perf_counter() > end:
+            return
+        place = (request.first + number) % len(request.packs)
+        try:
+            yield place, _timing(request.packs[place], request.task_of, device, fresh=not number)
+        except Exception as error:
+            yield place, " ".join(f"{type(error).__name__}: {error}".split())
+        end = min(end, time.perf_counter() + request.seconds)
+
+
+def serve_timings() -> None:
+    """Time what the process that started this one asks for."""
+    request = pickle.load(sys.stdin.buffer)
+    out = sys.stdout.buffer
+    # What a task prints must not come between.
+    sys.stdout = sys.stderr
+    for found in timings(request):
+        pickle.dump(found, out)
+        out.flush()
+
+
+@outside_autocast
+def _timing(
+    pack: Sequence[RunSpec], task_of: TaskOf, device: torch.device, *, fresh: bool
+) -> PackTiming:
+    """The timing of a pack; `fresh`: it is the first of this process."""
+    # Weights that are aligned with a teacher's take as long.
+    specs = [replace(spec, aligned=None, teacher=None) for spec in pack]
+    spec = specs[0]
+    making, task = _timed(lambda: task_of(spec))
+    R, lone = len(specs), [spec]
+    try:
+        initial_pack(lone, task, device)
+    except (ValueError, OSError):
+        # A matrix of the user's own may be known to the planning process alone.
+        lone = [replace(spec, connectivity=spec.shape.connectivity, drawn=None)]
+        initial_pack(lone, task, device)
+    drawing, one = _timed(lambda: initial_pack(lone, task, device))
+    with torch.no_grad():
+        whole = Pack(
+            one.weights.repeat(R, 1, 1),
+            one.readout.repeat(R, 1, 1),
+            one.N_in,
+            one.signs.repeat(R, 1),
+        )
+        trainer = new_trainer(whole, spec, task)
+        unit = trainer.unit(specs)
+        # The first call may compile or allocate.
+        first, _ = _timed(lambda: _window(trainer.window(specs, 0, unit)))
+        count = unit * max(1, int(ITERATING / first))
+        iterating, _ = _timed(lambda: _window(trainer.window(specs, unit, count)))
+        trained = Pack(trainer.pack.weights[:1], trainer.pack.readout[:1], one.N_in, one.signs)
+        measuring, run = _timed(lambda: _measured(spec, task, one, trained))
+        loading = 0.0
+        if fresh:
+            before = measuring
+            measuring, run = _timed(lambda: _measured(spec, task, one, trained))
+            loading = max(0.0, before - measuring)
+        point = _timed(lambda: run.trajectory_point(trained))[0] if spec.checkpoints else 0.0
+    iteration = iterating / count / R
+    return PackTiming(making, loading, drawing, iteration, measuring, point, _peak(device))
+
+
+def _window(results: tuple[Tensor, Tensor | None]) -> None:
+    """Wait for a GPU."""
+    results[0].cpu()
+
+
+def _measured(spec: RunSpec, task: Task, before: Pack, after: Pack) -> Evaluation:
+    run = evaluation(spec, task, before)
+    # Weights of a few iterations may have diverged already, and then there are none.
+    with contextlib.suppress(Diverged):
+        run.measures(after)
+    return run
+
+
+def _timed(call: Callable[[], Result]) -> tuple[float, Result]:
+    started = time.perf_counter()
+    result = call()
+    return time.perf_counter() - started, result
+
+
+def _peak(device: torch.device) -> float:
+    return float(whereabouts(device).get("peak_memory", 0.0))
