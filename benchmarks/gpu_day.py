@@ -56,6 +56,11 @@ STAGES = (
     DayStage("recurrence against fp64", _gpu_tests(f"{KERNELS}test_recurrence_triton.py"), 120),
     DayStage("rounding", ("-m", "benchmarks", "gpu-probes", "--only", "rounding"), 60),
     DayStage("a fused iteration", _gpu_tests("tests/hpr/training/test_fused_step.py"), 120),
+    DayStage(
+        "training at the paper's sizes",
+        _gpu_tests("tests/hpr/training/test_paper_sizes_on_a_card.py"),
+        120,
+    ),
     DayStage("launches of 2AF", ("-m", "benchmarks", "gpu", "--networks", "132"), 90),
     DayStage("programs", ("-m", "benchmarks", "gpu-probes", "--only", "programs"), 60),
     DayStage("precisions", ("-m", "benchmarks", "gpu-probes", "--only", "precisions"), 60),

@@ -19,6 +19,7 @@ from hpr.experiment.plan import TaskOf, tasks
 from hpr.experiment.provenance import version_lines
 from hpr.experiment.run_log import RunLog
 from hpr.experiment.running import (
+    add_dry_run,
     add_running,
     chosen_device,
     chosen_running,
@@ -112,14 +113,7 @@ def build_parser() -> Parser:
         action="store_true",
         help="save the trained weights beside each record, for hpr.load; runs without are trained again",
     )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="say what would run and what it costs; write nothing"
-    )
-    parser.add_argument(
-        "--untimed",
-        action="store_true",
-        help="with --dry-run: assume the speed, without any timing",
-    )
+    add_dry_run(parser)
     return parser
 
 

@@ -19,6 +19,7 @@ from hpr.experiment.execution import Train
 from hpr.experiment.kinds import DOWNLOADED
 from hpr.experiment.run_log import RunLog
 from hpr.experiment.running import (
+    add_dry_run,
     add_running,
     chosen_device,
     chosen_running,
@@ -148,14 +149,7 @@ def _add_place(parser: Parser) -> None:
         "--mnist-dir", type=path, metavar="DIR", help="folder of MNIST's four IDX files"
     )
     add_running(parser)
-    parser.add_argument(
-        "--dry-run", action="store_true", help="say what would run and what it costs; write nothing"
-    )
-    parser.add_argument(
-        "--untimed",
-        action="store_true",
-        help="with --dry-run: assume the speed, without any timing",
-    )
+    add_dry_run(parser)
 
 
 def _add_fields(parser: Parser) -> None:

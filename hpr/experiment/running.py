@@ -51,6 +51,18 @@ def add_running(parser: Parser) -> None:
     )
 
 
+def add_dry_run(parser: Parser) -> None:
+    """Add the options that ask what would run."""
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would run and what it costs; write nothing"
+    )
+    parser.add_argument(
+        "--untimed",
+        action="store_true",
+        help="with --dry-run: assume the speed, without any timing",
+    )
+
+
 def chosen_device(arguments: argparse.Namespace) -> Device:
     """The device of --device.
 
@@ -78,7 +90,6 @@ def chosen_running(
     Raises:
         UsageError: the log can't be written.
     """
-    import torch
 
     try:
         log.open()

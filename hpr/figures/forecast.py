@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from hpr.command_line import in_words
-from hpr.experiment.plan import plan, tasks
+from hpr.experiment.plan import Plan, plan, tasks
 from hpr.experiment.specification import RunSpec, distinct
 from hpr.experiment.store import Store
 from hpr.figures.figure import Figure
 from hpr.figures.settings import Settings
+from hpr.figures.stand_ins import MNIST_TASKS
 from hpr.system.devices import Device, training_rate
 from hpr.tasks import find_mnist
 from hpr.training.outlook import ahead
@@ -57,26 +58,20 @@ def dry_run(
     runs = {figure.name: figure.runs(settings) for figure in figures}
     if keep_weights:
         runs = {name: keeping_weights(of_figure) for name, of_figure in runs.items()}
+    specs = [spec for of_figure in runs.values() for spec in of_figure]
+    shows_mnist = settings.smnist == "sMNIST" and any(spec.task in MNIST_TASKS for spec in specs)
     told = ahead(
-        [spec for of_figure in runs.values() for spec in of_figure],
+        specs,
         store,
         tasks(mnist_dir),
         device,
         workers=workers,
         cluster=cluster,
-        mnist_there=settings.smnist != "sMNIST" or find_mnist(mnist_dir) is not None,
+        mnist_there=not shows_mnist or find_mnist(mnist_dir) is not None,
         timed=timed,
     )
     left = told.left
-    shapes: dict[RunSpec, list[tuple[int, float]]] = {}
-    for pack, price in zip(left.packs, left.costs, strict=True):
-        shapes.setdefault(pack[0].shape, []).append((len(pack), price.flops))
-    for shape, packs in shapes.items():
-        count, flops = (sum(column) for column in zip(*packs, strict=True))
-        print(
-            f"{count} x {shape.task}, N = {shape.N}, {shape.iterations} iterations: "
-            f"{flops:.2g} FLOP, {len(packs)} pack{'s' * (len(packs) > 1)}"
-        )
+    _print_packs(left)
     for name, of_figure in runs.items():
         if not of_figure:
             print(f"{name}: not counted")
@@ -88,6 +83,19 @@ def dry_run(
         print(f"{spec}: {error}")
     print("\n".join(told.lines()))
     return 0
+
+
+def _print_packs(left: Plan) -> None:
+    """Print a line per shape of network."""
+    shapes: dict[RunSpec, list[tuple[int, float]]] = {}
+    for pack, price in zip(left.packs, left.costs, strict=True):
+        shapes.setdefault(pack[0].shape, []).append((len(pack), price.flops))
+    for shape, packs in shapes.items():
+        count, flops = (sum(column) for column in zip(*packs, strict=True))
+        print(
+            f"{count} x {shape.task}, N = {shape.N}, {shape.iterations} iterations: "
+            f"{flops:.2g} FLOP, {len(packs)} pack{'s' * (len(packs) > 1)}"
+        )
 
 
 def listing(figures: Sequence[Figure], settings: Settings, device: Device, *, as_json: bool) -> int:
