@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ptx_emulator.block import WARP, Block
-from ptx_emulator.memory import Array
+from ptx_emulator.block import Block
+from ptx_emulator.memory import WARP, Array
 from ptx_emulator.program import (
     TYPES,
     Step,
@@ -104,6 +104,19 @@ def _fma(name: re.Match[str], operands: list[str]) -> Step:
         return flushed(fused(flushed(a), flushed(b), flushed(c)))
 
     return _computed([name[2]] * 3, operands, with_zeros if name[1] else fused, name[2])
+
+
+@opcode(r"(add|sub|mul|fma\.rn)\.f32x2")
+def _pairs(name: re.Match[str], operands: list[str]) -> Step:
+    of_one = fused if name[1] == "fma.rn" else BINARY[name[1]]
+
+    def f(*values: Array) -> Array:
+        parts = (
+            np.ascontiguousarray(value).view(np.float32) for value in np.broadcast_arrays(*values)
+        )
+        return of_one(*parts).view(np.uint64)
+
+    return _computed(["b64"] * (len(operands) - 1), operands, f, "b64")
 
 
 @opcode(rf"neg\.({FLOAT}|s16|s32|s64)")
