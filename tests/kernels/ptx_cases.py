@@ -171,6 +171,7 @@ WIDE = [
     Case("mov.b32 %r3, 0; selp.f64 %rd20, 0d3FF8000000000000, 0d0000000000000000, 1;", (), double(1.5)),
 ]  # fmt: skip
 HALVES = [
+    Case("mov.u16 %rs1, 0xFEDC; cvt.u32.u16 %r20, %rs1;", (), 0xFEDC),
     Case("mov.b32 {%rs1, %rs2}, %r10; shl.b16 %rs3, %rs1, 4; mov.b32 %r20, {%rs3, %rs2};", (0x0001F002,), 0x00010020),
     Case("mov.b32 {%rs1, %rs2}, %r10; and.b16 %rs3, %rs1, %rs2; cvt.u32.u16 %r20, %rs3;", (0xFF0CF00A,), 0xF008),
     Case("mov.b32 {%rs1, %rs2}, %r10; or.b16 %rs3, %rs1, %rs2; cvt.u32.u16 %r20, %rs3;", (0x000CF00A,), 0xF00E),
@@ -211,6 +212,8 @@ FLOATS = [
     _f32("sub.f32", (1.5, 2.25), -0.75),
     _f32("mul.f32", (1.5, 2.0), 3.0),
     _f32("max.f32", (NAN, 2.0), 2.0),
+    _f32("max.f32", (0.5, NAN, 3.0), 3.0),
+    _f32("min.f32", (0.5, NAN), 0.5),
     _f32("fma.rn.f32", (1 + 2**-12, 1 + 2**-12, -1 - 2**-11), 2**-24),
     _f32("fma.rn.ftz.f32", (2.0**-70, 2.0**-70, 0.0), 0.0),
     _f32("div.full.f32", (1.0, 4.0), 0.25),
@@ -233,6 +236,7 @@ FLOATS = [
 SHARED = "mov.b32 %r3, 0x44332211; mov.b32 %r4, 0x88776655; shl.b32 %r5, %r1, 4;"
 MEMORY = [
     Case("ld.global.b32 %r20, [%rd1 + 16];", (), 0x13121110),
+    Case("ld.global.b8 %rs1, [%rd1 + 18]; cvt.u32.u16 %r20, %rs1;", (), 0x12),
     Case("ld.global.b64 %rd20, [%rd1 + 16];", (), 0x1716151413121110),
     Case("ld.global.v2.b32 {%r3, %r4}, [%rd1 + 16]; mov.b64 %rd20, {%r4, %r3};", (), 0x1312111017161514),
     Case("ld.global.v4.b32 {%r3, %r4, %r5, %r20}, [%rd1 + 16];", (), 0x1F1E1D1C),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import reduce
 
 import numpy as np
 
@@ -78,8 +79,10 @@ def _arithmetic(name: re.Match[str], operands: list[str]) -> Step:
 @opcode(rf"(min|max)\.({FLOAT}|[us](?:16|32|64))")
 def _extreme(name: re.Match[str], operands: list[str]) -> Step:
     # Of a number and a NaN, PTX takes the number.
-    f = np.fmin if name[1] == "min" else np.fmax
-    return _computed([name[2]] * 2, operands, f, name[2])
+    of_two = np.fmin if name[1] == "min" else np.fmax
+    # On 10.0 there may be three.
+    count = 3 if len(operands) == 4 and name[2] == "f32" else 2
+    return _computed([name[2]] * count, operands, lambda *given: reduce(of_two, given), name[2])
 
 
 @opcode(r"(mul|mad)\.wide\.([us])32")
