@@ -22,7 +22,8 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # Emulated tests that `make test` runs: every kernel at small shapes. The others get the marker `nightly`.
 QUICK = re.compile(
     r"1x1-B1-|2x33-B5-|alignment_stores|equals_indexing|product_of_9_0|forward\[3x1-B33-T8"
-    r"|padded-each-3x33x36|2x65-T50|a_tie_is_a_miss|truncating_tensor_cores"
+    r"|padded-each-3x33x36|2x65-T50|a_tie_is_a_miss|truncating_tensor_cores|first_removal"
+    r"|every_opcode|10_0\[(forward|adjoints|cross-entropy|gram|update), (tf32x3|ieee)"
 )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import reduce
 
 import numpy as np
 
-from ptx_emulator.block import WARP, Block
-from ptx_emulator.memory import Array
+from ptx_emulator.block import Block
+from ptx_emulator.memory import WARP, Array
 from ptx_emulator.program import (
     TYPES,
     Step,
@@ -78,8 +79,10 @@ def _arithmetic(name: re.Match[str], operands: list[str]) -> Step:
 @opcode(rf"(min|max)\.({FLOAT}|[us](?:16|32|64))")
 def _extreme(name: re.Match[str], operands: list[str]) -> Step:
     # Of a number and a NaN, PTX takes the number.
-    f = np.fmin if name[1] == "min" else np.fmax
-    return _computed([name[2]] * 2, operands, f, name[2])
+    of_two = np.fmin if name[1] == "min" else np.fmax
+    # On 10.0 there may be three.
+    count = 3 if len(operands) == 4 and name[2] == "f32" else 2
+    return _computed([name[2]] * count, operands, lambda *given: reduce(of_two, given), name[2])
 
 
 @opcode(r"(mul|mad)\.wide\.([us])32")
@@ -104,6 +107,19 @@ def _fma(name: re.Match[str], operands: list[str]) -> Step:
         return flushed(fused(flushed(a), flushed(b), flushed(c)))
 
     return _computed([name[2]] * 3, operands, with_zeros if name[1] else fused, name[2])
+
+
+@opcode(r"(add|sub|mul|fma\.rn)\.f32x2")
+def _pairs(name: re.Match[str], operands: list[str]) -> Step:
+    of_one = fused if name[1] == "fma.rn" else BINARY[name[1]]
+
+    def f(*values: Array) -> Array:
+        parts = (
+            np.ascontiguousarray(value).view(np.float32) for value in np.broadcast_arrays(*values)
+        )
+        return of_one(*parts).view(np.uint64)
+
+    return _computed(["b64"] * (len(operands) - 1), operands, f, "b64")
 
 
 @opcode(rf"neg\.({FLOAT}|s16|s32|s64)")

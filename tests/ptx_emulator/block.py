@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ptx_emulator.memory import Array, Fault, Memory
+from ptx_emulator.memory import WARP, Access, Array, Fault, Memory
 from ptx_emulator.program import Instruction, Program
-
-WARP = 32
 
 
 @dataclass
@@ -43,6 +41,14 @@ class Counts:
         for (part, _), passes in banks.items():
             most[part] = max(most.get(part, 0), passes)
         self.conflicts[kind] += sum(most.values()) - len(most)
+
+
+@dataclass
+class Trace:
+    """What a launch did: its accesses to memory, and when each copy and each wgmma was issued and waited for."""
+
+    accesses: list[Access] = field(default_factory=list)
+    landed: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Registers(dict[str, Array]):
@@ -85,8 +91,12 @@ class Block:
         self.copy_groups: list[list[Any]] = []
         self.reads: list[Any] = []
         self.read_groups: list[list[Any]] = []
-        # The time of the last fence for wgmma, of shared memory; and whether registers are fenced.
-        self.fenced, self.registers_fenced = -1, False
+        # When each copy and product was issued and waited for.
+        self.landed: list[tuple[int, int]] = []
+        # The times of the last fences for wgmma, of shared memory and of registers.
+        self.fenced = self.registers_fenced = -1
+        # The times at which ordinary instructions last touched registers of products.
+        self.touched: dict[str, int] = {}
 
     def run(self) -> None:
         """Go to the end of the program. A Fault names the instruction."""
@@ -130,9 +140,24 @@ class Block:
         if one.step is None:
             raise Fault(f"{one.text}: expected by all threads, got some")
         try:
+            if one.reads or one.writes:
+                self.check_registers(one.reads, one.writes)
+                self.touched.update(dict.fromkeys(one.reads | one.writes, self.clock.time))
             one.step(self, mask)
         except Fault as fault:
             raise Fault(f"{one.text}: {fault}") from None
+
+    def products(self) -> list[Any]:
+        """The wgmma in flight."""
+        return [one for group in [*self.read_groups, self.reads] for one in group]
+
+    def check_registers(self, reads: frozenset[str], writes: frozenset[str]) -> None:
+        """Raise a Fault if an instruction touches the sums of a wgmma in flight, or writes what that reads."""
+        for product in self.products():
+            if not product.results.keys().isdisjoint(reads | writes):
+                raise Fault("expected the sums of a wgmma that was waited for")
+            if not product.fragments.isdisjoint(writes):
+                raise Fault("expected registers that no wgmma in flight reads")
 
     def _diverged(self, at: Array) -> int:
         """Run the threads that are furthest behind, until all threads meet; the place where they do."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hpr_kernels.compiled import Specimen, specialise
-from ptx_emulator.block import Block, Counts
+from ptx_emulator.block import Block, Counts, Trace
 from ptx_emulator.memory import Array, Clock, Memory
 from ptx_emulator.program import Program, parse
 
@@ -55,11 +55,12 @@ def launch(
     shared: int = 0,
     truncate: bool = False,
     measure: bool = False,
+    trace: Trace | None = None,
 ) -> Counts:
     """Run blocks 0 … blocks - 1 with `shared` bytes of shared memory each; numbers are arrays of one element.
 
     Tensor cores round to nearest, or towards zero with `truncate`. With `measure`, the result has sectors and bank
-    conflicts besides instructions.
+    conflicts besides instructions. `trace` gets every access.
 
     Raises:
         Fault: an access out of bounds or unaligned, a race, or what threads must execute together and do not.
@@ -89,7 +90,13 @@ def launch(
         own = Memory("shared", 0, max(4, -(-shared // 4)), clock)
         own.readable[:] = True
         clock.block, clock.epoch = number, clock.epoch + 1
-        Block(program, number, named, memory, own, counts, truncate=truncate, measure=measure).run()
+        memory.log = own.log = trace.accesses if trace else None
+        one_block = Block(
+            program, number, named, memory, own, counts, truncate=truncate, measure=measure
+        )
+        one_block.run()
+        if trace:
+            trace.landed += one_block.landed
     for start, one in pointers.items():
         first = 4 * places[start]
         one.allocation[...] = memory.bytes[first : first + len(one.allocation)]
@@ -145,27 +152,43 @@ def _compiled(source: _Source, key: str, warps: int, stages: int, capability: in
     return Kernel(parse(made.asm["ptx"]), made.metadata.shared, made.asm["ptx"])
 
 
+class Prepared(NamedTuple):
+    """A launch that is ready to run: a kernel, its arguments, and the number of blocks."""
+
+    kernel: Kernel
+    arguments: list[Pointer | Array]
+    blocks: int
+
+
+def prepare(capability: int, kernel: Any, *given: Any, grid: Any, **named: Any) -> Prepared:
+    """What a call of `JITFunction.run` on CPU tensors launches, compiled for a capability."""
+    arguments = dict(zip(kernel.arg_names, given, strict=False))
+    arguments |= {name: value for name, value in named.items() if name in kernel.arg_names}
+    tensors = {k: v for k, v in arguments.items() if isinstance(v, Tensor)}
+    described = arguments | {name: TYPES[value.dtype] for name, value in tensors.items()}
+    specimen = Specimen(
+        kernel.__name__, kernel, described, grid, named["num_warps"], named["num_stages"], 0, 0
+    )
+    pointers = {name: Pointer.of(value) for name, value in tensors.items()}
+    aligned = [k for k, one in pointers.items() if (one.start + one.offset) % 16 == 0]
+    signature = specialise(specimen)[0]
+    passed = [
+        pointers[name] if name in pointers else _number(arguments[name], signature[name])
+        for name in kernel.arg_names
+        if signature[name] != "constexpr"
+    ]
+    return Prepared(compiled(specimen, capability, aligned), passed, int(np.prod(grid)))
+
+
 def server(capability: int, *, truncate: bool) -> Callable[..., None]:
     """A replacement of `JITFunction.run`, which emulates a launch on CPU tensors."""
 
     def run(kernel: Any, *given: Any, grid: Any, warmup: bool = False, **named: Any) -> None:
-        arguments = dict(zip(kernel.arg_names, given, strict=False))
-        arguments |= {name: value for name, value in named.items() if name in kernel.arg_names}
-        tensors = {k: v for k, v in arguments.items() if isinstance(v, Tensor)}
-        described = arguments | {name: TYPES[value.dtype] for name, value in tensors.items()}
-        specimen = Specimen(
-            kernel.__name__, kernel, described, grid, named["num_warps"], named["num_stages"], 0, 0
-        )
-        pointers = {name: Pointer.of(value) for name, value in tensors.items()}
-        aligned = [k for k, one in pointers.items() if (one.start + one.offset) % 16 == 0]
-        program, shared, _ = compiled(specimen, capability, aligned)
-        signature = specialise(specimen)[0]
-        passed = [
-            pointers[name] if name in pointers else _number(arguments[name], signature[name])
-            for name in kernel.arg_names
-            if signature[name] != "constexpr"
-        ]
-        launch(program, passed, int(np.prod(grid)), shared=shared, truncate=truncate)
+        one = prepare(capability, kernel, *given, grid=grid, **named)
+        launch(
+            one.kernel.program, one.arguments, one.blocks,
+            shared=one.kernel.shared, truncate=truncate,
+        )  # fmt: skip
 
     return run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -43,13 +43,18 @@ class Guard(NamedTuple):
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction; `step` is None for those that steer the block."""
+    """One instruction; `step` is None for those that steer the block.
+
+    `reads` and `writes` are the registers of products of warp groups that an ordinary instruction names.
+    """
 
     text: str
     opcode: str
     operands: list[str]
     guard: Guard | None
     step: Step | None
+    reads: frozenset[str] = frozenset()
+    writes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,27 @@ def parse(ptx: str) -> Program:
             labels[label[1]] = len(instructions)
         elif not line.startswith("."):
             instructions += [_instruction(text.strip()) for text in line.split(";") if text.strip()]
+    instructions = _with_registers(instructions)
     return Program(parameters, registers, instructions, labels, int(threads[1]))
+
+
+def _with_registers(instructions: list[Instruction]) -> list[Instruction]:
+    """The instructions with their `reads` and `writes`."""
+    products = [one for one in instructions if one.opcode.startswith("wgmma.mma_async")]
+    watched = frozenset(name for one in products for name in _registers(one.operands[:2]))
+    found = []
+    for one in instructions:
+        if watched and not one.opcode.startswith("wgmma"):
+            results = 0 if re.match(r"st|cp|bar|bra", one.opcode) else 1
+            writes = _registers(one.operands[:results]) & watched
+            reads = _registers(one.operands[results:]) & watched
+            one = replace(one, reads=reads, writes=writes)
+        found.append(one)
+    return found
+
+
+def _registers(operands: list[str]) -> frozenset[str]:
+    return frozenset(re.findall(r"%([a-z]+\d+)", " ".join(operands)))
 
 
 def _instruction(text: str) -> Instruction:

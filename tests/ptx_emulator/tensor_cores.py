@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ptx_emulator.block import WARP, Block
-from ptx_emulator.memory import POISON, SEVERAL, Array, Fault
+from ptx_emulator.block import Block
+from ptx_emulator.memory import POISON, WARP, Array, Fault
 from ptx_emulator.program import Step, UnknownOpcodeError, full, opcode, source, target, vector
 
 GROUP = 4  # warps that make a wgmma
@@ -74,10 +74,11 @@ def _mma(name: re.Match[str], operands: list[str]) -> Step:
 
 
 class Product(NamedTuple):
-    """A wgmma in flight: when it was issued, the words that it reads, and the registers that it will write."""
+    """A wgmma in flight: when it was issued, the words and registers that it reads, and those that it will write."""
 
     time: int
     words: Array
+    fragments: frozenset[str]
     results: dict[str, Array]
 
 
@@ -97,19 +98,13 @@ def _fetch(block: Block, descriptors: Array, rows: int, words: list[Array]) -> A
     shared, found = block.shared, []
     for descriptor in descriptors[:: GROUP * WARP]:
         place = shared.locate(_addresses(int(descriptor), rows).ravel(), 4)
-        if (shared.written_epoch[place] == block.clock.epoch).any():
+        if (shared.written.epoch[place] == block.clock.epoch).any():
             raise Fault("shared: wgmma reads what was written since the last barrier")
-        if (shared.written_time[place] > block.fenced).any():
+        if (shared.written.time[place] > block.fenced).any():
             raise Fault("shared: wgmma reads what was written since the last fence.proxy.async")
         words.append(place[:, 0])
         found.append(_tf32(shared.words[place]).reshape(rows, 8))
     return np.stack(found)
-
-
-def _mark_read(block: Block, words: Array) -> None:
-    block.shared.read_epoch[words] = block.clock.epoch
-    block.shared.read_warp[words] = SEVERAL
-    block.shared.read_time[words] = block.clock.time
 
 
 def _left(text: str) -> Callable[[Block, list[Array]], Array]:
@@ -129,14 +124,17 @@ def _wgmma(name: re.Match[str], operands: list[str]) -> Step:
     n, names = int(name[1]), [text[1:] for text in vector(d)]
     places = [_d_place(j) for j in range(len(names))]
     left, right, added = _left(a), source(b, "b64"), source(keep, "pred")
+    fragments = frozenset(text[1:] for text in vector(a) if a.startswith("{"))
 
     def step(block: Block, mask: Array | None) -> None:
-        if mask is not None or not block.registers_fenced:
+        touched = max(block.touched.get(name, 0) for name in (*names, *fragments))
+        if mask is not None or block.registers_fenced < touched:
             raise Fault("expected all threads, after wgmma.fence")
+        block.check_registers(fragments, frozenset())
         words: list[Array] = []
         A = left(block, words)
         B = np.repeat(_fetch(block, right(block), n, words), GROUP, axis=0)
-        pending = {k: v for one in _in_flight(block) for k, v in one.results.items()}
+        pending = {k: v for one in block.products() for k, v in one.results.items()}
         exact = A @ B.swapaxes(1, 2)
         keeps = full(block, added(block))
         if keeps.any():
@@ -152,14 +150,10 @@ def _wgmma(name: re.Match[str], operands: list[str]) -> Step:
             # A program that reads a sum before it waits gets this NaN.
             block.registers[k][...] = POISON
         read = np.concatenate(words)
-        _mark_read(block, read)
-        block.reads.append(Product(block.clock.time, read, results))
+        block.shared.read_by_all(read)
+        block.reads.append(Product(block.clock.time, read, fragments, results))
 
     return step
-
-
-def _in_flight(block: Block) -> list[Product]:
-    return [one for group in [*block.read_groups, block.reads] for one in group]
 
 
 @opcode(r"wgmma\.(fence|commit_group|wait_group)\.sync\.aligned")
@@ -168,12 +162,11 @@ def _order(name: re.Match[str], operands: list[str]) -> Step:
 
     def step(block: Block, mask: Array | None) -> None:
         if name[1] == "fence":
-            block.registers_fenced = True
+            block.registers_fenced = block.clock.time
         elif name[1] == "commit_group":
             block.read_groups.append(block.reads)
             block.reads = []
         else:
-            block.registers_fenced = False
             while len(block.read_groups) > keep:
                 for product in block.read_groups.pop(0):
                     _finish(block, product)
@@ -182,8 +175,9 @@ def _order(name: re.Match[str], operands: list[str]) -> Step:
 
 
 def _finish(block: Block, product: Product) -> None:
-    if (block.shared.written_time[product.words] > product.time).any():
+    if (block.shared.written.time[product.words] > product.time).any():
         raise Fault("shared: a warp writes what wgmma reads")
-    _mark_read(block, product.words)
+    block.shared.read_by_all(product.words)
+    block.landed.append((product.time, block.clock.time))
     for name, value in product.results.items():
         block.registers[name][...] = value

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ptx_emulator.block import WARP, Block
-from ptx_emulator.memory import Array, Fault
+from ptx_emulator.block import Block
+from ptx_emulator.memory import WARP, Array, Fault
 from ptx_emulator.program import (  # fmt: skip
     TYPES,
     Step,
@@ -58,11 +58,10 @@ def _load(name: re.Match[str], operands: list[str]) -> Step:
         memory = block.memory if name[1] == "global" else block.shared
         threads, where = _chosen(block, at(block), mask)
         _measure(block, name[0], name[1], where, size * len(writes), threads)
-        warps = block.warp[threads]
         if size < 4:
-            data = memory.read_part(where, size, warps)[:, None]
+            data = memory.read_part(where, size, threads)[:, None]
         else:
-            words = memory.read(memory.locate(where, size * len(writes)), warps)
+            words = memory.read(memory.locate(where, size * len(writes)), threads)
             data = np.ascontiguousarray(words).view(unsigned)
         for i, write in enumerate(writes):
             value = np.zeros(block.thread.shape, unsigned)
@@ -83,16 +82,15 @@ def _store(name: re.Match[str], operands: list[str]) -> Step:
         memory = block.memory if name[1] == "global" else block.shared
         threads, where = _chosen(block, at(block), mask)
         _measure(block, name[0], name[1], where, size * len(reads), threads)
-        warps = block.warp[threads]
         values = [full(block, read(block))[threads] for read in reads]
         if size < 4:
             if ((where - memory.base) % (size * len(values))).any():
                 raise Fault(f"expected addresses that are multiples of {size * len(values)}")
             for i, value in enumerate(values):
-                memory.write_part(where + i * size, size, value, warps)
+                memory.write_part(where + i * size, size, value, threads)
         else:
             words = memory.locate(where, size * len(reads))
-            memory.write(words, np.stack(values, 1).view(np.uint32), warps)
+            memory.write(words, np.stack(values, 1).view(np.uint32), threads)
 
     return step
 
@@ -124,9 +122,9 @@ def _matrix(name: re.Match[str], operands: list[str]) -> Step:
         for i in range(len(registers)):
             words = block.shared.locate(_rows(block, where, i), 4)
             if name[1] == "ld":
-                writes[i](block, block.shared.read(words, block.warp)[:, 0], None)
+                writes[i](block, block.shared.read(words, block.thread)[:, 0], None)
             else:
-                block.shared.write(words, reads[i](block)[:, None], block.warp)
+                block.shared.write(words, reads[i](block)[:, None], block.thread)
 
     return step
 
@@ -142,7 +140,7 @@ class Copy(NamedTuple):
     words: Array
     sources: Array
     whole: Array
-    warps: Array
+    threads: Array
 
 
 @opcode(r"cp\.async\.cg\.shared\.global")
@@ -157,14 +155,14 @@ def _copy(name: re.Match[str], operands: list[str]) -> Step:
         taken = full(block, size(block))[threads]
         if not np.isin(taken, (0, 16)).all():
             raise Fault("expected a copy of 0 or 16 bytes")
-        whole, warps = taken > 0, block.warp[threads]
+        whole = taken > 0
         origin = out(block)[threads][whole]
         words, sources = block.shared.locate(to, 16), block.memory.locate(origin, 16)
         _measure(block, name[0], "global", origin, 16, threads[whole])
-        block.memory.read(sources, warps[whole])
-        block.shared.check_write(words, warps)
-        block.shared.mark_written(words, warps)
-        block.copies.append(Copy(block.clock.time, words, sources, whole, warps))
+        block.memory.read(sources, threads[whole])
+        block.shared.check_write(words, threads)
+        block.shared.written.set(words, threads)
+        block.copies.append(Copy(block.clock.time, words, sources, whole, threads))
 
     return step
 
@@ -193,23 +191,36 @@ def _wait(name: re.Match[str], operands: list[str]) -> Step:
 def _land(block: Block, copy: Copy) -> None:
     """Write a copy's data. Between issue and wait nobody may touch its target or write to its source."""
     shared = block.shared
-    if (block.memory.written_time[copy.sources] > copy.time).any():
+    if (block.memory.written.time[copy.sources] > copy.time).any():
         raise Fault("global: a warp writes what cp.async reads")
-    if (shared.read_time[copy.words] > copy.time).any():
+    if (shared.reads.time[copy.words] > copy.time).any():
         raise Fault("shared: a warp reads what cp.async writes")
-    if (shared.written_time[copy.words] > copy.time).any():
+    if (shared.written.time[copy.words] > copy.time).any():
         raise Fault("shared: a warp writes what cp.async writes")
     data = np.zeros(copy.words.shape, np.uint32)
     data[copy.whole] = block.memory.words[copy.sources]
     shared.words[copy.words] = data
-    shared.mark_written(copy.words, copy.warps)
+    shared.written.set(copy.words, copy.threads)
+    shared.note(True, copy.words, copy.threads)
+    block.landed.append((copy.time, block.clock.time))
 
 
-@opcode(r"bar\.warp\.sync|fence\.proxy\.async\.shared::cta")
+@opcode(r"bar\.warp\.sync")
+def _warp_barrier(name: re.Match[str], operands: list[str]) -> Step:
+    if operands != ["-1"]:
+        raise UnknownOpcodeError(f"{name[0]} {operands}")
+
+    def step(block: Block, mask: Array | None) -> None:
+        if mask is not None:
+            raise Fault("expected all threads, got some")
+        block.clock.warp_epochs += 1
+
+    return step
+
+
+@opcode(r"fence\.proxy\.async\.shared::cta")
 def _fence(name: re.Match[str], operands: list[str]) -> Step:
     def step(block: Block, mask: Array | None) -> None:
-        # Threads of a warp are ordered in this model already.
-        if name[0].startswith("fence"):
-            block.fenced = block.clock.time
+        block.fenced = block.clock.time
 
     return step
