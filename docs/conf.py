@@ -21,8 +21,8 @@ exclude_patterns = ["_ext"]
 nitpicky = True
 # Aliases, type variables and types of single parameters, which have no entry of their own.
 NO_ENTRY = (
-    "Checkpoints", "Distribution", "Kind", "Record", "Rescale", "Signalled", "StandIn", "Stopped",
-    "Stopping", "Structure", "TaskOf", "Tensor", "Train",
+    "Checkpoints", "Distribution", "Kind", "PackState", "Record", "Rescale", "RunLog",
+    "Signalled", "StandIn", "Stopped", "Stopping", "Structure", "TaskOf", "Tensor", "Train",
 )  # fmt: skip
 # The second pattern: types of other libraries, whose inventories would have to be downloaded.
 nitpick_ignore_regex = [

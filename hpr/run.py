@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 import sys
 import time
 from collections import Counter
@@ -318,9 +319,8 @@ def _report(result: SweepResult, seconds: float) -> None:
         print(
             f"reasons and tracebacks: {result.out / 'failures'}; --retry-failed tries these runs again"
         )
-    print(
-        f"records: {result.out / 'runs'}; the same runs again: python -m hpr.run {result.sweep_file}"
-    )
+    again = f"{shlex.quote(str(result.sweep_file))} --out {shlex.quote(str(result.out))}"
+    print(f"records: {result.out / 'runs'}; the same runs again: python -m hpr.run {again}")
 
 
 def _plain(result: SweepResult) -> dict[str, Any]:

@@ -118,6 +118,7 @@ assert all((long.inputs != other.inputs).any() for other in others)
     run(check, tmp_path)
 
 
+@pytest.mark.nightly
 def test_a_measure(tmp_path: Path) -> None:
     """It stands in the records of the process that registers it, and nothing else of them changes."""
     outside("A measure", tmp_path, "silenced")
@@ -204,6 +205,7 @@ def test_a_measure_needs_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert list(own_measures.OWN_MEASURES.items()) == [("own_x", first)]
 
 
+@pytest.mark.nightly
 def test_the_lazy_distance(tmp_path: Path) -> None:
     """Both runs have it."""
     outside("The lazy distance", tmp_path, "lazy")
@@ -236,6 +238,7 @@ assert not heavy, heavy
 """
 
 
+@pytest.mark.nightly
 def test_a_figure(installed: Path, tmp_path: Path) -> None:
     """The command line lists it without torch or matplotlib, and makes it; without its package it is unknown."""
     lines = run(LISTING, tmp_path, (installed,)).splitlines()
@@ -281,6 +284,7 @@ def largest_change(before, after):
 """
 
 
+@pytest.mark.nightly
 def test_a_figure_brings_what_its_runs_need(installed: Path, tmp_path: Path) -> None:
     """The command line knows the connectivity and the measure that the figure's module registers."""
     site = shutil.copytree(installed, tmp_path / "site")
@@ -355,6 +359,7 @@ print(float(error.detach()))
 """
 
 
+@pytest.mark.nightly
 def test_a_backend(tmp_path: Path) -> None:
     """In a copy of the package with the page's module and lines fp32 rates are rounded once; in a mere copy not."""
     module, lines = snippets("A backend")

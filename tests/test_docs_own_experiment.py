@@ -49,6 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.nightly
 def test_python_runs_and_draws(folder: Path) -> None:
     for picture in (
         "ranks/kernel_alignment", "cells/kernel_alignment", "own_matrix/boxes", "delays/representation",
@@ -68,6 +69,7 @@ def test_python_runs_and_draws(folder: Path) -> None:
     assert all(0 < float(value) < 1 for _, value in told)
 
 
+@pytest.mark.nightly
 def test_commands_find_what_python_trained(folder: Path) -> None:
     (toml,) = snippets("toml")
     (folder / "my_sweep.toml").write_text(toml, encoding="utf-8")

@@ -170,6 +170,7 @@ def cells(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+@pytest.mark.nightly
 def test_a_tutorial_runs_and_ends_with_a_picture(page: Path, tmp_path: Path) -> None:
     code = cells(page)
     last = "import matplotlib.pyplot as plt\nassert plt.get_fignums()\nplt.savefig('last.png')\n"

@@ -57,7 +57,10 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> None:
             pytest.skip(f"no package index is reached: {str(error).splitlines()[0]}")
 
 
-@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize(
+    "python",
+    [pytest.param(one, marks=[pytest.mark.nightly] * (one != "3.11")) for one in PYTHONS],
+)
 @pytest.mark.usefixtures("index")
 def test_the_tested_versions_install(python: str) -> None:
     """All extras install together in one environment, so each of them installs alone too."""
@@ -73,6 +76,7 @@ def test_the_tested_versions_install(python: str) -> None:
 
 
 @pytest.mark.usefixtures("index")
+@pytest.mark.nightly
 def test_the_tested_versions_install_on_a_mac() -> None:
     wheels = ["--only-binary", ":all:", "--extra", "repro"]
     found = resolve("3.12", "pyproject.toml", *CONSTRAINED, *wheels, platform=MAC)
@@ -91,6 +95,7 @@ def test_every_torch_that_the_metadata_promises_installs(torch: str, tmp_path: P
 
 @pytest.mark.parametrize("python", PYTHONS[::4])
 @pytest.mark.usefixtures("index")
+@pytest.mark.nightly
 def test_the_kernels_install_torch_and_nothing_else(python: str, tmp_path: Path) -> None:
     alone = tmp_path / "torch.in"
     alone.write_text("torch==2.13.0\n", encoding="utf-8")

@@ -18,7 +18,7 @@ from typing import Any
 class RunLog:
     """Writes events. Every line is written at once and whole, so a killed process leaves whole lines.
 
-    Nothing is written before `open`, so a command line that is refused leaves no file.
+    Nothing is written before `begin`, so a command line that is refused leaves no file.
 
     Args:
         where: a file, which is appended to and whose folder is made; "-" for stderr; None: nothing is written.
@@ -36,7 +36,7 @@ class RunLog:
         # What ended the program, in one line.
         self.error: str | None = None
 
-    def open(self) -> None:
+    def begin(self) -> None:
         """Open the file and write the first event.
 
         Raises:

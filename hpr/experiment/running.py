@@ -92,7 +92,7 @@ def chosen_running(
     """
 
     try:
-        log.open()
+        log.begin()
     except OSError as error:
         raise UsageError(
             f"--log-json: {arguments.log_json} can't be written: {error.strerror}"

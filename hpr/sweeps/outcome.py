@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -43,6 +44,12 @@ class SweepResult:
     failures: Mapping[str, str]
     out: Path
     sweep_file: Path
+
+    def __repr__(self) -> str:
+        endings = Counter(record["status"] for record in self.by_key.values())
+        endings["failed"] += len(self.failures)
+        counts = ", ".join(f"{n} {status}" for status, n in sorted(endings.items()) if n)
+        return f"SweepResult({len(self.settings)} settings, {counts or 'no run'}, in {self.out})"
 
     @property
     def runs(self) -> list[RunSpec]:
@@ -122,7 +129,7 @@ class SweepResult:
             x: a field that varies, or "connectivity"; None: the first one that varies.
             kind: "dots", one per run, with the means; "boxes", quartiles and whiskers, with the dots; "lines", means
                 with a band of one sd.
-            path: where to write the picture too, as .png and .pdf.
+            path: where to write the picture too, as .png, .pdf and .svg; its own suffix is left out.
 
         Raises:
             ValueError: one line; a name is not known, or no run has a value of the measure.

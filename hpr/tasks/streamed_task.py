@@ -57,7 +57,7 @@ class StreamedTask(Task):
             settled = wrong is not None or self._seed_settles_trials()
         # An environment can raise any exception.
         except Exception as error:
-            why = " ".join(str(error).split())
+            why = " ".join(f"{type(error).__name__}: {error}".split())
             raise ValueError(
                 f"NeuroGym's {name} cannot be a task: {reason}, and its trials fail ({why})"
             ) from error

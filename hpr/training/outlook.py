@@ -18,6 +18,9 @@ from hpr.experiment.store import Store
 from hpr.system.devices import Device, cores, training_rate
 from hpr.training.calibration import calibrated, timed_there
 
+# Bytes of a process that has loaded torch, SciPy and a task, where none was measured: 530 MB on Linux, rounded.
+PROCESS_MEMORY = 5e8
+
 
 @dataclass(frozen=True)
 class Ahead:
@@ -27,6 +30,7 @@ class Ahead:
         left: the plan.
         forecast: its time and memory.
         speed: what was timed; `timings` is empty where nothing was.
+        asked: whether packs were to be timed.
         workers: the processes or threads of a cluster that train.
         cluster: address of the scheduler whose workers they are.
         where: the folder's records, for a line.
@@ -36,6 +40,7 @@ class Ahead:
     left: Plan
     forecast: Forecast
     speed: Speed
+    asked: bool
     workers: int
     cluster: str | None
     where: str
@@ -83,7 +88,8 @@ class Ahead:
     def _basis(self) -> str:
         timed = len(self.speed.timings)
         if not timed:
-            return "the speed is assumed, since no pack could be timed"
+            why = ", since no pack could be timed" if self.asked else ""
+            return f"speed and memory of a process are assumed{why}"
         kinds = len({pack[0].shape for pack in self.left.packs})
         others = ", the others by their FLOPs" if kinds > timed else ""
         at_once = (
@@ -136,6 +142,7 @@ def ahead(
     if speed is None:
         # Workers on the processor have one thread each.
         alone = device.type == "cuda" or (cluster is None and workers == 1)
-        speed = Speed(rate=training_rate(device) / (1 if alone else cores()))
+        rate = training_rate(device) / (1 if alone else cores())
+        speed = Speed(rate=rate, base=PROCESS_MEMORY)
     found = foresee(left, speed, threads, known_iterations(asked, left, store))
-    return Ahead(left, found, speed, threads, cluster, str(store.runs), device)
+    return Ahead(left, found, speed, timed, threads, cluster, str(store.runs), device)

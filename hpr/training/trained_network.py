@@ -40,7 +40,14 @@ class TrainedNetwork(nn.Module):
         self.bias = nn.Parameter(weights["bias"].clone()) if spec.bias else None
 
     def rates(self, x: Tensor) -> Tensor:
-        """Rates of every step, [T, B, N], on inputs x [T, B, N_in]; of a GRU, its states. They have no noise."""
+        """Rates of every step, [T, B, N], on inputs x [T, B, N_in]; of a GRU, its states. They have no noise.
+
+        Raises:
+            ValueError: one line; `x` has another shape.
+        """
+        N_in = self.input.shape[1]
+        if x.ndim != 3 or x.shape[2] != N_in:
+            raise ValueError(f"x: expected shape [T, B, {N_in}], got {list(x.shape)}")
         if self.spec.model == "two_layer":
             h = nn.functional.linear(x, self.input)
             return h.relu() if self.spec.activation == "relu" else h

@@ -15,6 +15,7 @@ EXAMPLE = ROOT / "examples" / "own_rnn" / "own_rnn.py"
 RUN = "import sys, runpy, hpr_kernels; print(hpr_kernels.__file__); runpy.run_path(sys.argv[1], run_name='__main__')"
 
 
+@pytest.mark.nightly
 def test_runs_against_the_installed_wheel(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", reason="building a wheel needs setuptools")
     source, site = tmp_path / "source", tmp_path / "site"

@@ -159,6 +159,7 @@ def test_a_listing_tells_minutes(tmp_path: Path) -> None:
 
 @linux
 @pytest.mark.parametrize("arguments", [*LIGHT.values(), SMALL], ids=[*LIGHT.keys(), "small"])
+@pytest.mark.nightly
 def test_a_user_without_a_home_and_a_name_is_served(arguments: list[str], tmp_path: Path) -> None:
     """In some containers a user is only a number; the run needs only a temporary folder and leaves it as it was."""
     temporary = tmp_path / "temporary"

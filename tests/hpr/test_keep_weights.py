@@ -39,6 +39,7 @@ def loaded(out: Path) -> dict[str, dict[str, torch.Tensor]]:
     return {path.stem: hpr.load(path).state_dict() for path in paths}
 
 
+@pytest.mark.nightly
 def test_workers_and_a_stop_give_the_weights_of_one_process(tmp_path: Path) -> None:
     """The first process is stopped on its way; its checkpoints lead to the weights of an undisturbed one."""
     long = ["--iterations", "100000"]
@@ -92,6 +93,7 @@ class Trainer:
         }  # fmt: skip
 
 
+@pytest.mark.nightly
 def test_a_figure_keeps_the_weights_of_its_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -308,6 +308,7 @@ def test_one_seed_is_enough_to_ask_for(seeds: int | None, networks: int) -> None
     assert size(Settings(seeds=seeds)).networks == networks
 
 
+@pytest.mark.nightly
 def test_the_figure_states_its_claims_first_and_writes_every_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

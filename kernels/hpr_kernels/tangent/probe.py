@@ -132,7 +132,8 @@ def check(module: nn.Module, x: Tensor, original: nn.Module) -> None:
     alone = torch.cat([run_module(module, "x1", example[None]) for example in x[:2]])
     if alone.shape != few.shape or not torch.allclose(few, alone, 1e-3, 1e-5 * size):
         raise ValueError(
-            "module: expected each example on its own, got other outputs in a batch of two"
+            "module: expected each example on its own, got other outputs in a batch of two; "
+            "a recurrent layer needs batch_first=True"
         )
 
 

@@ -101,6 +101,7 @@ assert not outcome.failures, outcome.failures
 """
 
 
+@pytest.mark.nightly
 def test_from_outside_of_the_package(tmp_path: Path) -> None:
     """A script outside the package runs twice: the second time it finds the record."""
     script = tmp_path / "own.py"

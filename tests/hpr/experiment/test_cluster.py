@@ -120,6 +120,7 @@ def test_a_killed_worker_is_survived_and_another_version_is_refused(
     assert begun_by(dask.log, survivor.pid)
 
 
+@pytest.mark.nightly
 def test_a_scheduler_that_goes_is_one_line_and_the_same_command_goes_on(
     tmp_path: Path, dask: Dask
 ) -> None:

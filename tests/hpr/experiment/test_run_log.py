@@ -85,6 +85,7 @@ def test_a_run_tells_its_course(tmp_path: Path, workers: int) -> None:
     assert "done after" in out
 
 
+@pytest.mark.nightly
 def test_the_loss_and_the_alignment_are_told_while_a_pack_trains(tmp_path: Path) -> None:
     """Without a terminal, lines say it; the log on stderr says it too, and the bar does not break its lines."""
     options = ["--iterations", "1000000", "--checkpoints", "100", "--log-json", "-"]
@@ -123,6 +124,7 @@ def test_the_loss_and_the_alignment_are_told_while_a_pack_trains(tmp_path: Path)
     assert told["eta_s"] > 0
 
 
+@pytest.mark.nightly
 def test_a_killed_process_leaves_whole_lines_and_no_end(tmp_path: Path) -> None:
     log = tmp_path / "log"
     options = ["--iterations", "1000000", "--workers", "2", "--log-json", str(log)]
@@ -142,6 +144,7 @@ def test_a_killed_process_leaves_whole_lines_and_no_end(tmp_path: Path) -> None:
     assert both[-1]["event"] == "end"
 
 
+@pytest.mark.nightly
 def test_a_failure_is_an_event_and_the_end_says_so(tmp_path: Path) -> None:
     log = tmp_path / "log"
     options = ["--iterations", "20", "--log-json", str(log)]
@@ -207,7 +210,7 @@ def test_a_log_that_cannot_be_written_is_one_line(
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
 def test_a_full_disk_ends_the_log_and_not_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     log = RunLog("/dev/full")
-    log.open()
+    log.begin()
     log.event("plan")
     log.end(0)
     told = capsys.readouterr().err
@@ -216,7 +219,7 @@ def test_a_full_disk_ends_the_log_and_not_the_run(capsys: pytest.CaptureFixture[
 
 def test_numbers_that_json_lacks_are_null(tmp_path: Path) -> None:
     log = RunLog(str(tmp_path / "log"), program="a")
-    log.open()
+    log.begin()
     log.event("a", loss=math.nan, inner={"b": [math.inf, 1.5]})
     log.end(0)
     begun, first, _ = events((tmp_path / "log").read_text())

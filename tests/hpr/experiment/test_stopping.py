@@ -117,6 +117,8 @@ def test_an_interrupt_of_the_imports_is_one_line(tmp_path: Path, moment: float) 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A test run in the background of a shell ignores the signal, and its children would, too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout
     assert process.stdout.readline() == "begun\n"
@@ -199,6 +201,7 @@ def failing(specs: Sequence[RunSpec], *_: Any, **__: Any) -> list[Record]:
     raise ZeroDivisionError("a fault")
 
 
+@pytest.mark.nightly
 def test_a_failure_is_kept_and_tried_again_only_when_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

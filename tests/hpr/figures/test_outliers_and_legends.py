@@ -116,6 +116,7 @@ def test_legends_cover_nothing(name: str) -> None:
     assert cut_off(picture) == []
 
 
+@pytest.mark.nightly
 def test_legends_of_the_theory_cover_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     small = Size(20_000, 20, 2, 2)
     monkeypatch.setattr(theory_figure, "QUICK", small)

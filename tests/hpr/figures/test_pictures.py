@@ -116,6 +116,7 @@ def plain(theory: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
     return found
 
 
+@pytest.mark.nightly
 def test_a_users_file_of_settings_reaches_no_picture(
     plain: dict[str, str], theory: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_users_file_of_settings_reaches_no_picture(
     assert drawn == plain
 
 
+@pytest.mark.nightly
 def test_settings_of_the_process_reach_no_picture_and_are_kept(
     plain: dict[str, str], theory: Path, tmp_path: Path
 ) -> None:

@@ -91,7 +91,10 @@ def test_a_command_line_is_a_sweep(capsys: pytest.CaptureFixture[str], tmp_path:
         for gain in ("0.8", "1.5") for rank in ("1", "20")
     ]  # fmt: skip
     assert "12 finished" in out
-    assert "records: results/runs; the same runs again: python -m hpr.run results/sweep.toml" in out
+    assert (
+        "records: results/runs; the same runs again: python -m hpr.run results/sweep.toml --out results"
+        in out
+    )
     assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 12
 
 

@@ -36,6 +36,7 @@ def undisturbed() -> list[Record]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that share what they import")
 @pytest.mark.parametrize("backend", [pytest.param("native", marks=native), "torch"])
+@pytest.mark.nightly
 def test_kills_lose_a_piece_of_training_and_change_no_record(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

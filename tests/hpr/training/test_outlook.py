@@ -114,7 +114,9 @@ def test_where_nothing_can_be_timed_a_speed_is_assumed(
     # A process that knows no module of this project.
     monkeypatch.setattr(timing_processes, "PROGRAM", "raise SystemExit(1)")
     found = ahead([SPEC], Store(tmp_path), tasks(), Device("cpu"))
-    assert found.lines()[-1].endswith("the speed is assumed, since no pack could be timed")
+    assert found.lines()[-1].endswith(
+        "speed and memory of a process are assumed, since no pack could be timed"
+    )
     assert found.forecast.seconds > 0
     assert found.plain()["timed_kinds"] == 0
 
