@@ -118,7 +118,6 @@ assert all((long.inputs != other.inputs).any() for other in others)
     run(check, tmp_path)
 
 
-@pytest.mark.nightly
 def test_a_measure(tmp_path: Path) -> None:
     """It stands in the records of the process that registers it, and nothing else of them changes."""
     outside("A measure", tmp_path, "silenced")
@@ -359,7 +358,6 @@ print(float(error.detach()))
 """
 
 
-@pytest.mark.nightly
 def test_a_backend(tmp_path: Path) -> None:
     """In a copy of the package with the page's module and lines fp32 rates are rounded once; in a mere copy not."""
     module, lines = snippets("A backend")

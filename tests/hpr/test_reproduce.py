@@ -147,7 +147,6 @@ def test_what_is_there_is_not_trained_again_and_gives_the_same_files(tmp_path: P
     assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == before
 
 
-@pytest.mark.nightly
 def test_a_corrupted_run_is_trained_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     argv = [*ONE, "--out", str(tmp_path)]
     main(argv, train=Trainer())
@@ -159,7 +158,6 @@ def test_a_corrupted_run_is_trained_again(tmp_path: Path, caplog: pytest.LogCapt
     assert len(caplog.messages) == 1
 
 
-@pytest.mark.nightly
 def test_a_diverged_run_is_named_and_the_rest_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,7 +230,6 @@ def test_a_record_that_cannot_be_kept_loses_its_own_run_alone(
     assert len(list((tmp_path / "runs").iterdir())) == 29
 
 
-@pytest.mark.nightly
 def test_a_record_that_cannot_be_read_is_one_line_and_the_others_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
