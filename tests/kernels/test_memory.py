@@ -36,11 +36,11 @@ def resident(name: str) -> int:
 
 
 def beside_result(function: Callable[[], Tensor]) -> int:
-    """The most bytes that a call holds at once, without its result: the least of three calls.
+    """The most bytes that a call holds at once, without its result: the least of five calls.
 
     Pages that the allocator has not given back add to a measurement, by up to 8 MiB on a busy machine.
     """
-    return min(beside_result_once(function) for _ in range(3))
+    return min(beside_result_once(function) for _ in range(5))
 
 
 def beside_result_once(function: Callable[[], Tensor]) -> int:
