@@ -82,15 +82,14 @@ def test_other_settings_are_not_compared() -> None:
 
 
 def test_the_page_shows_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = make_folder(tmp_path / "results")
+    out, data = make_folder(tmp_path / "results"), tmp_path / "data"
+    data.mkdir()
+    monkeypatch.setattr(reference_run, "DATA", data)
     without = parsed(write_report(out).read_text("utf-8"))
     assert "ships no reference run of the profile quick" in without.text
     kept = summarised(read_results(out).figures)
     kept["figures"]["18"]["claims"][0]["groups"][0][1:] = [6, 99.0, 0.1]
-    data = tmp_path / "data"
-    data.mkdir()
     (data / "reference_quick.json").write_text(json.dumps(kept), "utf-8")
-    monkeypatch.setattr(reference_run, "DATA", data)
     page = parsed(write_report(out).read_text("utf-8"))
     (section,) = (node for node in page.all("section") if node.attributes.get("id") == "reference")
     said = "19 claims are the same, 0 are within the reference’s spread, 1 differ."
