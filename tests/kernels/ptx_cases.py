@@ -171,6 +171,7 @@ WIDE = [
     Case("mov.b32 %r3, 0; selp.f64 %rd20, 0d3FF8000000000000, 0d0000000000000000, 1;", (), double(1.5)),
 ]  # fmt: skip
 HALVES = [
+    Case("cvt.u16.u32 %rs1, %r10; cvt.u32.u16 %r20, %rs1;", (0x12345678,), 0x5678),
     Case("mov.u16 %rs1, 0xFEDC; cvt.u32.u16 %r20, %rs1;", (), 0xFEDC),
     Case("mov.b32 {%rs1, %rs2}, %r10; shl.b16 %rs3, %rs1, 4; mov.b32 %r20, {%rs3, %rs2};", (0x0001F002,), 0x00010020),
     Case("mov.b32 {%rs1, %rs2}, %r10; and.b16 %rs3, %rs1, %rs2; cvt.u32.u16 %r20, %rs3;", (0xFF0CF00A,), 0xF008),

@@ -210,7 +210,7 @@ def _ordered(name: re.Match[str], operands: list[str]) -> Step:
     return _computed([name[2]] * 2, operands, f, "pred")
 
 
-@opcode(r"cvt(?:\.rn)?\.([usf](?:32|64))\.([usf](?:16|32|64))")
+@opcode(r"cvt(?:\.rn)?\.(u16|[usf](?:32|64))\.([usf](?:16|32|64))")
 def _convert(name: re.Match[str], operands: list[str]) -> Step:
     return _computed([name[2]], operands, lambda a: a.astype(TYPES[name[1]]), name[1])
 

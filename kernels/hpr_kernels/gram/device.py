@@ -10,6 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from hpr_kernels.recurrence.split_products import plus_product
+
 # A row of J has 10⁵ entries. Sums of partial sums of CHUNK terms round no worse than a library's product does.
 CHUNK = tl.constexpr(512)
 
@@ -26,7 +28,7 @@ def _product(
         inside = (k + n < N)[None, :]
         u = tl.load(left[:, None] + (k + n)[None, :], mask=inside, other=0.0)
         v = tl.load(right[:, None] + (k + n)[None, :], mask=inside, other=0.0)
-        product = tl.dot(u, v.T, product, input_precision=PRECISION)
+        product = plus_product(product, u, v.T, PRECISION)
     return product
 
 

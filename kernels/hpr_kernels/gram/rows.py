@@ -19,17 +19,20 @@ class LaunchConfig(NamedTuple):
     N: int
     num_warps: int
     num_stages: int
+    maxnreg: int | None = None
 
 
 # Chosen from the compiler's report for three cards, which tests/kernels/test_gram_triton.py checks.
 CONFIGS: dict[Precision, LaunchConfig] = {
-    "tf32x3": LaunchConfig(rows=64, N=16, num_warps=8, num_stages=3),
+    "tf32x3": LaunchConfig(rows=64, N=16, num_warps=4, num_stages=3, maxnreg=255),
     "tf32": LaunchConfig(rows=64, N=32, num_warps=8, num_stages=3),
     "ieee": LaunchConfig(rows=32, N=64, num_warps=4, num_stages=2),
 }
-# The alignment holds two tiles of kernels, which at "ieee" leaves too few registers for the configuration above.
+# The alignment holds two tiles of kernels, which leaves too few registers for the configurations above: with four warps
+# at "tf32x3" Triton 3.8.0 spills on 8.0.
 ALIGNMENT_CONFIGS: dict[Precision, LaunchConfig] = {
-    **CONFIGS,
+    "tf32x3": LaunchConfig(rows=64, N=16, num_warps=8, num_stages=3),
+    "tf32": CONFIGS["tf32"],
     "ieee": LaunchConfig(rows=32, N=32, num_warps=8, num_stages=2),
 }
 

@@ -180,7 +180,7 @@ def contract(
         K, left, right, Ft, start, stop, precision, symmetric, add
     )
     with torch.cuda.device_of(K):
-        gram_kernel[grid](**arguments, **launch_options(config.num_warps, config.num_stages))
+        gram_kernel[grid](**arguments, **launch_options(*config[2:]))
 
 
 def gram_arguments(
@@ -266,6 +266,7 @@ def _specimens(size: PaperSize, precision: Precision) -> list[Specimen]:
             grid=grid,
             num_warps=config.num_warps,
             num_stages=config.num_stages,
+            maxnreg=config.maxnreg,
             flops=2 * products,
             bytes=4 * numbers,
         )

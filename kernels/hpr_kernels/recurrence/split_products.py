@@ -37,6 +37,23 @@ def add_split_product(total, left_rest, right_rest, a, b, PRECISION: tl.constexp
 
 
 @triton.jit
+def plus_product(total, a, b, PRECISION: tl.constexpr):
+    """total + a b, [M, K] [K, N], as by `add_split_product` but with one accumulator more instead of three.
+
+    The three products of TF32 numbers follow each other, the largest last. A kernel that has no registers for more
+    takes this one. Unlike `tl.dot` at "tf32x3" it keeps a NaN of the two small products.
+    """
+    if PRECISION == "tf32x3":
+        minus_A, B = tf32(-a), tf32(b)
+        part = tl.dot(-(a + minus_A), B, input_precision="tf32")
+        part = tl.dot(minus_A, b - B, part, input_precision="tf32")
+        total -= tl.dot(minus_A, B, part, input_precision="tf32")
+    else:
+        total = tl.dot(a, b, total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
 def sum_of(total, left_rest, right_rest, PRECISION: tl.constexpr):
     """The product that the three accumulators of `add_split_product` hold."""
     if PRECISION == "tf32x3":

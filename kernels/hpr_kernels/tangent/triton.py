@@ -76,7 +76,7 @@ def block_sums(left: JacobianBlock, right: JacobianBlock | None, N_out: int) -> 
     Ft = weights(z1, z2, left.precision, symmetric=right is None)
     arguments, grid, config = alignment_arguments(left, right, Ft, N_out)
     with torch.cuda.device_of(Ft):
-        alignment_kernel[grid](**arguments, **launch_options(config.num_warps, config.num_stages))
+        alignment_kernel[grid](**arguments, **launch_options(*config[2:]))
     # Each network has a sum of its own, because torch's order of summation depends on the number of sums.
     return torch.stack([one.sum(0) for one in arguments["sums"]], dim=1)
 
@@ -135,6 +135,7 @@ def _specimen(size: PaperSize, precision: Precision) -> Specimen:
         grid=grid,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
+        maxnreg=config.maxnreg,
         flops=4 * (entries + M * (M + 1) // 2 // N_out) * N,
         bytes=8 * (adjoints + (T * B) ** 2 + M // N_out * N),
     )
