@@ -344,7 +344,8 @@ def _list_fields(*, as_json: bool) -> int:
         print("run" if name == "run" else f"\nconnectivity {name} ({KINDS[name].__name__})")
         for each in fields:
             if name == "run" or each.name != "gain" or name == "dense":
-                print(f"  {each.name}  {each.type}; default: {each.default}")
+                default = "required" if each.default == "required" else f"default: {each.default}"
+                print(f"  {each.name}  {each.type}; {default}")
                 print(
                     f"      {each.meaning}" if each.meaning else "",
                     end="\n" if each.meaning else "",

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hpr.command_line import counted
 from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
 from hpr.fields import shown
@@ -49,7 +50,7 @@ class SweepResult:
         endings = Counter(record["status"] for record in self.by_key.values())
         endings["failed"] += len(self.failures)
         counts = ", ".join(f"{n} {status}" for status, n in sorted(endings.items()) if n)
-        return f"SweepResult({len(self.settings)} settings, {counts or 'no run'}, in {self.out})"
+        return f"SweepResult({counted(len(self.settings), 'setting')}, {counts or 'no run'}, in {self.out})"
 
     @property
     def runs(self) -> list[RunSpec]:

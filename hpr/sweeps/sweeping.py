@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from hpr.command_line import counted
 from hpr.experiment.execution import Outcome, Train, run_local
 from hpr.experiment.kinds import DOWNLOADED
 from hpr.experiment.store import Store
@@ -130,7 +131,7 @@ def forecast(
 def forecast_lines(told: dict[str, Any]) -> list[str]:
     """A forecast in words."""
     return [
-        f"{told['runs']} runs in {told['settings']} settings",
+        f"{counted(told['runs'], 'run')} in {counted(told['settings'], 'setting')}",
         *told["unreadable"],
         *told["lines"],
     ]

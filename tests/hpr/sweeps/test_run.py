@@ -132,7 +132,7 @@ def test_a_dry_run_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: 
     capsys.readouterr()
     before = sorted(tmp_path.rglob("*"))
     assert run(*RANKS, "--iterations", "5", "10000", "--dry-run") == 0
-    assert "12 runs already in results/runs, 12 to train in 1 packs" in capsys.readouterr().out
+    assert "12 runs already in results/runs, 12 to train in 1 pack," in capsys.readouterr().out
     words = ["--task", "DMS", "--connectivity", "file:own.npy", "dense", "--dry-run", "--json"]
     assert run(*words) == 0
     told = json.loads(capsys.readouterr().out)
@@ -202,6 +202,9 @@ def test_help_and_fields_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--fields"]) == 0
     text = capsys.readouterr().out
     assert "learning_rate  float; default: 0.003\n      Step size of SGD.\n" in text
+    assert "  task  str; required\n" in text
+    assert "  seed  int; default: 0\n" in text
+    assert "connectivity  Connectivity; default: the structure that has the other names, else dense" in text
     assert main(["--fields", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert {"run", "svd", "file"} <= set(told)

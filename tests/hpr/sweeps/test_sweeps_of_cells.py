@@ -31,7 +31,7 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
     )
     out = ["--out", str(tmp_path), "--dry-run"]
     assert main([*words.split(), *out]) == 0
-    assert "1 runs in 1 settings" in capsys.readouterr().out
+    assert "1 run in 1 setting\n" in capsys.readouterr().out
     for wrong, told in (
         ("--optimiser adam", "did you mean '--optimizer'?"),
         ("--cell lstm", "cell: expected one of ('leaky', 'gru'), got 'lstm'"),
