@@ -194,7 +194,9 @@ def _curves(
     ]
     parts += [f"{len(ends)} diverged"] if ends else []
     caption = ", ".join(parts)
-    return Plot(name, lines, dots, ends, caption, f"Loss during training, {name}: {caption} at the end")
+    return Plot(
+        name, lines, dots, ends, caption, f"Loss during training, {name}: {caption} at the end"
+    )
 
 
 def _spectrum(name: str, spec: RunSpec) -> Plot:

@@ -207,7 +207,9 @@ class _TaskOf:
         try:
             return self.made(spec)
         except ValueError as error:
-            raise ValueError(f"task: {error}{near_task(spec.task)}") from error
+            # Some errors of making a task name the argument themselves.
+            told = str(error).removeprefix("task: ")
+            raise ValueError(f"task: {told}{near_task(spec.task)}") from error
 
 
 def _settings(experiment: Experiment) -> Iterator[Setting]:

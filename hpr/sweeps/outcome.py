@@ -62,6 +62,12 @@ class SweepResult:
         """The records of the runs that have one, setting by setting."""
         return [self.by_key[run.key] for run in self.runs if run.key in self.by_key]
 
+    @property
+    def flags(self) -> dict[str, list[str]]:
+        """By key, which measures of a run are no finite numbers, or how it diverged; the former come first."""
+        found = sorted(self.records, key=lambda record: record["status"] == "diverged")
+        return {record["key"]: record["flags"] for record in found if record["flags"]}
+
     def rows(self) -> list[dict[str, Any]]:
         """One row per run: every field of the run and of its structure, how it ended, and every measure.
 

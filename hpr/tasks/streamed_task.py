@@ -59,14 +59,13 @@ class StreamedTask(Task):
         except Exception as error:
             why = " ".join(f"{type(error).__name__}: {error}".split())
             raise ValueError(
-                f"NeuroGym's {name} cannot be a task: {reason}, and its trials fail ({why})"
+                f"{name} cannot be a task: {reason}, and its trials fail ({why})"
             ) from error
         if wrong is not None:
-            raise ValueError(f"NeuroGym's {name} cannot be a task: it {wrong}")
+            raise ValueError(f"{name} cannot be a task: it {wrong}")
         if not settled:
             raise ValueError(
-                f"NeuroGym's {name} cannot be a task: {reason}, and a seed does not settle its "
-                "trials"
+                f"{name} cannot be a task: {reason}, and a seed does not settle its trials"
             )
         self.content = self._digest(environment)
 
