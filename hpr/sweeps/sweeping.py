@@ -83,6 +83,12 @@ def carry_out(
         train = sent_train_pack()
     store.prepare()
     path = write_sweep(experiment, store.out)
+    for name, run in {run.task: run for run in experiment.runs}.items():
+        if not experiment.task_of(run).one_length:
+            say(
+                f"{name}: trials differ in length; at the last step, where the representation alignment is measured, a "
+                "shorter one is over and the next one has begun"
+            )
     outcome: Outcome = run_local(
         experiment.runs, store, experiment.task_of, train, torch.device(str(device)), say, **how
     )
