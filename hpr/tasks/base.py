@@ -99,6 +99,10 @@ class Task(ABC):
             )
         return drawn
 
+    def most(self, split: Split) -> int | None:
+        """The most trials of a batch; None: any number."""
+        return None
+
     def _fault(self, drawn: Trials, shape: tuple[int, int, int]) -> str | None:
         """Say what was expected of trials [K, T, B] and what they are instead; None if they are valid."""
         inputs, targets = drawn.inputs, drawn.targets
