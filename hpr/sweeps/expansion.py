@@ -126,17 +126,7 @@ def expand(
     if axes.get("rescale") == ["kept"]:
         # A choice must know it, since its gain then has no effect.
         choices = [_kept(choice) for choice in choices]
-    for name in own:
-        if not any(name in choice.axes for choice in choices):
-            kinds = ", ".join(
-                f"{choice.cls.kind} with rescale = 'kept'"
-                if choice.given.get("rescale") == "kept"
-                else choice.cls.kind
-                for choice in choices
-            )
-            raise ValueError(
-                f"{name}: expected a connectivity that it has an effect on ({', '.join(kinds_with(name))}), got {kinds}"
-            )
+    _check_effect(own, choices)
     task_of = _TaskOf(sources.tasks, tasks(mnist_dir))
     experiment = Experiment(axes, choices, [], sources, task_of, teacher_values=teachers)
     total = 1
@@ -153,6 +143,21 @@ def expand(
         experiment.settings.append(Setting(setting.values, setting.connectivity, runs))
         experiment.teachers += [run.teacher for run in runs if run.teacher is not None]
     return experiment
+
+
+def _check_effect(names: Sequence[str], choices: Sequence[StructureChoice]) -> None:
+    """Refuse a name that has an effect on none of the structures."""
+    for name in names:
+        if not any(name in choice.axes for choice in choices):
+            kept = " with rescale = 'kept'"
+            kinds = dict.fromkeys(
+                f"{choice.cls.kind}{kept * (choice.given.get('rescale') == 'kept')}"
+                for choice in choices
+            )
+            raise ValueError(
+                f"{name}: expected a connectivity that it has an effect on ({', '.join(kinds_with(name))}), "
+                f"got {', '.join(kinds)}"
+            )
 
 
 def _check_once(name: str, values: Iterable[str]) -> None:

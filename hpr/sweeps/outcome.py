@@ -144,10 +144,10 @@ class SweepResult:
         if kind not in ("dots", "boxes", "lines"):
             raise ValueError(f"kind: expected dots, boxes or lines, got {shown(kind)}")
         known = {name for record in self.records for name in record["measures"]}
-        if measure not in known:
+        if not isinstance(measure, str) or measure not in known:
             raise ValueError(
                 f"measure: expected one of {', '.join(sorted(known)) or 'the records (there are none)'}, got "
-                f"{shown(measure)}{did_you_mean(str(measure), known)}"
+                f"{shown(measure)}{did_you_mean(measure, known) if isinstance(measure, str) else ''}"
             )
         from hpr.figures.draw import save
         from hpr.figures.draw.own_sweep import draw_panels, styled

@@ -122,9 +122,8 @@ def _lines(axes: matplotlib.axes.Axes, values: NDArray[np.float64]) -> None:
 
 
 def _small_print(panels: Sequence[Panel], kind: str) -> str:
-    seeds = len(panels[0].runs[0])
     run = panels[0].runs[0][0]
     what = {"dots": "dots: runs; bars: means", "boxes": "boxes: quartiles", "lines": "band: one sd"}
-    number = f"{counted(seeds, 'seed')} per setting"
+    number = f"{counted(len(panels[0].runs[0]), 'seed')} per setting"
     tasks = sorted({each.task for panel in panels for level in panel.runs for each in level})
     return f"{what[kind]}; {', '.join(tasks)}; {number}; {counted(run.iterations, 'iteration')}"

@@ -314,6 +314,7 @@ def test_a_plot_shows_the_measures(kind: Any, tmp_path: Path) -> None:
 def test_a_wrong_name_in_a_plot_is_one_line() -> None:
     found = result(rank=[1, 2])
     for arguments, message in (
+        ({"measure": ["final_loss"]}, r"got \['final_loss'\]$"),
         (
             {"measure": "kernel_aligment"},
             r"got 'kernel_aligment'; did you mean 'kernel_alignment'\?",
