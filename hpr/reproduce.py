@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from hpr.command_line import Parser, UsageError, in_words, integer_between, path, positive
+from hpr.command_line import Parser, UsageError, counted, in_words, integer_between, path, positive
 from hpr.experiment.execution import Failure, Outcome, Train, run_local
 from hpr.experiment.plan import TaskOf, tasks
 from hpr.experiment.provenance import version_lines
@@ -306,7 +306,7 @@ def _ending(specs: Sequence[RunSpec], outcome: Outcome, failures: Sequence[Failu
         f"{unfinished} failed",
         *([f"{others} of the figures and the summary failed"] if others else []),
     ]
-    return f"{len(specs)} runs: {', '.join(counts)}"
+    return f"{counted(len(specs), 'run')}: {', '.join(counts)}"
 
 
 def _verdicts(figure: dict[str, Any], out: Path) -> str:
