@@ -215,7 +215,8 @@ def _reproduce(
     # A missing package fails here, not after training. Drawing prepares matplotlib, so it precedes all that import it.
     for name in ("hpr.figures.draw", "scipy", "tqdm", "torch"):
         importlib.import_module(name)
-    from hpr.figures.drawing import Drawing, write_figures
+    from hpr.figures.drawing import Drawing
+    from hpr.figures.drawing_workers import write_figures
     from hpr.figures.summary import write_summary
 
     store = Store(arguments.out)

@@ -17,7 +17,8 @@ from test_rank_sweep import QUICK, records
 from hpr.experiment.run_outcome import Failure
 from hpr.figures import Figure, Settings, discover
 from hpr.figures.definitions.rank_sweep import RankSweep
-from hpr.figures.drawing import Drawing, write_figures
+from hpr.figures.drawing import Drawing
+from hpr.figures.drawing_workers import write_figures
 
 FEW = replace(QUICK, seeds=2)
 
@@ -46,7 +47,7 @@ def sweep(kind: type[RankSweep], name: str) -> Figure:
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpr.figures.drawing.cores", lambda: 2)
+    monkeypatch.setattr("hpr.figures.drawing_workers.cores", lambda: 2)
     monkeypatch.setenv("DRAWS", str(os.getpid()))
 
 
@@ -115,7 +116,7 @@ def test_an_interrupt_ends_all_with_one_line(tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["--figure", "16", "theory", "--profile", "quick", "--device", "cpu", "--workers", "2"]
     program = (
-        "import sys, hpr.figures.drawing, hpr.reproduce; hpr.figures.drawing.cores = lambda: 2\n"
+        "import sys, hpr.figures.drawing_workers, hpr.reproduce; hpr.figures.drawing_workers.cores = lambda: 2\n"
         "sys.exit(hpr.reproduce.main())"
     )
     process = subprocess.Popen(
