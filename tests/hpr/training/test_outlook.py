@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from hpr.experiment.store import Store
 from hpr.run import main
 from hpr.system.devices import Device
 from hpr.training import outlook, timing_processes
+from hpr.training.evaluation import evaluation
 from hpr.training.outlook import ahead
 from hpr.training.timing import timings
 
@@ -52,6 +56,41 @@ def test_a_process_times_each_kind() -> None:
     assert last.loading == 0
     assert first.point == 0
     assert last.point > 0
+
+
+@pytest.mark.parametrize(("long", "most"), [(0.0, 2), (math.inf, 4)])
+def test_a_large_kernel_is_timed_with_half_of_its_trials(
+    monkeypatch: pytest.MonkeyPatch, long: float, most: int
+) -> None:
+    trials: list[int] = []
+
+    def recorded(spec: RunSpec, *rest: Any) -> Any:
+        trials.append(spec.kernel_trials)
+        return evaluation(spec, *rest)
+
+    monkeypatch.setattr("hpr.training.timing.evaluation", recorded)
+    monkeypatch.setattr("hpr.training.timing.LONG", long)
+    spec = replace(SPEC, checkpoints=2)
+    _, (_, found) = timings(Request([[spec]], tasks(), "cpu", 1, 60.0))
+    assert isinstance(found, PackTiming)
+    assert max(trials) == most
+    assert 0 < found.point < found.measures < 60
+
+
+def test_a_process_that_times_does_not_import_torchs_compiler() -> None:
+    program = (
+        "import sys\n"
+        "from test_outlook import SPEC, Request, tasks\n"
+        "from hpr.training.timing import timings\n"
+        "_, (_, found) = timings(Request([[SPEC]], tasks(), 'cpu', 1, 60.0))\n"
+        "assert found.measures\n"
+        "assert not {'sympy', 'torch._dynamo'} & set(sys.modules)\n"
+    )
+    where = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=where
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_first_kind_alone_is_begun_when_the_time_is_over() -> None:
