@@ -128,16 +128,25 @@ def _update(M: int, P: int, constrained: bool, tight: bool) -> Maker:
     return make
 
 
-def _cross_entropy(N_out: int) -> Maker:
+def _loss(N_out: int, classes: bool) -> Maker:
     def make(precision: Precision, large: bool, rng: torch.Generator) -> None:
         from hpr_kernels.loss import triton
 
         N = 192 if large else 64
         rates, gradient = (torch.rand(1, 3, 8, N, generator=rng) for _ in range(2))
         readout = torch.randn(1, N_out, N, generator=rng) / 14
-        targets = torch.randint(0, N_out, (1, 3, 8), generator=rng)
-        sums, dy = triton.buffers(1, 3, 8, N_out, 1, rates)
-        triton.readout_cross_entropy(rates, readout, targets, gradient, sums, dy, 1, precision)
+        if classes:
+            take, targets = (
+                triton.readout_cross_entropy,
+                torch.randint(0, N_out, (1, 3, 8), generator=rng),
+            )
+        else:
+            take, targets = (
+                triton.readout_squared_error,
+                torch.randn(1, 3, 8, N_out, generator=rng),
+            )
+        sums, dy = triton.buffers(1, 3, 8, N_out, 1, rates, classes)
+        take(rates, readout, targets, gradient, sums, dy, 1, precision)
 
     return make
 
@@ -166,8 +175,10 @@ MAKERS: dict[str, Maker] = {
     "update, constrained": _update(33, 48, True, False),
     "update, constrained, tight rows": _update(33, 47, True, True),
     "update of a readout": _update(3, 48, False, False),
-    "cross-entropy": _cross_entropy(3),
-    "cross-entropy, 40 outputs": _cross_entropy(40),
+    "cross-entropy": _loss(3, True),
+    "cross-entropy, 40 outputs": _loss(40, True),
+    "squared error": _loss(3, False),
+    "squared error, one output": _loss(1, False),
     "trials": _trials,
 }
 NAMES = [f"{name}, {precision}" for name in MAKERS for precision in PRECISIONS if name != "trials"]
