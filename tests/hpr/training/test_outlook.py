@@ -135,7 +135,7 @@ def test_a_dry_run_times_and_writes_nothing(
     assert re.search(r"4 to train in 2 packs: .*, about \d+ s at .*, \d+ MB$", lines[-2])
     assert re.fullmatch(
         r"2 workers, \d+ MB each; a start now ends about \d{4}-\d\d-\d\d \d\d:\d\d; "
-        r"1 of 1 kinds of packs timed by 2 processes at once in \d+ s",
+        r"1 of 1 kind of packs timed by 2 processes at once in \d+ s",
         lines[-1],
     )
     assert main([*words, "--dry-run", "--json"]) == 0
