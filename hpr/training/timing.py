@@ -23,7 +23,7 @@ from hpr.tasks import Task
 from hpr.training.evaluation import Diverged, Evaluation, evaluation
 from hpr.training.initial import initial_pack
 from hpr.training.pack import Pack
-from hpr.training.trainer import new_trainer
+from hpr.training.trainer import Trainer, new_trainer
 from hpr_kernels.internal import outside_autocast
 
 Result = TypeVar("Result")
@@ -89,10 +89,7 @@ def _timing(
         )
         trainer = new_trainer(whole, spec, task)
         unit = trainer.unit(specs)
-        # The first call may compile or allocate.
-        first, _ = _timed(lambda: _window(trainer.window(specs, 0, unit)))
-        count = unit * max(1, int(ITERATING / first))
-        iterating, _ = _timed(lambda: _window(trainer.window(specs, unit, count)))
+        count, iterating = _iterating(trainer, specs, unit)
         trained = Pack(trainer.pack.weights[:1], trainer.pack.readout[:1], one.N_in, one.signs)
         loading = 0.0
         if fresh:
@@ -103,6 +100,25 @@ def _timing(
         measuring, point = _measuring(spec, task, one, trained)
     iteration = iterating / count / R
     return PackTiming(making, loading, drawing, iteration, measuring, point, _peak(device))
+
+
+def _iterating(trainer: Trainer, specs: Sequence[RunSpec], unit: int) -> tuple[int, float]:
+    """A number of iterations, and the seconds that they took in one window.
+
+    A window begins with a fixed cost, such as that of making each run's generator of trials, so it is lengthened until
+    it takes half of `ITERATING` or more. The first one may compile or allocate, and tells the first length alone.
+    """
+
+    def taken(start: int, count: int) -> float:
+        return _timed(lambda: _window(trainer.window(specs, start, count)))[0]
+
+    start, count, seconds = unit, unit, taken(0, unit)
+    while True:
+        count = max(count, unit * int(count / unit * ITERATING / seconds))
+        seconds = taken(start, count)
+        if seconds >= ITERATING / 2:
+            return count, seconds
+        start += count
 
 
 def _window(results: tuple[Tensor, Tensor | None]) -> None:

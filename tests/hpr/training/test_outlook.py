@@ -11,9 +11,10 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
 
 from hpr.connectivity import Dense, LowRank
 from hpr.experiment import kinds
@@ -23,7 +24,7 @@ from hpr.experiment.speed import Base, PackTiming, Request
 from hpr.experiment.store import Store
 from hpr.run import main
 from hpr.system.devices import Device
-from hpr.training import outlook, timing_processes
+from hpr.training import outlook, timing, timing_processes
 from hpr.training.evaluation import evaluation
 from hpr.training.outlook import ahead
 from hpr.training.timing import timings
@@ -203,3 +204,13 @@ def test_the_planning_process_does_not_import_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+def test_the_fixed_cost_of_a_window_is_not_counted_for_each_iteration() -> None:
+    class Slow:
+        def window(self, specs: Any, start: int, count: int) -> tuple[torch.Tensor, None]:
+            time.sleep(0.02 + 1e-4 * count)
+            return torch.zeros(1), None
+
+    count, seconds = timing._iterating(cast(Any, Slow()), [], 1)
+    assert seconds / count < 1e-3
