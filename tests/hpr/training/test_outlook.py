@@ -24,10 +24,10 @@ from hpr.experiment.speed import Base, PackTiming, Request
 from hpr.experiment.store import Store
 from hpr.run import main
 from hpr.system.devices import Device
-from hpr.training import outlook, timing, timing_processes
+from hpr.training import outlook, timing_processes
 from hpr.training.evaluation import evaluation
 from hpr.training.outlook import ahead
-from hpr.training.timing import timings
+from hpr.training.timing import _iterating, timings
 
 SPEC = RunSpec("2AF", LowRank(rank=2), 0, N=20, batch=4, iterations=200, trials=8, kernel_trials=4)
 STUDENT = {
@@ -212,5 +212,5 @@ def test_the_fixed_cost_of_a_window_is_not_counted_for_each_iteration() -> None:
             time.sleep(0.02 + 1e-4 * count)
             return torch.zeros(1), None
 
-    count, seconds = timing._iterating(cast(Any, Slow()), [], 1)
+    count, seconds = _iterating(cast(Any, Slow()), [], 1)
     assert seconds / count < 1e-3
