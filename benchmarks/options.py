@@ -43,4 +43,4 @@ def named_task(name: str) -> Task:
     try:
         return make_task(name)
     except ValueError as error:
-        raise UsageError(f"--task: {error}") from None
+        raise UsageError(f"--task: {str(error).removeprefix('task: ')}") from None

@@ -145,6 +145,11 @@ def server_address(text: str) -> str:
     return text
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number and its noun: "1 run", "2 runs", "1,000 runs"; `plural` where it is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def in_words(seconds: float) -> str:
     """A duration in hours, minutes or seconds, whichever suits it."""
     for unit, length in (("h", 3600.0), ("min", 60.0)):

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from hpr.command_line import Parser, UsageError, in_words, integer_between, path, positive
+from hpr.command_line import Parser, UsageError, counted, in_words, integer_between, path, positive
 from hpr.experiment.execution import Failure, Outcome, Train, run_local
 from hpr.experiment.plan import TaskOf, tasks
 from hpr.experiment.provenance import version_lines
@@ -215,7 +215,9 @@ def _reproduce(
     # A missing package fails here, not after training. Drawing prepares matplotlib, so it precedes all that import it.
     for name in ("hpr.figures.draw", "scipy", "tqdm", "torch"):
         importlib.import_module(name)
-    from hpr.figures.summary import write_figure, write_summary
+    from hpr.figures.drawing import Drawing
+    from hpr.figures.drawing_workers import write_figures
+    from hpr.figures.summary import write_summary
 
     store = Store(arguments.out)
     specs = runs_of(figures, settings)
@@ -225,13 +227,13 @@ def _reproduce(
     records, reasons = outcome.of(specs)
     failures = list(outcome.failures.values())
     written = []
-    for figure in figures:
-        try:
-            written.append(write_figure(figure, settings, records, reasons, store.out))
-        except Exception as error:
-            failures.append(Failure.of(f"figure {figure.name}", error))
+    drawing = Drawing(settings, records, reasons, store.out)
+    for drawn in write_figures(figures, drawing, how["workers"]):
+        if isinstance(drawn, Failure):
+            failures.append(drawn)
         else:
-            _say(_verdicts(written[-1], store.out))
+            written.append(drawn)
+            _say(_verdicts(drawn, store.out))
     try:
         write_summary(settings, written, [asdict(failure) for failure in failures], store.out)
     except OSError as error:
@@ -306,7 +308,7 @@ def _ending(specs: Sequence[RunSpec], outcome: Outcome, failures: Sequence[Failu
         f"{unfinished} failed",
         *([f"{others} of the figures and the summary failed"] if others else []),
     ]
-    return f"{len(specs)} runs: {', '.join(counts)}"
+    return f"{counted(len(specs), 'run')}: {', '.join(counts)}"
 
 
 def _verdicts(figure: dict[str, Any], out: Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hpr.command_line import Parser, UsageError, path
+from hpr.command_line import Parser, UsageError, counted, path
 from hpr.experiment.binding import bind
 from hpr.experiment.comparison import Difference, differences, essence
 from hpr.experiment.execution import Train
@@ -86,7 +86,7 @@ def _rerun(arguments: argparse.Namespace, train: Train | None) -> int:
         from hpr.training.loop import train_pack
 
         train = train_pack
-    print(f"{spec}: {spec.iterations} iterations on {device}", flush=True)
+    print(f"{spec}: {counted(spec.iterations, 'iteration')} on {device}", flush=True)
     # Only some runs have this measure, which costs a second training.
     lazy = "lazy_distance" in record["measures"]
     try:
@@ -129,7 +129,9 @@ def _compared(record: Record, again: Record) -> int:
     found = [*differences(_decoded(essence(record)), _decoded(essence(again)))]
     for difference in found:
         print(difference)
-    print(f"{len(found)} fields differ" if found else "equal bit for bit")
+    print(
+        f"{counted(len(found), 'field differs', 'fields differ')}" if found else "equal bit for bit"
+    )
     return 1 if found else 0
 
 

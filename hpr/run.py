@@ -46,6 +46,8 @@ from hpr.system.loading import entry_point_names, is_import_path
 from hpr.system.signals import Stopping
 
 SEEDS = 10_000
+# The closing lines name at most this many runs with flags.
+MOST_FLAGGED = 5
 # The fields with an option of their own in --help; every other field has one that --help leaves out.
 COMMON = {
     "task": "2AF, DMS, CXT, sMNIST, sDigits, a NeuroGym id, module:Class, file:TRIALS.npz",
@@ -314,6 +316,12 @@ def _report(result: SweepResult, seconds: float) -> None:
     counts = ", ".join(f"{number} {status}" for status, number in sorted(endings.items()) if number)
     print("\n".join(["", *text_table(result.summary()), ""]))
     print("mean ± sd over seeds" if len(result.settings[0].runs) > 1 else "one seed: no sd")
+    runs = {run.key: run for run in result.runs}
+    flagged = [f"{runs[key]}: {', '.join(flags)}" for key, flags in result.flags.items()]
+    for line in flagged[:MOST_FLAGGED]:
+        print(f"flagged: {line}")
+    if len(flagged) > MOST_FLAGGED:
+        print(f"flagged: {len(flagged) - MOST_FLAGGED} more, in the field flags of their records")
     print(f"{'NOT DONE' if result.failures else 'done'} after {in_words(seconds)}: {counts}")
     if result.failures:
         print(
@@ -330,6 +338,7 @@ def _plain(result: SweepResult) -> dict[str, Any]:
         "settings": result.summary(),
         "runs": [run.key for run in result.runs],
         "failures": dict(result.failures),
+        "flags": result.flags,
     }
 
 
@@ -344,7 +353,8 @@ def _list_fields(*, as_json: bool) -> int:
         print("run" if name == "run" else f"\nconnectivity {name} ({KINDS[name].__name__})")
         for each in fields:
             if name == "run" or each.name != "gain" or name == "dense":
-                print(f"  {each.name}  {each.type}; default: {each.default}")
+                default = "required" if each.default == "required" else f"default: {each.default}"
+                print(f"  {each.name}  {each.type}; {default}")
                 print(
                     f"      {each.meaning}" if each.meaning else "",
                     end="\n" if each.meaning else "",

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpr.command_line import Parser, UsageError, path
+from hpr.command_line import Parser, UsageError, counted, path
 from hpr.experiment.inventory import Bad, each_kept, is_finished, kept_key
 from hpr.experiment.leftovers import Leftover, leftovers
 from hpr.experiment.merging import merge
@@ -76,7 +76,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     for found in bad:
         _tell(found)
     count = len(keys) + len(bad)
-    print(f"{count} records in {out / 'runs'}: {len(keys)} good, {len(bad)} bad")
+    print(f"{counted(count, 'record')} in {out / 'runs'}: {len(keys)} good, {len(bad)} bad")
     kinds: dict[str, list[Leftover]] = {}
     for leftover in leftovers(out, keys.__contains__):
         kinds.setdefault(leftover.what, []).append(leftover)
@@ -85,7 +85,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     conflicts = out / "conflicts"
     if conflicts.is_dir():
         print(
-            f"{len(list(conflicts.glob('*.json')))} records in {conflicts} that a merge found to differ"
+            f"{counted(len(list(conflicts.glob('*.json'))), 'record')} in {conflicts} that a merge found to differ"
         )
     return 1 if bad else 0
 
@@ -109,8 +109,8 @@ def _merge(arguments: argparse.Namespace) -> int:
             if len(lines) > MOST_LINES:
                 print(f"  and {len(lines) - MOST_LINES} more")
     print(
-        f"{fates.total()} records: {fates['copied']} copied, {fates['there already']} there already, "
-        f"{fates['conflict']} conflicts, {fates['bad']} bad"
+        f"{counted(fates.total(), 'record')}: {fates['copied']} copied, {fates['there already']} there already, "
+        f"{counted(fates['conflict'], 'conflict')}, {fates['bad']} bad"
     )
     return 1 if fates["conflict"] or fates["bad"] else 0
 
@@ -126,7 +126,9 @@ def _export(arguments: argparse.Namespace) -> int:
     file: Path = arguments.csv or arguments.parquet
     (write_csv if arguments.csv else write_parquet)(columns, file)
     left_out = f"; {len(bad)} bad ones left out" if bad else ""
-    print(f"{len(columns['key'])} runs in {len(columns)} columns written to {file}{left_out}")
+    print(
+        f"{counted(len(columns['key']), 'run')} in {len(columns)} columns written to {file}{left_out}"
+    )
     return 1 if bad else 0
 
 

@@ -9,8 +9,8 @@ import torch
 from .cases import NetworkShape
 from .measure import Call
 
-# Rounds of independent multiply-adds in registers: some milliseconds.
-ROUNDS = 2_000_000
+# Rounds of independent multiply-adds in registers: some 30 ms, so that the threads come to run on cores of their own.
+ROUNDS = 20_000_000
 
 
 def peak_call() -> tuple[Call, float]:

@@ -1,4 +1,4 @@
-"""Which cells, activation functions, optimisers and trained weights of a run go together."""
+"""Which cells, activation functions, optimisers and trained weights of a run go together, and with its task."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from hpr.connectivity import Dale
 
 if TYPE_CHECKING:
     from hpr.experiment.specification import RunSpec
+    from hpr.tasks import Task
+    from hpr.tasks.base import Split
 
 
 def check_combination(spec: RunSpec) -> None:
@@ -35,6 +37,28 @@ def check_combination(spec: RunSpec) -> None:
             f"teacher: expected leaky units without biases, "
             f"got cell={spec.teacher.cell!r}, bias={spec.teacher.bias}"
         )
+
+
+def check_task(spec: RunSpec, task: Task) -> None:
+    """Refuse what a run can't have with its task.
+
+    Raises:
+        ValueError: one line that begins with the field's name.
+    """
+    if spec.model == "two_layer" and task.T != 1:
+        raise ValueError(f"model: expected a leaky RNN for the {task.T} steps of {task.name}")
+    if task.loss == "mse" and spec.stop_accuracy is not None:
+        raise ValueError(f"stop_accuracy: expected None for a regression, got {spec.stop_accuracy}")
+    sizes: dict[str, tuple[Split, int]] = {
+        "batch": ("train", spec.batch),
+        "trials": ("evaluation", spec.trials),
+    }
+    for name, (split, size) in sizes.items():
+        most = task.most(split)
+        if most is not None and size > most:
+            raise ValueError(
+                f"{name}: expected at most {most}, the {split} trials of {task.name}, got {size}"
+            )
 
 
 def _check_two_layers(spec: RunSpec) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from hpr.command_line import counted
 from hpr.experiment.record import Record
 from hpr.fields import shown
 
@@ -57,7 +58,7 @@ def _of_lists(one: list[Any], other: list[Any], where: str) -> Iterator[Differen
     pairs = [(a, b) for a, b in zip(one, other, strict=True) if not _same(a, b)]
     if not pairs:
         return
-    text = f"{len(pairs)} of {len(one)} entries differ"
+    text = f"{len(pairs)} of {counted(len(one), 'entry differs', 'entries differ')}"
     if all(_numbers(a, b) for a, b in pairs):
         text += f", by at most {max(_apart(a, b) for a, b in pairs):.3g}"
     yield Difference(where, text)

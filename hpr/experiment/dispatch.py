@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
+from hpr.command_line import counted
 from hpr.experiment.carrying import Keeper, Loss
 from hpr.experiment.failures import Failures
 from hpr.experiment.jobs import Executor, Job, Reports, pack_name
@@ -177,7 +178,7 @@ class Dispatcher:
                 self._told = True
                 holders = sorted({*map(self._claims.holder, self._elsewhere)} - {None}, key=str)
                 self._progress.line(
-                    f"{len(self._elsewhere)} runs are being trained elsewhere"
+                    f"{counted(len(self._elsewhere), 'run is', 'runs are')} being trained elsewhere"
                     f"{''.join(f', by {holder}' for holder in holders[:3])}: waiting for them"
                 )
             time.sleep(PULSE)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from hpr.command_line import counted
 from hpr.experiment.binding import bind
 from hpr.experiment.carrying import Keeper, Train
 from hpr.experiment.cluster import AHEAD, Cluster, threads_of
@@ -182,10 +183,10 @@ def _devices(device: torch.device, workers: int) -> list[str]:
 def _opening(left: Plan, store: Store, runs: int, failed: int) -> str:
     """The line that says what is there and what is left."""
     parts = [
-        f"{runs} runs: {left.stored - failed} already in {store.runs}",
+        f"{counted(runs, 'run')}: {left.stored - failed} already in {store.runs}",
         *([f"{len(left.unreadable)} unreadable there"] if left.unreadable else []),
         *([f"{failed} failed before (see --retry-failed)"] if failed else []),
-        f"{left.runs} to train in {len(left.packs)} packs",
+        f"{left.runs} to train in {counted(len(left.packs), 'pack')}",
         f"at most {left.flops:.2g} FLOP",
     ]
     return ", ".join(parts)

@@ -19,6 +19,8 @@ from hpr.system.owner import Owner
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp", re.DOTALL)
 CORRUPT = re.compile(r"[0-9a-f]{16}\.json\.corrupt-[0-9a-f]{8}")
 OF_RUN = re.compile(r"([0-9a-f]{16})\.safetensors")
+# Of a record that a merge has put aside.
+OF_CONFLICT = re.compile(r"([0-9a-f]{16})\.[0-9a-f]{16}\.safetensors")
 OWNER = re.compile(r"\.[0-9a-f]{32}\.owner")
 LOCK = re.compile(r"[0-9a-f]{16}\.json(\.[0-9a-f]{8})+")
 # A younger temporary file may be in the hands of its writer, and a younger claim in those of its owner. Seconds.
@@ -53,17 +55,14 @@ def leftovers(out: Path, finished: Callable[[str], bool]) -> Iterator[Leftover]:
     held = {path.stem for path, owner in owners.items() if _is_held(path, owner)}
     at_work = {path.stem for path, owner in owners.items() if _is_at_work(path, owner)}
     for path in _files(out / "runs"):
-        weights = OF_RUN.fullmatch(path.name)
         if CORRUPT.fullmatch(path.name):
             yield Leftover(path, "damaged record, set aside")
-        elif (
-            weights
-            and weights[1] not in held
-            and _age(path) > WRITING
-            and not os.path.lexists(path.with_suffix(".json"))
-        ):
+        elif _is_alone(path, OF_RUN, held):
             yield Leftover(path, "weights of no record")
-    for folder in (".", "runs", "checkpoints", "failures"):
+    for path in _files(out / "conflicts"):
+        if _is_alone(path, OF_CONFLICT, held):
+            yield Leftover(path, "weights of no record")
+    for folder in (".", "runs", "conflicts", "checkpoints", "failures"):
         for path in _files(out / folder):
             name = TEMPORARY.fullmatch(path.name)
             if name and _age(path) > WRITING and name[1].partition(".")[0] not in held:
@@ -79,6 +78,17 @@ def leftovers(out: Path, finished: Callable[[str], bool]) -> Iterator[Leftover]:
         run = RECORD.fullmatch(path.name)
         if run and finished(run[1]):
             yield Leftover(path, "failure of a finished run")
+
+
+def _is_alone(path: Path, pattern: re.Pattern[str], held: set[str]) -> bool:
+    """Whether a file has the name of weights, and no record beside it that it could be of or that may yet come."""
+    weights = pattern.fullmatch(path.name)
+    return (
+        weights is not None
+        and weights[1] not in held
+        and _age(path) > WRITING
+        and not os.path.lexists(path.with_suffix(".json"))
+    )
 
 
 def _of_claims(folder: Path, finished: Callable[[str], bool]) -> Iterator[Leftover]:

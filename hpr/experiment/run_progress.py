@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
-from hpr.command_line import in_words
+from hpr.command_line import counted, in_words
 from hpr.experiment.run_log import RunLog
 
 # Seconds between two lines, and between two events of the log.
@@ -135,7 +135,7 @@ class Progress:
         packs = [f"; {name}: {state}" for name, state in self._packs.values() if state]
         more = f"; and {len(packs) - TOLD} more" if len(packs) > TOLD else ""
         return (
-            f"{100 * share:.0f} %, {self._ended} of {self._runs} runs, {in_words(elapsed)} so far, "
+            f"{100 * share:.0f} %, {self._ended} of {counted(self._runs, 'run')}, {in_words(elapsed)} so far, "
             f"about {'an unknown time' if left is None else in_words(left)} left"
             f"{''.join(packs[:TOLD])}{more}"
         )

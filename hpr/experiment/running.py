@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -47,7 +48,8 @@ def add_running(parser: Parser) -> None:
         "--log-json",
         type=lambda text: text if text == "-" else str(path(text)),
         metavar="PATH",
-        help="append what happens to this file, a JSON object per line; - is stderr",
+        help="append what happens to this file, a JSON object per line; its folder is made, as that of --out; "
+        "- is stderr",
     )
 
 
@@ -94,9 +96,9 @@ def chosen_running(
     try:
         log.begin()
     except OSError as error:
-        raise UsageError(
-            f"--log-json: {arguments.log_json} can't be written: {error.strerror}"
-        ) from None
+        # Where the parent is a file, making it as a folder says that it exists.
+        why = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
+        raise UsageError(f"--log-json: {arguments.log_json} can't be written: {why}") from None
     use_own_cores()
     return {
         "workers": chosen_workers(arguments, device, stand_in=stand_in),

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import queue
-import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from hpr.experiment.run_outcome import Failure
 from hpr.experiment.run_progress import PackState
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
-from hpr.system.signals import SIGNALS
+from hpr.system.child_process import leave_signals
 
 # Seconds that a worker without a parent may take to write its checkpoints.
 ORPHAN = 20.0
@@ -45,7 +44,7 @@ def serve(connection: Connection, orders: Orders) -> None:
     Every message to the parent is a tuple whose first word says what it is: ready, progress, state, kept, failed,
     ended.
     """
-    _ignore_signals()
+    leave_signals()
     logging.basicConfig(format="hpr: %(message)s")
     import torch
 
@@ -151,12 +150,3 @@ def _listen(
     if gone:
         time.sleep(ORPHAN if polite else 0)
         os._exit(1)
-
-
-def _ignore_signals() -> None:
-    """Leave signals to the parent: a terminal and Slurm send them to every process."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        # The parent blocked them until now.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
 import pickle
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from multiprocessing import resource_tracker
+from collections.abc import Sequence
 from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 from hpr.experiment.carrying import Keeper, Loss
@@ -19,10 +14,8 @@ from hpr.experiment.jobs import Job, Reports
 from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.worker import Orders, serve
-from hpr.system.signals import SIGNALS
+from hpr.system.child_process import ChildProcess
 
-# Variables by which libraries choose their number of threads when they are loaded.
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # Seconds that workers may take to write their checkpoints when they are asked to stop.
 STOP = 6.0
 # Seconds that they may take to exit when they have nothing more to do.
@@ -98,7 +91,7 @@ class Workers:
         for worker in self._workers:
             worker.process.join(max(0.0, until - time.monotonic()))
         for worker in self._workers:
-            worker.end()
+            worker.end(0.2 if worker.job else 0)
 
     def _receive(self, worker: _Worker, message: tuple[Any, ...]) -> None:
         kind, *rest = message
@@ -132,7 +125,8 @@ class Workers:
         return _Worker(orders)
 
     def _replace(self, dead: _Worker) -> None:
-        reason = dead.end()
+        # It may be about to end by itself.
+        reason = dead.end(0.2 if dead.job else 0)
         self._failed_starts += 1
         if self._failed_starts > STARTS * len(self._workers):
             raise OSError(f"workers can't be started: {reason}; --workers 1 does without them")
@@ -142,36 +136,13 @@ class Workers:
             self._reports.ended(dead.job, loss)
 
 
-class _Worker:
+class _Worker(ChildProcess):
     """A process, the pipe to it, and what it works on."""
 
     def __init__(self, orders: Orders) -> None:
-        context = multiprocessing.get_context("spawn")
+        super().__init__(serve, orders, one_thread=True)
         self.device = orders.device
         self.job: Job | None = None
-        self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(
-            target=serve, args=(theirs, orders), daemon=True
-        )
-        with _sheltered():
-            self.process.start()
-        theirs.close()
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self.process.pid or 0
-
-    def end(self) -> str:
-        """Kill the process if it lives, free what it took here, and say how it ended."""
-        # It may be about to end by itself.
-        self.process.join(0.2 if self.job else 0)
-        self.process.kill()
-        self.process.join()
-        code = self.process.exitcode or 0
-        self.connection.close()
-        self.process.close()
-        return f"the worker died ({f'signal {-code}' if code < 0 else f'exit status {code}'})"
 
 
 def can_be_sent(orders: Orders, specs: Sequence[RunSpec]) -> bool:
@@ -182,26 +153,3 @@ def can_be_sent(orders: Orders, specs: Sequence[RunSpec]) -> bool:
     except (pickle.PicklingError, AttributeError, TypeError):
         return False
     return True
-
-
-@contextlib.contextmanager
-def _sheltered() -> Iterator[None]:
-    """Inside, a process starts with one thread per library and with blocked signals, until it ignores them."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
-    masks = hasattr(signal, "pthread_sigmask")
-    if masks:
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        # Its start unblocks signals here, so it precedes that of the worker.
-        resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-        if masks:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

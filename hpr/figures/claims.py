@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hpr.command_line import counted
+
 Kind = Literal["rises", "falls", "comparable", "higher", "lower", "vanishes", "holds"]
 Direction = Literal["higher", "lower"]
 Verdict = Literal["agrees", "disagrees", "inconclusive"]
@@ -164,7 +166,9 @@ def judge(
     left_out = len(values) - len(complete)
     notes = []
     if left_out:
-        notes.append(f"{left_out} of {len(values)} seeds left out ({'; '.join(missing)})")
+        notes.append(
+            f"{left_out} of {counted(len(values), 'seed')} left out ({'; '.join(missing)})"
+        )
     statistics: tuple[Statistic, ...] = ()
     verdict: Verdict = "inconclusive"
     if len(complete) < 2:

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from hpr.command_line import in_words
+from hpr.command_line import counted, in_words
 from hpr.experiment.plan import Plan, plan, tasks
 from hpr.experiment.specification import RunSpec, distinct
 from hpr.experiment.store import Store
@@ -77,7 +77,7 @@ def dry_run(
             print(f"{name}: not counted")
     asked = sum(map(len, runs.values()))
     print(
-        f"{asked} runs in the figures, {left.stored + left.runs + len(left.unreadable)} of them distinct"
+        f"{counted(asked, 'run')} in the figures, {left.stored + left.runs + len(left.unreadable)} of them distinct"
     )
     for spec, error in left.unreadable.items():
         print(f"{spec}: {error}")
@@ -93,8 +93,8 @@ def _print_packs(left: Plan) -> None:
     for shape, packs in shapes.items():
         count, flops = (sum(column) for column in zip(*packs, strict=True))
         print(
-            f"{count} x {shape.task}, N = {shape.N}, {shape.iterations} iterations: "
-            f"{flops:.2g} FLOP, {len(packs)} pack{'s' * (len(packs) > 1)}"
+            f"{count} x {shape.task}, N = {shape.N}, {counted(shape.iterations, 'iteration')}: "
+            f"{flops:.2g} FLOP, {counted(len(packs), 'pack')}"
         )
 
 
@@ -118,10 +118,10 @@ def listing(figures: Sequence[Figure], settings: Settings, device: Device, *, as
         print(json.dumps({"settings": asdict(settings), "figures": entries}, indent=1))
         return 0
     for entry in entries:
-        runs = f"{entry['runs']} runs, about {in_words(entry['seconds'])}"
+        runs = f"{counted(entry['runs'], 'run')}, about {in_words(entry['seconds'])}"
         print(
             f"{entry['name']:>6}  {entry['title']}: {runs if entry['runs'] else 'no runs'}, "
-            f"{len(entry['claims'])} claims"
+            f"{counted(len(entry['claims']), 'claim')}"
         )
     print(f"profile {settings.profile}; times are for {device} at {rate:.2g} FLOP/s")
     return 0

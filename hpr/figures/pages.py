@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hpr.command_line import counted
 from hpr.figures.claims import Finding, Group, Statistic
 from hpr.figures.panel import MEASURES, WORDS, Panel
 
@@ -30,7 +31,11 @@ def figure_markdown(
     lines += [f"{note}\n" for note in content["notes"]]
     lines += [f"![Figure {name}](figure_{name}.png)", "", "## Claims", ""]
     counts = zip(_tally(content), ("agree", "disagree", "inconclusive"), strict=True)
-    lines += [f"{len(findings)} claims: " + ", ".join(f"{n} {word}" for n, word in counts) + "."]
+    lines += [
+        f"{counted(len(findings), 'claim')}: "
+        + ", ".join(f"{n} {word}" for n, word in counts)
+        + "."
+    ]
     lines += ["", content["rule"], ""]
     head = [
         "panel",
@@ -125,14 +130,18 @@ def _tally(content: Mapping[str, Any]) -> list[str]:
 
 def setting_line(settings: Mapping[str, Any]) -> str:
     """The sentence that says what was run: profile, variant, inputs, seeds, iterations, and the pictures."""
-    iterations = "" if settings["iterations"] is None else f", {settings['iterations']} iterations"
+    iterations = (
+        ""
+        if settings["iterations"] is None
+        else f", {counted(settings['iterations'], 'iteration')}"
+    )
     smnist, content = settings["smnist"], settings["smnist_content"]
     given = f"other pictures (SHA-256 {content})" if content else smnist
     place = "pictures" if given == "sMNIST" else "in sMNIST's place"
     pictures = f"; {place}: {given}" if smnist else ""
     return (
         f"Profile `{settings['profile']}`, variant `{settings['variant']}`, NeuroGym "
-        f"{settings['task_version']} inputs, {settings['seeds']} seeds per setting{iterations}{pictures}."
+        f"{settings['task_version']} inputs, {counted(settings['seeds'], 'seed')} per setting{iterations}{pictures}."
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hpr.command_line import counted
 from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
 from hpr.figures.claims import Finding, group
@@ -155,7 +156,7 @@ def _measurements(panel: Panel, records: Mapping[str, Record]) -> dict[str, list
 
 def _unfinished(records: Mapping[str, Record], key: str) -> str:
     record = records.get(key)
-    return f"diverged after {record['iterations']} iterations" if record else "not run"
+    return f"diverged after {counted(record['iterations'], 'iteration')}" if record else "not run"
 
 
 def _provenance(records: Sequence[Record]) -> list[str]:
@@ -167,4 +168,4 @@ def _provenance(records: Sequence[Record]) -> list[str]:
         return f"{provenance.get('device')}, commit {provenance.get('git')}, {named}"
 
     counts = Counter(line(record["provenance"]) for record in records)
-    return [f"{number} runs: {what}" for what, number in sorted(counts.items())]
+    return [f"{counted(number, 'run')}: {what}" for what, number in sorted(counts.items())]

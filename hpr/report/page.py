@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from hpr.command_line import in_words
+from hpr.command_line import counted, in_words
 from hpr.figures.claims import Group
 from hpr.figures.pages import setting_line, written
 from hpr.figures.panel import MEASURES
@@ -39,7 +39,7 @@ def rendered(folder: Folder) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(words=in_words, signed=signed)
+    environment.filters.update(words=in_words, counted=counted, signed=signed)
     script, style = (
         Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("page.js", "page.css")
     )

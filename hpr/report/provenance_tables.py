@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from hpr.command_line import in_words
+from hpr.command_line import counted, in_words
 from hpr.experiment.record import Record
 
 STATUSES = ("finished", "stopped", "diverged")
@@ -70,9 +70,7 @@ def costs(records: Iterable[Record]) -> list[dict[str, Any]]:
 
 def _machine(device: Any, cores: int | None, threads: int | None) -> str:
     parts = [
-        f"{number} {name}{'s' * (number > 1)}"
-        for number, name in ((cores, "core"), (threads, "thread"))
-        if number
+        counted(number, name) for number, name in ((cores, "core"), (threads, "thread")) if number
     ]
     return ", ".join([str(device), *parts])
 

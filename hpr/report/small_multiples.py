@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from hpr.command_line import counted
 from hpr.connectivity import Connectivity, spectrum_rank
 from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
@@ -32,6 +33,7 @@ class Plot:
     Attributes:
         name: what its lines have in common.
         lines: the points of each line, for the `points` of an SVG's polyline.
+        dots: the point (x, y) of each curve that has no other, of which a line would show nothing.
         ends: the last point (x, y) of each line that ended before its time.
         caption: what the plot shows, in numbers.
         description: the same for those who do not see it.
@@ -39,6 +41,7 @@ class Plot:
 
     name: str
     lines: list[str]
+    dots: list[tuple[float, float]]
     ends: list[tuple[float, float]]
     caption: str
     description: str
@@ -162,7 +165,7 @@ def _curves(
     name: str, records: Sequence[Record], iterations: int, low: float | None, high: float | None
 ) -> Plot:
     """The losses of runs of one kind against iterations, by the logarithm from `low` to `high`."""
-    lines, ends = [], []
+    lines, dots, ends = [], [], []
     for record in records:
         curve = record["curves"]
         pairs = zip(curve.get("iteration", []), curve.get("loss", []), strict=True)
@@ -170,8 +173,9 @@ def _curves(
             (WIDTH * iteration / iterations, HEIGHT * (1 - _share(loss, low, high)))
             for iteration, loss in pairs
         ]
-        if points:
+        if len(points) > 1:
             lines.append(_polyline(points))
+        dots += points if len(points) == 1 else []
         if record["status"] == "diverged":
             ends.append(points[-1] if points else (0.0, HEIGHT / 2))
     finals = {
@@ -182,7 +186,7 @@ def _curves(
         ]
         for measure in ("final_loss", "final_accuracy")
     }
-    parts = [f"{len(records)} run{'s' * (len(records) > 1)}"]
+    parts = [counted(len(records), "run")]
     parts += [
         f"{words} {np.mean(finals[measure]):.3g}"
         for measure, words in (("final_loss", "loss"), ("final_accuracy", "accuracy"))
@@ -190,7 +194,9 @@ def _curves(
     ]
     parts += [f"{len(ends)} diverged"] if ends else []
     caption = ", ".join(parts)
-    return Plot(name, lines, ends, caption, f"Loss during training, {name}: {caption} at the end")
+    return Plot(
+        name, lines, dots, ends, caption, f"Loss during training, {name}: {caption} at the end"
+    )
 
 
 def _spectrum(name: str, spec: RunSpec) -> Plot:
@@ -204,7 +210,7 @@ def _spectrum(name: str, spec: RunSpec) -> Plot:
     ]
     caption = f"effective rank {rank:.3g}" if math.isfinite(rank) else "all zero"
     description = f"Magnitudes of the eigenvalues over the largest, {name}: {caption}"
-    return Plot(name, [_polyline(points)], [], caption, description)
+    return Plot(name, [_polyline(points)], [], [], caption, description)
 
 
 def _share(loss: float, low: float | None, high: float | None) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import NoneType
 from typing import Any, get_args
@@ -13,6 +13,7 @@ import numpy as np
 
 from hpr.connectivity import KINDS, Connectivity, Dense, FromFile, drawn
 from hpr.experiment.binding import bind
+from hpr.experiment.combinations import check_task
 from hpr.experiment.plan import TaskOf, tasks
 from hpr.experiment.specification import RunSpec, distinct
 from hpr.fields import LONGEST_TEXT, check_integer, shown
@@ -125,19 +126,16 @@ def expand(
     if axes.get("rescale") == ["kept"]:
         # A choice must know it, since its gain then has no effect.
         choices = [_kept(choice) for choice in choices]
-    for name in own:
-        if not any(name in choice.axes for choice in choices):
-            kinds = ", ".join(dict.fromkeys(choice.cls.kind for choice in choices))
-            raise ValueError(
-                f"{name}: expected a connectivity that it has an effect on ({', '.join(kinds_with(name))}), got {kinds}"
-            )
+    _check_effect(own, choices)
     task_of = _TaskOf(sources.tasks, tasks(mnist_dir))
     experiment = Experiment(axes, choices, [], sources, task_of, teacher_values=teachers)
     total = 1
     for name, several in axes.items():
         for place, value in enumerate(several):
             several[place] = _coerced(name, value)
+        _check_once(name, map(repr, several))
         total *= len(several)
+    _check_once("connectivity", map(described, choices))
     if total * len(choices) > MOST_RUNS:
         raise ValueError(f"runs: expected at most {MOST_RUNS:,}, got {total * len(choices):,}")
     for setting in _settings(experiment):
@@ -145,6 +143,28 @@ def expand(
         experiment.settings.append(Setting(setting.values, setting.connectivity, runs))
         experiment.teachers += [run.teacher for run in runs if run.teacher is not None]
     return experiment
+
+
+def _check_effect(names: Sequence[str], choices: Sequence[StructureChoice]) -> None:
+    """Refuse a name that has an effect on none of the structures."""
+    for name in names:
+        if not any(name in choice.axes for choice in choices):
+            kept = " with rescale = 'kept'"
+            kinds = dict.fromkeys(
+                f"{choice.cls.kind}{kept * (choice.given.get('rescale') == 'kept')}"
+                for choice in choices
+            )
+            raise ValueError(
+                f"{name}: expected a connectivity that it has an effect on ({', '.join(kinds_with(name))}), "
+                f"got {', '.join(kinds)}"
+            )
+
+
+def _check_once(name: str, values: Iterable[str]) -> None:
+    """Refuse a value that is given twice, whose runs would count twice."""
+    twice = [value for value, number in Counter(values).items() if number > 1]
+    if twice:
+        raise ValueError(f"{name}: expected each value once, got {twice[0]} twice")
 
 
 def _seeds(axes: dict[str, list[Any]]) -> list[Any]:
@@ -207,7 +227,9 @@ class _TaskOf:
         try:
             return self.made(spec)
         except ValueError as error:
-            raise ValueError(f"task: {error}{near_task(spec.task)}") from error
+            # Some errors of making a task name the argument themselves.
+            told = str(error).removeprefix("task: ")
+            raise ValueError(f"task: {told}{near_task(spec.task)}") from error
 
 
 def _settings(experiment: Experiment) -> Iterator[Setting]:
@@ -283,4 +305,6 @@ def _bound(run: RunSpec, task_of: Callable[[RunSpec], Task], skipped: Sequence[s
     if run.task in skipped:
         drawn(run.connectivity, run.N, run.seed)
         return run
-    return bind(run, task_of(run))
+    task = task_of(run)
+    check_task(run, task)
+    return bind(run, task)

@@ -21,11 +21,23 @@ COMPUTED = ("content", "drawn")
 RUN_FIELDS = tuple(
     field.name for field in dataclasses.fields(RunSpec) if field.name not in COMPUTED
 )
+# What a sweep takes where a field of a run is not given and the class alone does not say it.
+_OF_SWEEP = {
+    "connectivity": "the structure that has the other names, else dense",
+    "seed": "0",
+    "task_version": "0.0.2 for 2AF, DMS and CXT, else the task's own",
+    "leak": "the variant's",
+    "N": "that of a matrix, else 300",
+    "ntk_parameters": "the variant's",
+}
 
 
 @dataclass(frozen=True)
 class FieldInfo:
-    """A field of a class as `--fields` lists it: its name, its type and default in words, and its meaning."""
+    """A field of a class as `--fields` lists it: its name, its type, what it is if not given, and its meaning.
+
+    `default` is "required" for a field that must be given.
+    """
 
     name: str
     type: str
@@ -119,15 +131,16 @@ def fields_of(cls: type) -> list[FieldInfo]:
             continue
         # An empty text stands where a field that must be given comes after one with a default.
         required = field.default is dataclasses.MISSING or field.default == ""
-        set_by_variant = cls is RunSpec and field.name in ("leak", "ntk_parameters")
         default = "none" if field.default is None else str(field.default)
-        if set_by_variant:
-            default = "the variant's"
+        if required:
+            default = "required"
+        if cls is RunSpec:
+            default = _OF_SWEEP.get(field.name, default)
         found.append(
             FieldInfo(
                 field.name,
                 _described(hints(cls)[field.name]),
-                "required" if required else default,
+                default,
                 _comments(cls).get(field.name, ""),
             )
         )

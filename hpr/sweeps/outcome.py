@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hpr.command_line import counted
 from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
 from hpr.fields import shown
@@ -49,7 +50,7 @@ class SweepResult:
         endings = Counter(record["status"] for record in self.by_key.values())
         endings["failed"] += len(self.failures)
         counts = ", ".join(f"{n} {status}" for status, n in sorted(endings.items()) if n)
-        return f"SweepResult({len(self.settings)} settings, {counts or 'no run'}, in {self.out})"
+        return f"SweepResult({counted(len(self.settings), 'setting')}, {counts or 'no run'}, in {self.out})"
 
     @property
     def runs(self) -> list[RunSpec]:
@@ -60,6 +61,12 @@ class SweepResult:
     def records(self) -> list[Record]:
         """The records of the runs that have one, setting by setting."""
         return [self.by_key[run.key] for run in self.runs if run.key in self.by_key]
+
+    @property
+    def flags(self) -> dict[str, list[str]]:
+        """By key, which measures of a run are no finite numbers, or how it diverged; the former come first."""
+        found = sorted(self.records, key=lambda record: record["status"] == "diverged")
+        return {record["key"]: record["flags"] for record in found if record["flags"]}
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per run: every field of the run and of its structure, how it ended, and every measure.
@@ -137,10 +144,10 @@ class SweepResult:
         if kind not in ("dots", "boxes", "lines"):
             raise ValueError(f"kind: expected dots, boxes or lines, got {shown(kind)}")
         known = {name for record in self.records for name in record["measures"]}
-        if measure not in known:
+        if not isinstance(measure, str) or measure not in known:
             raise ValueError(
                 f"measure: expected one of {', '.join(sorted(known)) or 'the records (there are none)'}, got "
-                f"{shown(measure)}{did_you_mean(str(measure), known)}"
+                f"{shown(measure)}{did_you_mean(measure, known) if isinstance(measure, str) else ''}"
             )
         from hpr.figures.draw import save
         from hpr.figures.draw.own_sweep import draw_panels, styled

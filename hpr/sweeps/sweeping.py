@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from hpr.command_line import counted
 from hpr.experiment.execution import Outcome, Train, run_local
 from hpr.experiment.kinds import DOWNLOADED
 from hpr.experiment.store import Store
@@ -82,6 +83,12 @@ def carry_out(
         train = sent_train_pack()
     store.prepare()
     path = write_sweep(experiment, store.out)
+    for name, run in {run.task: run for run in experiment.runs}.items():
+        if not experiment.task_of(run).one_length:
+            say(
+                f"{name}: trials differ in length; at the last step, where the representation alignment is measured, a "
+                "shorter one is over and the next one has begun"
+            )
     outcome: Outcome = run_local(
         experiment.runs, store, experiment.task_of, train, torch.device(str(device)), say, **how
     )
@@ -130,7 +137,7 @@ def forecast(
 def forecast_lines(told: dict[str, Any]) -> list[str]:
     """A forecast in words."""
     return [
-        f"{told['runs']} runs in {told['settings']} settings",
+        f"{counted(told['runs'], 'run')} in {counted(told['settings'], 'setting')}",
         *told["unreadable"],
         *told["lines"],
     ]

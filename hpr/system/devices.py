@@ -7,13 +7,14 @@ only two small modules, `torch/version.py` and `hpr_kernels/cores.py`, which imp
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,3 +186,16 @@ def use_own_cores() -> None:
     from hpr_kernels.internal import available_cores
 
     torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, torch uses one thread, which is faster for small products and rounds the same on every machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

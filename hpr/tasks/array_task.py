@@ -102,6 +102,9 @@ def check_trials(arrays: Mapping[str, Any], where: str) -> Arrays:
             raise ValueError(f"{where}: expected both {inputs} and {targets}, got one of them")
         if targets in found:
             found[targets] = _targets(found[targets], found[inputs], f"{where}: {targets}")
+    labels = [found[name] for name in NAMES[1::2] if name in found]
+    if found["targets"].dtype == np.int64 and not any(each.any() for each in labels):
+        raise ValueError(f"{where}: targets: expected two classes or more, got 0 alone")
     for of in NAMES[:2]:
         train, evaluation = found[of], found.get(f"evaluation_{of}", found[of])
         if (train.dtype, train.shape[1:]) != (evaluation.dtype, evaluation.shape[1:]):

@@ -42,6 +42,8 @@ class Task(ABC):
         loss_steps: the time steps that the loss counts.
         frozen: whether all trials of a seed are identical; then kernels and representations can
             only be compared across time steps.
+        one_length: whether every trial has T steps of its own; where not, a shorter one is followed by the beginning of
+            the next one, and the last step is no fixed moment of a trial.
         batch_size: the paper's number of trials per training step.
         dt: time step in ms; None if the steps have no duration.
         content: digest of everything else that the trials depend on, 16 hexadecimal digits; None if name, version and
@@ -57,6 +59,7 @@ class Task(ABC):
     loss: Loss = "cross_entropy"
     loss_steps: Literal["all", "last"] = "all"
     frozen: bool = False
+    one_length: bool = True
     batch_size: int = 32
     dt: float | None = None
     content: str | None = None
@@ -95,6 +98,10 @@ class Task(ABC):
                 f"{self.name}: expected {fault}, in the {split} trials of seed {seed} from step {start} on"
             )
         return drawn
+
+    def most(self, split: Split) -> int | None:
+        """The most trials of a batch; None: any number."""
+        return None
 
     def _fault(self, drawn: Trials, shape: tuple[int, int, int]) -> str | None:
         """Say what was expected of trials [K, T, B] and what they are instead; None if they are valid."""

@@ -54,7 +54,7 @@ class CompiledTask(Task):
         for values in (bank.inputs, bank.noise):
             wrong = fault(values.reshape(-1, self.N_in), bank.targets.ravel(), classes)
             if wrong is not None:
-                raise ValueError(f"NeuroGym's {name} cannot be a task: it {wrong}")
+                raise ValueError(f"{name} cannot be a task: it {wrong}")
         self._cumulative = np.cumsum(bank.probability)
         self._cumulative[-1] = 1.0
         # Rows are ordered by time step, then condition: condition c at step t is row t * C + c.

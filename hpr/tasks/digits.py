@@ -65,6 +65,10 @@ class RowDigits(Task):
         """Return the number of pictures in a split."""
         return len(self._labels[split])
 
+    def most(self, split: Split) -> int:
+        """A batch holds no picture twice."""
+        return self.size(split)
+
     def _draw(self, seed: int, start: int, count: int, batch: int, split: Split) -> Trials:
         batches = self.size(split) // batch  # per epoch
         if not batches:

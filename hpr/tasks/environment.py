@@ -55,6 +55,11 @@ def open_environment(name: str, dt: float, **arguments: Any) -> Any:
     step = int(dt) if float(dt).is_integer() else dt
     base, given = split_name(name)
     cls = own_class(base)
+    if cls is not None:
+        fits = issubclass(cls, ngym.core.TrialEnv)
+        _require(
+            name, fits, f"is a {cls.__name__}, neither NeuroGym's TrialEnv nor a hpr.tasks.Task"
+        )
     try:
         with warnings.catch_warnings():
             # Gymnasium warns, for instance, that NeuroGym environments have no rendering mode.
@@ -65,7 +70,7 @@ def open_environment(name: str, dt: float, **arguments: Any) -> Any:
                 wrapped = cls(dt=step, **given, **arguments)
     except (gymnasium.error.Error, ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"name must be a task or a NeuroGym id that can be made here with dt={step}, "
+            f"task: expected a task, a NeuroGym id or module:Class that can be made here with dt={step}, "
             f"got {name!r}: {' '.join(str(error).split())}"
         ) from error
     if isinstance(wrapped, gymnasium.wrappers.OrderEnforcing):
@@ -114,4 +119,4 @@ def state(environment: Any) -> dict[str, str]:
 
 def _require(name: str, holds: bool, complaint: str) -> None:
     if not holds:
-        raise ValueError(f"NeuroGym's {name} cannot be a task: it {complaint}")
+        raise ValueError(f"{name} cannot be a task: it {complaint}")

@@ -63,6 +63,8 @@ def make_task(
             raise ValueError(f"version must be {own!r} for {name}, got {version!r}")
         return task
     base, arguments = split_name(name)
+    if arguments and base in TASKS:
+        raise ValueError(f"task: expected {base} without arguments, got {name!r}")
     cls = None if name in PAPER_TASKS else own_class(base)
     if cls is not None and issubclass(cls, Task):
         task = make_own(cls, name, arguments, dt)

@@ -53,20 +53,19 @@ class StreamedTask(Task):
         self.N_out = int(environment.action_space.n)
         self._datasets = functools.lru_cache(maxsize=4)(self._new_dataset)
         try:
-            self.T, wrong = _probe(environment)
+            self.T, self.one_length, wrong = _probe(environment)
             settled = wrong is not None or self._seed_settles_trials()
         # An environment can raise any exception.
         except Exception as error:
             why = " ".join(f"{type(error).__name__}: {error}".split())
             raise ValueError(
-                f"NeuroGym's {name} cannot be a task: {reason}, and its trials fail ({why})"
+                f"{name} cannot be a task: {reason}, and its trials fail ({why})"
             ) from error
         if wrong is not None:
-            raise ValueError(f"NeuroGym's {name} cannot be a task: it {wrong}")
+            raise ValueError(f"{name} cannot be a task: it {wrong}")
         if not settled:
             raise ValueError(
-                f"NeuroGym's {name} cannot be a task: {reason}, and a seed does not settle its "
-                "trials"
+                f"{name} cannot be a task: {reason}, and a seed does not settle its trials"
             )
         self.content = self._digest(environment)
 
@@ -116,18 +115,18 @@ class StreamedTask(Task):
         return digest(self.N_out, *arrays, _sources(environment), held)
 
 
-def _probe(environment: Any) -> tuple[int, str | None]:
-    """Return the length of the longest of 64 trials, and the fault of the first invalid trial or None."""
+def _probe(environment: Any) -> tuple[int, bool, str | None]:
+    """The length of the longest of 64 trials, whether all have it, and the first invalid trial's fault or None."""
     environment.seed(0)
-    longest = 0
+    lengths: set[int] = set()
     for _ in range(_PROBE_TRIALS):
         environment.new_trial()
         inputs, targets = np.array(environment.ob, float), np.array(environment.gt, float)
         wrong = fault(inputs, targets, int(environment.action_space.n))
         if wrong is not None:
-            return longest, wrong
-        longest = max(longest, len(inputs))
-    return longest, None
+            return 0, True, wrong
+        lengths.add(len(inputs))
+    return max(lengths), len(lengths) == 1, None
 
 
 def _sources(environment: Any) -> list[str]:

@@ -110,12 +110,12 @@ def student_teacher(name: str) -> StudentTeacher:
     )
     if found is None:
         raise ValueError(
-            f"name must be like student-teacher(d=2) or student-teacher(d=20,kappa=10,whitened), got {name!r}"
+            f"task: expected a name like student-teacher(d=2) or student-teacher(d=20,kappa=10,whitened), got {name!r}"
         )
     kappa = None if found[2] is None else float(found[2])
     task = StudentTeacher(int(found[1]), kappa, whitened=found[3] is not None)
     if task.name != name:
-        raise ValueError(f"name must be {task.name!r}, the one name of that task, got {name!r}")
+        raise ValueError(f"task: expected {task.name!r}, the one name of that task, got {name!r}")
     return task
 
 

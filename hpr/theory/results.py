@@ -7,6 +7,7 @@ from functools import cache
 
 import torch
 
+from hpr.system.devices import one_thread
 from hpr.theory import expectation_checks, printed_checks, recurrent_checks, two_layer_checks
 from hpr.theory.check import Check
 from hpr.theory.size import Size
@@ -27,6 +28,7 @@ class Results:
 
 
 @cache
+@one_thread()
 def run_checks(size: Size) -> Results:
     """Run all checks. One size always gives the same numbers, and each process computes them once."""
     R = size.trained

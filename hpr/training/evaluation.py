@@ -34,7 +34,11 @@ OF_KERNEL = (
 
 
 class Diverged(ArithmeticError):
-    """A network diverged: its weights, rates or kernel hold a NaN or an infinity."""
+    """A network diverged.
+
+    Its weights, rates or kernel hold a NaN or an infinity, or nothing of its initial weights is left: all weights
+    together changed by over 1/eps times their initial norm, in fp32 8 million times.
+    """
 
 
 class Evaluation:
@@ -90,6 +94,7 @@ class Evaluation:
         if start.shape[0] == start.shape[1]:
             measures["connectivity_effective_rank"] = effective_rank(start)
         K_f = self._kernel(after)
+        _comparable(before, squares**0.5)
         final = self._of_kernel(K_f)
         measures["kernel_alignment"] = final.pop("kernel_alignment")
         for name, value in final.items():
@@ -142,6 +147,13 @@ def not_finite(measures: Mapping[str, float]) -> list[str]:
 def _finite(name: str, *tensors: Tensor) -> None:
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise Diverged(f"{name} not finite")
+
+
+def _comparable(before: Pack, change: float) -> None:
+    """Raise Diverged if nothing of the initial weights is left beside a change of this norm."""
+    initial = math.hypot(*(float(tensor.double().norm()) for tensor in before.tensors.values()))
+    if change * torch.finfo(before.weights.dtype).eps > initial > 0:
+        raise Diverged(f"weights changed by {change / initial:.2g} times their initial norm")
 
 
 def evaluation(spec: RunSpec, task: Task, before: Pack) -> Evaluation:

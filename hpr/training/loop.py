@@ -16,6 +16,7 @@ import torch
 
 from hpr import connectivity
 from hpr.experiment.checkpoints import Checkpoints
+from hpr.experiment.combinations import check_task
 from hpr.experiment.provenance import Meter, provenance
 from hpr.experiment.record import Record
 from hpr.experiment.run_progress import PackState, unheard
@@ -207,10 +208,7 @@ def _check(specs: Sequence[RunSpec], task: Task, lazy_distance: bool) -> None:
             f"content: expected {task.content!r}, that of {task.name} as it is here, got {specs[0].content!r}; "
             "hpr.experiment.bind gives a run the content of its task"
         )
-    if task.loss == "mse" and specs[0].stop_accuracy is not None:
-        raise ValueError(
-            f"stop_accuracy: expected None for a regression, got {specs[0].stop_accuracy}"
-        )
+    check_task(specs[0], task)
     if lazy_distance and by_autograd(specs[0]):
         raise ValueError(
             "lazy_distance: expected leaky units without biases and noise, all trained by plain SGD, "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpr.command_line import in_words
+from hpr.command_line import counted, in_words
 from hpr.experiment.cluster import AHEAD, threads_of
 from hpr.experiment.early_stops import known_iterations
 from hpr.experiment.forecasting import Forecast, foresee
@@ -70,16 +70,16 @@ class Ahead:
         unreadable = f", {len(left.unreadable)} unreadable there" if left.unreadable else ""
         about = "at most" if of.at_most else "about"
         lines = [
-            f"{left.stored} runs already in {self.where}{unreadable}, {left.runs} to train in "
-            f"{len(left.packs)} packs: at most {left.flops:.2g} FLOP, {about} {in_words(of.seconds)} at "
+            f"{counted(left.stored, 'run')} already in {self.where}{unreadable}, {left.runs} to train in "
+            f"{counted(len(left.packs), 'pack')}: at most {left.flops:.2g} FLOP, {about} {in_words(of.seconds)} at "
             f"{self.rate:.2g} FLOP/s on {self.device}, {of.memory / 1e6:.0f} MB"
         ]
         if not left.packs:
             return lines
         end = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + of.seconds))
-        workers = f"{self.workers} worker{'s' * (self.workers > 1)}"
+        workers = counted(self.workers, "worker")
         if self.cluster:
-            workers = f"{self.workers} threads of the cluster {self.cluster}"
+            workers = f"{counted(self.workers, 'thread')} of the cluster {self.cluster}"
         return [
             *lines,
             f"{workers}, {of.worker_memory / 1e6:.0f} MB each; a start now ends {about} {end}; {self._basis()}",
@@ -95,9 +95,7 @@ class Ahead:
         at_once = (
             f" by {self.speed.processes} processes at once" if self.speed.processes > 1 else ""
         )
-        return (
-            f"{timed} of {kinds} kinds of packs timed{at_once} in {self.speed.took:.0f} s{others}"
-        )
+        return f"{timed} of {counted(kinds, 'kind')} of packs timed{at_once} in {self.speed.took:.0f} s{others}"
 
 
 def ahead(

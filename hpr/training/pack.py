@@ -13,6 +13,7 @@ from hpr.experiment.specification import RunSpec
 from hpr.training.cells import cell_rates
 from hpr.training.gru import gru_kernel
 from hpr_kernels import leaky_rnn_ntk, two_layer_ntk
+from hpr_kernels.internal import layout, leaky_rnn_trace
 
 Weights = dict[str, Tensor]  # "recurrent", "input", "readout" of one network
 
@@ -104,7 +105,14 @@ def lanes(networks: Sequence[int]) -> list[int]:
 
 
 def rates(pack: Pack, x: Tensor, spec: RunSpec) -> Tensor:
-    """Rates of all steps, [R, T, B, N], on inputs x [R or 1, T, B, N_in]."""
+    """Rates of all steps, [R, T, B, N], on inputs x [R or 1, T, B, N_in], without a graph where units are leaky."""
+    if spec.model == "leaky_rnn" and spec.cell == "leaky":
+        # The first call of the public operator imports torch's compiler and SymPy, for seconds.
+        input = pack.input
+        if pack.bias is not None:
+            x, input = layout.with_constant_input(x, input, pack.bias)
+        trace, _ = leaky_rnn_trace(x, pack.recurrent, input, spec.rho, spec.activation)
+        return trace[:, 1:, :, : pack.recurrent.shape[2]]
     return cell_rates(x, recurrent=pack.recurrent, input=pack.input, bias=pack.bias, spec=spec)
 
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from hpr.experiment.cost import cost
 from hpr.experiment.plan import TaskOf
 from hpr.experiment.provenance import whereabouts
 from hpr.experiment.specification import RunSpec
@@ -22,13 +23,16 @@ from hpr.tasks import Task
 from hpr.training.evaluation import Diverged, Evaluation, evaluation
 from hpr.training.initial import initial_pack
 from hpr.training.pack import Pack
-from hpr.training.trainer import new_trainer
+from hpr.training.trainer import Trainer, new_trainer
 from hpr_kernels.internal import outside_autocast
 
 Result = TypeVar("Result")
 
 # Seconds that the timed iterations of a pack take, unless one iteration takes longer.
 ITERATING = 0.2
+# Measures for which a kernel takes more seconds are timed with fewer trials, and one in `FEW` trials tells of it.
+LONG = 0.5
+FEW = 8
 
 
 def timings(request: Request) -> Iterator[Base | tuple[int, PackTiming | str]]:
@@ -85,25 +89,69 @@ def _timing(
         )
         trainer = new_trainer(whole, spec, task)
         unit = trainer.unit(specs)
-        # The first call may compile or allocate.
-        first, _ = _timed(lambda: _window(trainer.window(specs, 0, unit)))
-        count = unit * max(1, int(ITERATING / first))
-        iterating, _ = _timed(lambda: _window(trainer.window(specs, unit, count)))
+        count, iterating = _iterating(trainer, specs, unit)
         trained = Pack(trainer.pack.weights[:1], trainer.pack.readout[:1], one.N_in, one.signs)
-        measuring, run = _timed(lambda: _measured(spec, task, one, trained))
         loading = 0.0
         if fresh:
-            before = measuring
-            measuring, run = _timed(lambda: _measured(spec, task, one, trained))
-            loading = max(0.0, before - measuring)
-        point = _timed(lambda: run.trajectory_point(trained))[0] if spec.checkpoints else 0.0
+            few = _with_trials(spec, FEW)
+            once, _ = _timed(lambda: _measured(few, task, one, trained))
+            again, _ = _timed(lambda: _measured(few, task, one, trained))
+            loading = max(0.0, once - again)
+        measuring, point = _measuring(spec, task, one, trained)
     iteration = iterating / count / R
     return PackTiming(making, loading, drawing, iteration, measuring, point, _peak(device))
+
+
+def _iterating(trainer: Trainer, specs: Sequence[RunSpec], unit: int) -> tuple[int, float]:
+    """A number of iterations, and the seconds that they took in one window.
+
+    A window begins with a fixed cost, such as that of making each run's generator of trials, so it is lengthened until
+    it takes half of `ITERATING` or more. The first one may compile or allocate, and tells the first length alone.
+    """
+
+    def taken(start: int, count: int) -> float:
+        return _timed(lambda: _window(trainer.window(specs, start, count)))[0]
+
+    start, count, seconds = unit, unit, taken(0, unit)
+    while True:
+        count = max(count, unit * int(count / unit * ITERATING / seconds))
+        seconds = taken(start, count)
+        if seconds >= ITERATING / 2:
+            return count, seconds
+        start += count
 
 
 def _window(results: tuple[Tensor, Tensor | None]) -> None:
     """Wait for a GPU."""
     results[0].cpu()
+
+
+def _measuring(spec: RunSpec, task: Task, before: Pack, after: Pack) -> tuple[float, float]:
+    """Seconds of the measures of a run, and of a point of its trajectory; 0 where it has none.
+
+    Where they take long, kernels of half of the trials are timed and scaled by their FLOPs.
+    """
+
+    def share(trials: RunSpec) -> float:
+        return cost([spec], task).kernel_flops / cost([trials], task).kernel_flops
+
+    few, half = (_with_trials(spec, part) for part in (FEW, 2))
+    starting, run = _timed(lambda: evaluation(few, task, before))
+    if starting * share(few) < LONG:
+        measuring, run = _timed(lambda: _measured(spec, task, before, after))
+        return measuring, _timed(lambda: run.trajectory_point(after))[
+            0
+        ] if spec.checkpoints else 0.0
+    ending, _ = _timed(lambda: _measured(few, task, before, after))
+    # What an evaluation does at its start for one kernel, the measures do for the other, and more.
+    point = _timed(lambda: evaluation(half, task, before))[0] * share(half)
+    more = max(0.0, ending - 2 * starting)
+    return 2 * point + more, point if spec.checkpoints else 0.0
+
+
+def _with_trials(spec: RunSpec, part: int) -> RunSpec:
+    """The run with a kernel of one in `part` trials."""
+    return replace(spec, kernel_trials=-(-spec.kernel_trials // part))
 
 
 def _measured(spec: RunSpec, task: Task, before: Pack, after: Pack) -> Evaluation:

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from hpr.experiment.speed import Request
+from hpr.system.child_process import THREADS
 from hpr.system.paths import cache_folder
 
 # Seconds after which a process that has not answered is ended.
 LONGEST = 60.0
 PROGRAM = "import sys; sys.path[:] = {path!r}; from hpr.training.timing import serve_timings; serve_timings()"
-# Variables that say how many threads a library takes.
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 def timed_here(request: Request, count: int) -> tuple[float, list[list[Any]]]:

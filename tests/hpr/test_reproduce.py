@@ -245,7 +245,7 @@ def test_a_record_that_cannot_be_read_is_one_line_and_the_others_go_on(
     assert [spec.key for spec in train.trained] == [missing.stem]
     said = capsys.readouterr()
     assert "30 runs: 28 already in" in said.out
-    assert ", 1 unreadable there, 1 to train in 1 packs" in said.out
+    assert ", 1 unreadable there, 1 to train in 1 pack," in said.out
     [line] = said.err.splitlines()
     assert line.startswith("hpr.reproduce: failed: ")
     assert f"{blocked} can't be read: Is a directory; move it away" in line

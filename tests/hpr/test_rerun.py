@@ -81,7 +81,7 @@ def test_a_difference_is_shown_with_its_size(
     assert main([str(path)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "3 fields differ"
-    assert "curves.loss: 1 of 1 entries differ, by at most 0.5" in lines
+    assert "curves.loss: 1 of 1 entry differs, by at most 0.5" in lines
     assert any(line.startswith("measures.sign_similarity: None and ") for line in lines)
     assert any(
         line.startswith("weights.input: 1 of 60 entries differ, by at most") for line in lines

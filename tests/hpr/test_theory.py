@@ -35,6 +35,7 @@ from hpr.theory.networks import (
     train_linear_networks,
     train_recurrent,
 )
+from hpr.theory.results import run_checks
 from hpr.theory.statements import STATEMENTS
 
 TASKS = 50_000
@@ -328,3 +329,15 @@ def test_the_same_seed_gives_the_same_numbers() -> None:
     assert expectation_checks.check_constant(1000) == expectation_checks.check_constant(1000)
     first, second = (two_layer_checks.train_tasks(3, 2, 0.01, 5).alignment for _ in range(2))
     assert torch.equal(first, second)
+
+
+def test_the_numbers_do_not_depend_on_the_threads_of_the_program() -> None:
+    small = Size(100_000, 2, 2, 2)
+    one = run_checks(small)
+    torch.set_num_threads(2)
+    try:
+        two = run_checks.__wrapped__(small)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert two.checks == one.checks

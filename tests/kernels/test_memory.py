@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
 import re
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpr_kernels import FactoredJacobian, leaky_rnn_ntk, ntk, two_layer_ntk
+from hpr_kernels import (
+    FactoredJacobian,
+    leaky_rnn_kernel_alignment,
+    leaky_rnn_ntk,
+    ntk,
+    two_layer_ntk,
+)
+from hpr_kernels.memory import on_huge_pages
 
 pytestmark = [
     pytest.mark.alone,
@@ -95,6 +104,42 @@ def test_ntk(R: int, self_connections: bool) -> None:
         )
     )
     assert used <= 40 * MIB + SLACK
+
+
+def test_alignment() -> None:
+    """Each of the two packs' adjoints would take 77 MiB, and each kernel 10 MiB."""
+    B, T, N, N_out = 800, 4, 100, 2
+    pair = {
+        name: {
+            "recurrent": normal(N, N) / 10,
+            "input": normal(N, 3),
+            "readout": normal(N_out, N) + (name == "after"),
+        }
+        for name in ("before", "after")
+    }
+    used = beside_result(
+        lambda: leaky_rnn_kernel_alignment(
+            normal(T, B, 3), **pair, rho=0.3, outputs="last", memory_budget=40 * MIB
+        )
+    )
+    assert used <= 40 * MIB + SLACK
+
+
+def test_a_large_tensor_is_on_huge_pages() -> None:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[never]" in setting.read_text(encoding="utf-8"):
+        pytest.skip("a kernel without huge pages")
+    memory = mmap.mmap(-1, 64 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    tensor = torch.frombuffer(memory, dtype=torch.uint8)
+    assert faults(tensor[: 16 * MIB]) > 1000
+    assert faults(on_huge_pages(tensor[16 * MIB :])) < 100
+
+
+def faults(tensor: Tensor) -> int:
+    """Page faults while a tensor is written; libraries' threads have none of their own here."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensor.fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 @pytest.mark.parametrize("parameters", [None, ("recurrent", "bias")], ids=["all", "two groups"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hpr_kernels import leaky_rnn, leaky_rnn_adjoints, leaky_rnn_kernel_alignment, leaky_rnn_ntk
+from hpr_kernels.recurrence import dispatch
 from hpr_kernels.tangent import tiling
 from hpr_kernels.testing import Network, assert_close, random_network
 
@@ -69,6 +70,22 @@ def test_pieces_make_the_whole(
         if second is None and reduce == "full":
             assert torch.equal(K, K.mT)
     assert 1 in outputs_at_a_time
+
+
+@pytest.mark.parametrize(("share", "calls"), [(4.5, 1), (1.6, 10), (0.9, 36)])
+def test_adjoints_are_computed_again_only_where_they_do_not_fit(
+    rng: torch.Generator, monkeypatch: pytest.MonkeyPatch, share: float, calls: int
+) -> None:
+    """A symmetric kernel needs all adjoints once, and a copy of them; the budget is a share of their bytes."""
+    net = random_network(rng, N=100, T=20, B=16, N_out=8)
+    made = []
+    whole = dispatch.adjoints
+    monkeypatch.setattr(dispatch, "adjoints", lambda *args: made.append(args) or whole(*args))
+    given = {**weights(net), "rho": RHO, "outputs": "last"}
+    budget = int(share * 16 * 20 * 8 * 100 * net.x.element_size())
+    K = leaky_rnn_ntk(net.x, **given, order="propagate", memory_budget=budget)
+    assert len(made) == calls
+    assert_close(K, leaky_rnn_ntk(net.x, **given))
 
 
 @pytest.mark.parametrize("self_connections", [True, False])

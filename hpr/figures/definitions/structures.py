@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpr.command_line import counted
 from hpr.connectivity import EM, CellTypes, ChainMotif, Connectivity, Dale, LowRank, spectrum_rank
 from hpr.experiment.record import Record
 from hpr.figures.claims import Claim, Direction, Finding, judge
@@ -202,7 +203,7 @@ class SingularSpectra(Structures):
 
         panels = super().panels(settings)
         small_print = (
-            f"variant {settings.variant}; {len(settings.replicates)} draws of each; thin lines are "
+            f"variant {settings.variant}; {counted(len(settings.replicates), 'draw')} of each; thin lines are "
             "single draws"
         )
         return spectra_grid(panels, small_print)

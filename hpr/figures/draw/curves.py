@@ -8,6 +8,7 @@ import matplotlib.axes
 import numpy as np
 from matplotlib.figure import Figure
 
+from hpr.command_line import counted
 from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
 from hpr.figures.draw import WIDTH
@@ -72,5 +73,5 @@ def _level(
     common = sorted(set.intersection(*map(set, courses))) if courses else []
     means = [np.mean([course[i] for course in courses]) for i in common]
     if len(courses) < len(runs):
-        label += f" ({len(courses)} of {len(runs)} runs)"
+        label += f" ({len(courses)} of {counted(len(runs), 'run')})"
     axes.plot(common, means, color=colour, linewidth=1.6, zorder=3, label=label)

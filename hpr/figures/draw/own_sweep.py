@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from hpr.command_line import counted
 from hpr.experiment.record import Record
 from hpr.figures.draw import STYLE, WIDTH
 from hpr.figures.draw.plotting import DOTS, offsets, sweep_dots, write_gaps
@@ -121,9 +122,8 @@ def _lines(axes: matplotlib.axes.Axes, values: NDArray[np.float64]) -> None:
 
 
 def _small_print(panels: Sequence[Panel], kind: str) -> str:
-    seeds = len(panels[0].runs[0])
     run = panels[0].runs[0][0]
     what = {"dots": "dots: runs; bars: means", "boxes": "boxes: quartiles", "lines": "band: one sd"}
-    number = f"{seeds} seed{'s' * (seeds > 1)} per setting"
+    number = f"{counted(len(panels[0].runs[0]), 'seed')} per setting"
     tasks = sorted({each.task for panel in panels for level in panel.runs for each in level})
-    return f"{what[kind]}; {', '.join(tasks)}; {number}; {run.iterations:,} iterations"
+    return f"{what[kind]}; {', '.join(tasks)}; {number}; {counted(run.iterations, 'iteration')}"

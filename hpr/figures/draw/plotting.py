@@ -12,6 +12,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
+from hpr.command_line import counted
 from hpr.experiment.record import Record
 from hpr.figures.draw import WIDTH
 from hpr.figures.panel import MEASURES, Panel
@@ -177,7 +178,7 @@ def describe(settings: Settings, panels: Sequence[Panel]) -> str:
     ]
     return (
         f"profile {settings.profile}, variant {settings.variant}, "
-        f"NeuroGym {settings.task_version} inputs; {len(settings.replicates)} seeds per setting, "
+        f"NeuroGym {settings.task_version} inputs; {counted(len(settings.replicates), 'seed')} per setting, "
         f"N = {_by_panel(panels, 'N')}; {_by_panel(panels, 'iterations')} iterations{''.join(sooner)}"
     )
 

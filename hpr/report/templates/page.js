@@ -19,7 +19,7 @@
       row.hidden = !fits;
       count += fits;
     }
-    shown.textContent = `${count} of ${rows.length} claims shown`;
+    shown.textContent = `${count} of ${rows.length} claim${rows.length === 1 ? "" : "s"} shown`;
   };
 
   // Cells without a value stand last in both directions.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import repeat
 
 import torch
@@ -17,6 +18,7 @@ from hpr_kernels.gram.contraction_plan import (
     make_plan,
 )
 from hpr_kernels.gram.factors import Factors
+from hpr_kernels.memory import on_huge_pages
 from hpr_kernels.workers import threads
 
 
@@ -96,6 +98,34 @@ def least_bytes(
     return least_workspace(shape, order)
 
 
+def full_speed_bytes(
+    examples: int,
+    outputs: int,
+    T: int,
+    N: int,
+    F: int,
+    like: Tensor,
+    reduce: Reduction,
+    order: Order,
+    *,
+    symmetric: bool,
+) -> int:
+    """Bytes beside its result with which `gram` has its full speed, for packs as in `least_bytes`.
+
+    With Triton no number is too large.
+    """
+    plan = plan_of(
+        examples, outputs, T, N, F, like, reduce, order, sys.maxsize, symmetric=symmetric
+    )
+    if plan is None:
+        return sys.maxsize
+    if reduce != "trace" or outputs == 1:
+        return plan.workspace
+    # The copy of `_joined_bytes`, which may take half of what there is.
+    joined = (1 if symmetric else 2) * examples * outputs * T * N * like.element_size()
+    return max(2 * joined, plan.workspace + joined)
+
+
 def plan_of(
     examples: int,
     outputs: int,
@@ -134,7 +164,7 @@ def _gram_by_torch(
     if reduce != "full":
         O = O2 = 1
     with torch.inference_mode(False), torch.no_grad():
-        K = left.z.new_empty(count, B, O, C, O2)
+        K = on_huge_pages(left.z.new_empty(count, B, O, C, O2))
         _contract(K, left, right, reduce, order, memory_budget, add=False)
         if right is None:
             for target in K:

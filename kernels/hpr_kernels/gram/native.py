@@ -13,6 +13,7 @@ from torch import Tensor
 from hpr_kernels.gram import eager
 from hpr_kernels.gram.contraction_plan import TASK_ROWS, ContractionPlan
 from hpr_kernels.gram.factors import Factors
+from hpr_kernels.memory import on_huge_pages
 from hpr_kernels.native.library import address, function
 from hpr_kernels.native.tasks import integer_array, take_tasks
 from hpr_kernels.workers import each, threads
@@ -70,7 +71,7 @@ def pack_rows(g: Tensor) -> Tensor:
     """The adjoints g [B, O, S, N] as [B, lines, S, O, W], W numbers to a line, with zeros beyond N."""
     B, O, S, N = g.shape
     W = per_line(g.dtype)
-    packed = g.new_empty(B, -(-N // W), S, O, W)
+    packed = on_huge_pages(g.new_empty(B, -(-N // W), S, O, W))
     pack = function("pack_rows", g.dtype)
     sizes = tuple(map(c_int64, (O, S, N)))
     strides = tuple(map(c_int64, g.stride()))

@@ -73,6 +73,7 @@ INLINE real line_sum(const real *p) {
             for (int64_t s = 0; s < steps; s++, u += left * W, v += right * W) {                    \
                 vec g_[MO];                                                                         \
                 UNROLL for (int i = 0; i < MO; i++) {                                               \
+                    __builtin_prefetch(u + (MO + i) * W);                                           \
                     g_[i] = load(u + i * W);                                                        \
                     KEEP(g_[i]);                                                                    \
                 }                                                                                   \

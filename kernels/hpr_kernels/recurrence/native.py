@@ -11,6 +11,7 @@ from ctypes import Structure, addressof, c_double, c_int64, c_void_p
 from torch import Tensor
 
 from hpr_kernels.backend import uses_native
+from hpr_kernels.memory import on_huge_pages
 from hpr_kernels.native.tasks import integer_array, take_tasks
 from hpr_kernels.workers import threads
 
@@ -60,7 +61,7 @@ def adjoints(
 ) -> Tensor:
     """Adjoints [R, T, O, B, N] of the outputs (t, k), t in ascending `steps`."""
     (R, steps_, B, _), (N_out, N) = trace.shape, readout.shape[1:]
-    g = trace.new_empty(R, steps_ - 1, len(steps) * N_out, B, N)
+    g = on_huge_pages(trace.new_empty(R, steps_ - 1, len(steps) * N_out, B, N))
     _call(
         "recurrence_back", trace, weights, rho, activation,
         g=g.flatten(2, 3), readout=readout.contiguous(), steps=steps,

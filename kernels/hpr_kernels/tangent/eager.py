@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from hpr_kernels.checks import Order, Reduction
-from hpr_kernels.memory import give_back
+from hpr_kernels.memory import give_back, on_huge_pages
 from hpr_kernels.progress import Progress, Steps
+from hpr_kernels.tangent.block import ROWS
 from hpr_kernels.tangent.network import NetworkPack
 from hpr_kernels.tangent.tiling import TileRows, alignment_tiling, budgeted, kernel_tiling
 
@@ -27,7 +28,9 @@ def kernel(
     right = x1 if x2 is None else x2
     longer = x1 if x1.shape[1] > right.shape[1] else right
     R, B1, B2 = len(pack.recurrent), x1.shape[2], right.shape[2]
-    tiling = kernel_tiling(pack, longer, max(B1, B2), reduce, order, memory_budget)
+    tiling = kernel_tiling(
+        pack, longer, B1, None if x2 is None else B2, reduce, order, memory_budget
+    )
     rows, columns = (tiling.tiles(pack, x) for x in (x1, right))
     if tiling.networks == R and len(rows) == len(columns) == 1:
         left = pack.block(x1)
@@ -38,7 +41,7 @@ def kernel(
         return K
     O, P = pack.count(x1.shape[1]), pack.count(right.shape[1])
     shapes = {"full": (B1, O, B2, P), "diagonal": (B1, B2, O), "trace": (B1, B2)}
-    K = x1.new_empty(R, *shapes[reduce])
+    K = on_huge_pages(x1.new_empty(R, *shapes[reduce]))
     facing = partial(_facing, rows, columns, x2 is None, reduce)
     blocks = sum(len(facing(number)) for number in range(len(rows)))
     steps = Steps(progress, -(-R // tiling.networks) * blocks)
@@ -126,7 +129,9 @@ def alignment_sums(
 
 
 def _sums(K_0: Tensor, K_f: Tensor) -> Tensor:
-    """Σ K_f K_0, Σ K_f² and Σ K_0² of one block, [3, R] in fp64."""
-    K_0, K_f = K_0.double(), K_f.double()
-    products = ((K_f * K_0), K_f.square_(), K_0.square_())
-    return torch.stack([product.sum((1, 2)) for product in products])
+    """Σ K_f K_0, Σ K_f² and Σ K_0² of one block, [3, R] in fp64, some rows at a time."""
+    sums = torch.zeros(3, len(K_0), dtype=torch.float64, device=K_0.device)
+    for old, new in zip(K_0.split(ROWS, 1), K_f.split(ROWS, 1), strict=True):
+        a, b = old.double(), new.double()
+        sums += torch.stack([product.sum((1, 2)) for product in (b * a, b.square_(), a.square_())])
+    return sums

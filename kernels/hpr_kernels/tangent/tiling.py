@@ -56,39 +56,86 @@ def budgeted(workspace: int, memory_budget: int) -> Iterator[None]:
 
 
 def kernel_tiling(
-    pack: NetworkPack, x: Tensor, B: int, reduce: Reduction, order: Order, memory_budget: int
+    pack: NetworkPack,
+    x: Tensor,
+    B1: int,
+    B2: int | None,
+    reduce: Reduction,
+    order: Order,
+    memory_budget: int,
 ) -> Tiling:
-    """Tiles of a kernel whose longer inputs are `x`, with B examples on the larger side; one tile if all of it fits."""
+    """The largest tiles of a kernel [B1 O, B2 O], B2 None if it is symmetric, whose longer inputs are `x`.
+
+    Tiles of b examples cost the adjoints of every example again for each other tile, so larger tiles are faster.
+    """
     R, O, element = len(pack.recurrent), pack.count(x.shape[1]), x.element_size()
-    workspace = memory_budget // 2
-    whole = pack.examples(x, memory_budget) // B >= R
-    if whole and least(pack, x, B, O, reduce, order) <= workspace:
-        return Tiling(R, B, O, workspace)
-    # A block is copied into the result. It may take a quarter of the budget, and so may the adjoints.
-    size = pack.examples(x, memory_budget // 2)
-    together = max(1, min(R, size // B))
-    size = min(size, int((memory_budget / 4 / element / together) ** 0.5) // O)
-    while size and least(pack, x, size, O, reduce, order) > workspace:
-        size //= 2
-    if size:
-        return Tiling(together, size, O, workspace)
+    B = max(B1, B2 or 0)
+    for networks, size in _sizes(R, B):
+        whole = size == B
+        examples = B1 + (B2 or 0) if whole else 2 * size
+        # A block is copied into the result, unless it is the result.
+        copied = 0 if whole and networks == R else size**2 * block_entries(O, reduce) * element
+        held = networks * (copied + _held(pack, x, examples, size))
+        needed = full_speed(pack, x, size, reduce, order, memory_budget, whole and B2 is None)
+        if held + needed <= memory_budget:
+            return Tiling(networks, size, O, memory_budget - held)
     # One copy of a block of K is held.
     return one_example(pack, x, reduce, order, memory_budget, sides=2, entry=element)
 
 
 def alignment_tiling(pack: NetworkPack, x: Tensor, order: Order, memory_budget: int) -> Tiling:
-    """Tiles of the kernels of two packs side by side; a tile of each is held in its own dtype and in fp64."""
+    """The largest tiles of the kernels of two packs side by side."""
     R, B, O, element = len(pack.recurrent), x.shape[2], pack.count(x.shape[1]), x.element_size()
-    share = memory_budget // 4
-    for networks in dict.fromkeys((R, 1)):
-        # Three fp64 copies of a block of b² O² entries may take half of a share.
-        block = int((share / 2 / (6 * networks * element)) ** 0.5 / O)
-        size = min(B, pack.examples(x, share) // networks, block)
-        while size and least(pack, x, size, O, "full", order) > share // 2:
-            size //= 2
-        if size:
-            return Tiling(networks, size, O, share // 2)
+    for networks, size in _sizes(R, B):
+        whole = size == B
+        # The left tiles of both packs, and one right tile at a time; a block of each kernel, and some rows in fp64.
+        rows = size * O
+        blocks = 2 * rows**2 * element + 3 * 8 * min(ROWS, rows) * rows
+        held = networks * (blocks + _held(pack, x, (2 if whole else 3) * size, size))
+        needed = full_speed(pack, x, size, "full", order, memory_budget, whole)
+        if held + needed <= memory_budget:
+            return Tiling(networks, size, O, memory_budget - held)
     return one_example(pack, x, "full", order, memory_budget, sides=4, entry=2 * element + 5 * 8)
+
+
+def _sizes(R: int, B: int) -> Iterator[tuple[int, int]]:
+    """Numbers of networks and of examples to try, descending: all, all examples of fewer networks, fewer of one."""
+    networks = R
+    while networks > 1:
+        yield networks, B
+        networks = -(-networks // 2)
+    tiles, size = 1, B
+    while True:
+        yield 1, size
+        if size <= 1:
+            return
+        tiles = max(tiles + 1, tiles * 5 // 4)
+        size = -(-B // tiles)
+
+
+def _held(pack: NetworkPack, x: Tensor, examples: int, size: int) -> int:
+    """Bytes of the tiles of some examples of one network, and those that making one of `size` examples frees again."""
+    O = pack.count(x.shape[1])
+    products = 2 * min(ROWS, size * O) * size * O * x.element_size()
+    return examples * tile_bytes(pack, x, O) + passing_bytes(pack, x, O, size) + products
+
+
+def full_speed(
+    pack: NetworkPack,
+    x: Tensor,
+    examples: int,
+    reduce: Reduction,
+    order: Order,
+    memory_budget: int,
+    symmetric: bool,
+) -> int:
+    """Bytes with which the contraction of two tiles of one network has its full speed, or half of the budget."""
+    if not pack.factored:
+        return 0
+    T, N, F = x.shape[1], pack.recurrent.shape[-1], pack.columns(x)
+    O = pack.count(T)
+    full = dispatch.full_speed_bytes(examples, O, T, N, F, x, reduce, order, symmetric=symmetric)
+    return min(full, max(memory_budget // 2, least(pack, x, examples, O, reduce, order)))
 
 
 def one_example(
@@ -140,13 +187,13 @@ def tile_bytes(pack: NetworkPack, x: Tensor, outputs: int) -> int:
     )
 
 
-def passing_bytes(pack: NetworkPack, x: Tensor, outputs: int) -> int:
-    """Bytes that making such a tile frees again: joined weights and inputs, a copy of the adjoints for the diagonal."""
+def passing_bytes(pack: NetworkPack, x: Tensor, outputs: int, examples: int = 1) -> int:
+    """Bytes that making such tiles frees again: joined weights and inputs, a copy of the adjoints for the diagonal."""
     T, N = x.shape[1], pack.recurrent.shape[-1]
     weights = 2 * N * padded(N + pack.inputs_per_step(x))
-    joined = 0 if pack.bias is None else (T + N) * pack.inputs_per_step(x)
+    joined = 0 if pack.bias is None else (examples * T + N) * pack.inputs_per_step(x)
     copied = pack.factored and not pack.self_connections
-    copy = outputs * N * T if copied else 0
+    copy = examples * outputs * N * T if copied else 0
     return x.element_size() * (weights + joined + copy)
 
 

@@ -283,7 +283,7 @@ def test_merge_carries_weights_along(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [path.suffix for path in aside] == [".json", ".safetensors"]
     np.testing.assert_array_equal(hpr.load(aside[0]).input.detach(), arrays(1)["input"])
     assert main(["verify", str(into)]) == 0
-    assert "1 records in" in capsys.readouterr().out
+    assert "1 record in" in capsys.readouterr().out
 
 
 def test_merge_overwrites_no_weights_of_another_writer(

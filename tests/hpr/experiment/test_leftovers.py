@@ -150,3 +150,22 @@ def test_weights_go_only_where_no_record_is(tmp_path: Path, damaged: bool) -> No
     assert main(["gc", str(out)]) == 0
     assert path.exists() == damaged
     assert young.exists()
+
+
+def test_weights_and_temporary_files_of_a_killed_merge_go(tmp_path: Path) -> None:
+    out = folder_with(tmp_path / "out", SPEC)
+    aside, old = out / "conflicts", 2 * leftovers.WRITING
+    lone, kept, young = (f"{SPEC.key}.{digit * 16}" for digit in "123")
+    gone = [
+        planted(aside / f"{lone}.safetensors", age=old),
+        planted(aside / f".{lone}.json.{HEXES}.tmp", age=old),
+    ]
+    stay = [
+        planted(aside / f"{kept}.safetensors", age=old),
+        planted(aside / f"{kept}.json", age=old),
+        planted(aside / f"{young}.safetensors"),
+        planted(aside / "mine.safetensors", age=old),
+    ]
+    assert main(["gc", str(out)]) == 0
+    assert not any(path.exists() for path in gone)
+    assert all(path.exists() for path in stay)

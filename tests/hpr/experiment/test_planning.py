@@ -196,7 +196,7 @@ def test_the_paper_profile_on_real_mnist_is_planned_without_its_files(
     assert main(argv, train=unreachable) == 0
     said = capsys.readouterr().out
     assert "sMNIST: to be downloaded" in said
-    assert "x sMNIST, N = 300, 10000 iterations" in said
+    assert "x sMNIST, N = 300, 10,000 iterations" in said
     assert "150 to train" in said
 
 

@@ -205,6 +205,20 @@ def test_a_log_that_cannot_be_written_is_one_line(
     assert ended.value.code == 2
     told = capsys.readouterr().err
     assert told == f"hpr.run: error: --log-json: {tmp_path} can't be written: Is a directory\n"
+    inside = tmp_path / "file" / "log"
+    inside.parent.write_text("x", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["--task", "2AF", "--out", str(tmp_path), "--log-json", str(inside)])
+    told = capsys.readouterr().err
+    assert told == f"hpr.run: error: --log-json: {inside} can't be written: Not a directory\n"
+
+
+def test_the_folder_of_a_log_is_made_as_that_of_out_is(tmp_path: Path) -> None:
+    log, out = tmp_path / "a" / "b" / "log", tmp_path / "c" / "d"
+    words = ["--task", "2AF", "--N", "8", "--iterations", "1", "--workers", "1", "--device", "cpu"]
+    assert main([*words, "--out", str(out), "--log-json", str(log)]) == 0
+    assert events(log.read_text(encoding="utf-8"))[-1]["event"] == "end"
+    assert (out / "runs").is_dir()
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")

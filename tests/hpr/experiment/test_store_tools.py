@@ -141,7 +141,7 @@ def test_a_conflict_is_shown_and_both_records_are_kept(
         "  measures.final_loss: in the first alone",
         "  measures.kernel_alignment: 0.25 and 0.5, apart by 0.25",
         "  measures.sign_similarity: in the second alone",
-        "1 records: 0 copied, 0 there already, 1 conflicts, 0 bad",
+        "1 record: 0 copied, 0 there already, 1 conflict, 0 bad",
     ):
         assert line in told.splitlines()
     assert Store(first).load(SPEC) == record_of(SPEC)
@@ -151,7 +151,7 @@ def test_a_conflict_is_shown_and_both_records_are_kept(
     assert [*(first / "conflicts").iterdir()] == [aside]
     capsys.readouterr()
     assert main(["verify", str(first)]) == 0
-    assert "1 records in" in capsys.readouterr().out
+    assert "1 record in" in capsys.readouterr().out
 
 
 def test_merge_replaces_no_file_not_even_a_damaged_one(tmp_path: Path) -> None:

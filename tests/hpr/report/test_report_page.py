@@ -138,6 +138,18 @@ def test_every_run_has_its_learning_curve(page: Node) -> None:
     assert len(spectra.all("polyline")) == len(sizes)
 
 
+def test_a_curve_of_one_point_is_a_dot(copied: Path) -> None:
+    """As of a run of at most 100 iterations; a line of one point would show nothing."""
+    for path in (copied / "runs").iterdir():
+        record = json.loads(path.read_bytes())
+        record["curves"] = {name: values[-1:] for name, values in record["curves"].items()}
+        path.write_bytes(sealed(record))
+    page = parsed(write_report(copied).read_text("utf-8"))
+    (curves,) = (node for node in page.all("section") if node.attributes.get("id") == "curves")
+    dots = [path for path in curves.all("path") if path.attributes["class"] == "dot"]
+    assert (len(curves.all("polyline")), len(dots)) == (0, 108)
+
+
 def test_stand_ins_are_named_where_they_are_used(page: Node) -> None:
     (first,) = (node for node in page.all("section") if node.attributes.get("id") == "figure-1")
     assert "Stand-in. MNIST is replaced by a stand-in" in first.text
@@ -153,7 +165,7 @@ def test_diverged_runs_are_listed(page: Node) -> None:
     (lost,) = (node for node in page.all("section") if node.attributes.get("id") == "lost")
     rows = lost.all("tbody")[0].all("tr")
     assert len(rows) == 2
-    assert all("diverged after 1500 iterations" in row.text for row in rows)
+    assert all("diverged after 1,500 iterations" in row.text for row in rows)
 
 
 def test_hostile_text_becomes_no_markup(copied: Path) -> None:

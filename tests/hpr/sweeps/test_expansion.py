@@ -145,7 +145,7 @@ def test_files_are_parts(tmp_path: Path) -> None:
 
 def test_a_task_takes_the_version_that_it_has() -> None:
     names = ["2AF", "sDigits", "pattern generation", "GoNogo-v0"]
-    found = expand({"task": names, "N": 10, "batch": 1})
+    found = expand({"task": names, "N": 10, "batch": 1, "trials": 99})
     assert [run.task_version for run in found.runs] == ["0.0.2", "1", "1", "2.3"]
     (run,) = expand({"task": {"name": "GoNogo-v0", "timing": {"delay": 100}}, "N": 10}).runs
     assert run.task == "GoNogo-v0(timing={'delay': 100})"
@@ -189,6 +189,23 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "seeds in both forms": ({"seeds": 2, "seed": [3]}, "seeds: expected seeds, their number, or seed"),
     "no seeds": ({"seeds": 0}, "seeds: expected an integer of at least 1, got 0"),
     "half a seed": ({"seeds": 1.5}, "seeds: expected a number of seeds, got 1.5"),
+    "a seed twice": ({"seed": [3, 3]}, "seed: expected each value once, got 3 twice"),
+    "a value twice": ({"gain": [1, 0.5, 1]}, "gain: expected each value once, got 1 twice"),
+    "a structure twice": ({"connectivity": ["dense", "Dense"]}, "connectivity: expected .* once, got dense twice"),
+    "a gain without effect": (
+        {"connectivity": from_matrix(W, write=False), "rescale": "kept", "gain": [1.0, 2.0]},
+        r"gain: expected a connectivity that it has an effect on .*, got file with rescale = 'kept'$",
+    ),
+    "steps in two layers": ({"model": "two_layer"}, "model: expected a leaky RNN for the 8 steps of 2AF"),
+    "accuracy of a regression": (
+        {"task": "pattern generation", "stop_accuracy": 0.9}, "stop_accuracy: expected None for a regression, got 0.9"
+    ),
+    "more than all pictures": (
+        {"task": "sDigits", "trials": 298}, "trials: expected at most 297, the evaluation trials of sDigits, got 298"
+    ),
+    "a batch of more": (
+        {"task": "sDigits", "batch": 2000, "trials": 99}, "batch: expected at most 1500, the train trials of sDigits"
+    ),
     "too many": ({"seeds": 10_000, "N": list(range(1, 12))}, "runs: expected at most 100,000, got 110,000"),
     "a teacher": ({"teacher": "best"}, "teacher: expected a table of fields, got 'best'"),
     "a teacher's field": ({"teacher": {"sed": 1}}, r"got 'sed'; did you mean 'seed'\?"),

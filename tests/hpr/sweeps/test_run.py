@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -34,8 +35,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 class Trainer:
     """This stands in for `train_pack`: a run's measures are its gain plus a tenth of its seed."""
 
-    def __init__(self, failing: Callable[[RunSpec], bool] = lambda spec: False) -> None:
-        self.failing = failing
+    def __init__(
+        self, failing: Callable[[RunSpec], bool] = lambda spec: False, flags: Sequence[str] = ()
+    ) -> None:
+        self.failing, self.flags = failing, [*flags]
         self.trained: list[RunSpec] = []
 
     def __call__(
@@ -51,7 +54,8 @@ class Trainer:
         diverged = spec.learning_rate > 1
         value = spec.connectivity.g + spec.seed / 10
         return {
-            "schema": 1, "key": spec.key, "spec": spec.to_dict(), "iterations": 1, "flags": [], "provenance": {},
+            "schema": 1, "key": spec.key, "spec": spec.to_dict(), "iterations": 1, "provenance": {},
+            "flags": ["loss not finite at iteration 0"] if diverged else self.flags,
             "status": "diverged" if diverged else "finished", "curves": {},
             "measures": {} if diverged else dict.fromkeys(MEASURES, value), "timings": {},
         }  # fmt: skip
@@ -70,7 +74,9 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
     assert out == ""
-    return line.removeprefix("hpr.run: error: ")
+    told = line.removeprefix("hpr.run: error: ")
+    assert not re.match(r"(\S+: )\1", told)
+    return told
 
 
 RANKS = ["--task", "2AF", "--rank", "1", "20", "--gain", "0.8", "1.5", "--N", "20", "--seeds", "3"]
@@ -132,7 +138,7 @@ def test_a_dry_run_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: 
     capsys.readouterr()
     before = sorted(tmp_path.rglob("*"))
     assert run(*RANKS, "--iterations", "5", "10000", "--dry-run") == 0
-    assert "12 runs already in results/runs, 12 to train in 1 packs" in capsys.readouterr().out
+    assert "12 runs already in results/runs, 12 to train in 1 pack:" in capsys.readouterr().out
     words = ["--task", "DMS", "--connectivity", "file:own.npy", "dense", "--dry-run", "--json"]
     assert run(*words) == 0
     told = json.loads(capsys.readouterr().out)
@@ -156,15 +162,20 @@ def test_json_is_the_summary(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_failures_and_divergences_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    trainer = Trainer(lambda spec: spec.N == 10)
-    words = ["--task", "2AF", "--N", "10", "20", "--set", "learning_rate=0.1,2", "--seeds", "2"]
+    """Flagged runs are named, those that count in the table first, and no more than five."""
+    trainer = Trainer(lambda spec: spec.N == 10, ["kernel_alignment is not a number"])
+    words = ["--task", "2AF", "--N", "10", "20", "--set", "learning_rate=2,0.1", "--seeds", "4"]
     assert run(*words, train=trainer) == 1
     out, err = capsys.readouterr()
     assert "NOT DONE" in out
-    assert "2 diverged, 4 failed, 2 finished" in out
-    assert err.count("RuntimeError: out of memory") == 4
+    assert "4 diverged, 8 failed, 4 finished" in out
+    assert err.count("RuntimeError: out of memory") == 8
     rows = [line.split() for line in out.splitlines() if line.startswith(("10 ", "20 "))]
-    assert [row[-2:] for row in rows] == [["0", "2"], ["0", "2"], ["0", "0"], ["2", "0"]]
+    assert [row[-2:] for row in rows] == [["0", "4"], ["0", "4"], ["4", "0"], ["0", "0"]]
+    *first, diverged, last = re.findall("(?m)^flagged: (.*)", out)
+    assert [line.partition("): ")[2] for line in first] == trainer.flags * 4
+    assert diverged.endswith("loss not finite at iteration 0")
+    assert last == "3 more, in the field flags of their records"
 
 
 @pytest.mark.parametrize(
@@ -172,6 +183,9 @@ def test_failures_and_divergences_are_counted(capsys: pytest.CaptureFixture[str]
     [
         ([], "expected SWEEP.toml or --task, got neither"),
         (["--rank", "3"], "task: expected a task, such as '2AF', got none"),
+        (["--task", "trials:x-0123456789ab"], "task: expected trials that are kept in"),
+        (["--task", "2AF(x=1)"], "task: expected 2AF without arguments, got '2AF(x=1)'"),
+        (["--task", "hpr.run:RunSpec"], "task: hpr.run:RunSpec cannot be a task: it is a RunSpec, neither"),
         (["--task", "2AF", "--lerning-rate", "1"], "got '--lerning-rate'; did you mean '--learning-rate'?"),
         (["--task", "2AF", "--gian=1"], "got '--gian=1'; did you mean '--gain'?"),
         (["--task", "2AF", "--set", "momentun=0.5"], "got 'momentun'; did you mean 'momentum'?"),
@@ -202,6 +216,12 @@ def test_help_and_fields_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--fields"]) == 0
     text = capsys.readouterr().out
     assert "learning_rate  float; default: 0.003\n      Step size of SGD.\n" in text
+    assert "  task  str; required\n" in text
+    assert "  seed  int; default: 0\n" in text
+    assert (
+        "connectivity  Connectivity; default: the structure that has the other names, else dense"
+        in text
+    )
     assert main(["--fields", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert {"run", "svd", "file"} <= set(told)
@@ -294,6 +314,7 @@ def test_a_plot_shows_the_measures(kind: Any, tmp_path: Path) -> None:
 def test_a_wrong_name_in_a_plot_is_one_line() -> None:
     found = result(rank=[1, 2])
     for arguments, message in (
+        ({"measure": ["final_loss"]}, r"got \['final_loss'\]$"),
         (
             {"measure": "kernel_aligment"},
             r"got 'kernel_aligment'; did you mean 'kernel_alignment'\?",

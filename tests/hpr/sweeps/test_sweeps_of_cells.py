@@ -25,13 +25,25 @@ def test_a_sweep_over_cells_and_optimisers(tmp_path: Path) -> None:
     assert sum(reservoirs) == 4
 
 
+@pytest.mark.parametrize(
+    ("task", "told"), [("PerceptualDecisionMakingDelayResponse-v0", 1), ("GoNogo-v0", 0)]
+)
+def test_trials_of_several_lengths_are_told(task: str, told: int, tmp_path: Path) -> None:
+    pytest.importorskip("neurogym")
+    said: list[str] = []
+    hpr.sweep(
+        task=task, N=8, batch=2, trials=4, kernel_trials=2, iterations=1, out=tmp_path, say=said.append
+    )  # fmt: skip
+    assert sum("trials differ in length" in line for line in said) == told
+
+
 def test_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = (
         "--task 2AF --cell gru --bias true --noise 0.1 --trained recurrent+readout --optimizer adam"
     )
     out = ["--out", str(tmp_path), "--dry-run"]
     assert main([*words.split(), *out]) == 0
-    assert "1 runs in 1 settings" in capsys.readouterr().out
+    assert "1 run in 1 setting\n" in capsys.readouterr().out
     for wrong, told in (
         ("--optimiser adam", "did you mean '--optimizer'?"),
         ("--cell lstm", "cell: expected one of ('leaky', 'gru'), got 'lstm'"),

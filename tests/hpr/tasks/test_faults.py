@@ -53,7 +53,7 @@ def test_every_neurogym_id_is_a_task_or_one_line(name: str) -> None:
 @pytest.mark.parametrize("name", ["Reaching1D-v0", "Reaching1DWithSelfDistraction-v0"])
 def test_targets_beyond_the_classes_are_named(name: str) -> None:
     """NeuroGym declares three classes for them, but the targets are the indices of many angles."""
-    message = rf"^NeuroGym's {name} cannot be a task: it has the target \d, which is none of its 3 "
+    message = rf"^{name} cannot be a task: it has the target \d, which is none of its 3 "
     with pytest.raises(ValueError, match=message):
         make_task(name, version="2.3")
 
@@ -122,7 +122,7 @@ def test_an_environment_at_fault_is_no_task(
     spoil: Callable[[Any], None], message: str, continuous: bool
 ) -> None:
     gymnasium.registry[NAME].kwargs = {"spoil": spoil, "continuous": continuous}
-    with pytest.raises(ValueError, match=f"^NeuroGym's {NAME} cannot be a task: .*{message}") as e:
+    with pytest.raises(ValueError, match=f"^{NAME} cannot be a task: .*{message}") as e:
         make_task(NAME, version="2.3")
     assert "\n" not in str(e.value)
 
@@ -156,7 +156,7 @@ def test_a_bank_is_looked_at_whole() -> None:
         ("targets", np.full((2, 3), 2)),
         ("targets", np.full((2, 3), -1)),
     ):
-        with pytest.raises(ValueError, match=r"^NeuroGym's toy cannot be a task: it has "):
+        with pytest.raises(ValueError, match=r"^toy cannot be a task: it has "):
             CompiledTask("toy", "2.3", "toy", 100.0, replace(bank(), **{part: value}), 2)
 
 

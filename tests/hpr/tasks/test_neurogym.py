@@ -97,12 +97,12 @@ def test_streamed_trials_are_the_environments() -> None:
         ("AnnubesEnv-v0", "missing 2 required positional arguments"),
         ("ToneDetection-v0", "dt=100"),
         ("NoSuchTask-v0", "doesn't exist"),
-        ("CartPole-v1", "name must be a task or a NeuroGym id"),
-        ("2af", "name must be a task or a NeuroGym id"),
+        ("CartPole-v1", "task: expected a task, a NeuroGym id or module:Class"),
+        ("2af", "task: expected a task, a NeuroGym id or module:Class"),
     ],
 )
 def test_impossible_ids_are_refused(name: str, reason: str) -> None:
-    with pytest.raises(ValueError, match=r"^(name must be|NeuroGym's)") as raised:
+    with pytest.raises(ValueError, match=rf"^(task: expected|{name} cannot)") as raised:
         make(name)
     assert name in str(raised.value)
     assert reason in str(raised.value)

@@ -260,6 +260,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a typing error": (
         {"inputs": X, "targets": CLASSES, "evaluation_input": X}, "did you mean 'evaluation_inputs'",
     ),
+    "one class": ({"inputs": X, "targets": 0 * CLASSES}, "targets: expected two classes or more, got 0 alone"),
     "half of the evaluation": (
         {"inputs": X, "targets": CLASSES, "evaluation_inputs": X}, "expected both evaluation_inputs and",
     ),

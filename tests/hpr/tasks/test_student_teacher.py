@@ -91,11 +91,11 @@ def test_a_name_makes_its_task(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("student-teacher", "name must be like"),
-        ("student-teacher(d=2,kappa=)", "name must be like"),
+        ("student-teacher", "task: expected a name like"),
+        ("student-teacher(d=2,kappa=)", "task: expected a name like"),
         ("student-teacher(d=1)", "d must be at least 2, got 1"),
         ("student-teacher(d=2,kappa=0.5)", "kappa must be a number of at least 1"),
-        ("student-teacher(d=02)", r"name must be 'student-teacher\(d=2\)'"),
+        ("student-teacher(d=02)", r"task: expected 'student-teacher\(d=2\)'"),
         ("student-teacher(d=2,kappa=10.0)", "the one name of that task"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hpr.experiment.record import identity as record_identity
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import Task, Trials, make_task
 from hpr.tasks.base import Split
+from hpr.training.cohort import Cohort, Learner
 from hpr.training.evaluation import Diverged, Evaluation, evaluation
 from hpr.training.initial import initial_pack
 from hpr.training.loop import train_pack
@@ -140,12 +142,36 @@ def overflowing(**scales: float) -> tuple[Evaluation, Pack]:
         ({"recurrent": 1e20, "input": 1e20}, "rates not finite"),
         ({"recurrent": 100, "input": 1e-30, "readout": 1e38}, "adjoints not finite"),
         ({"readout": 1e25}, "kernel not finite"),
+        ({"readout": 1e10}, r"weights changed by [\d.]+e\+0[89] times their initial norm"),
     ],
 )
 def test_finite_weights_may_have_diverged_too(scales: dict[str, float], message: str) -> None:
     of_run, after = overflowing(**scales)
     with pytest.raises(Diverged, match=message):
         of_run.measures(after)
+
+
+def test_a_large_change_that_initial_weights_survive_is_no_divergence() -> None:
+    """1/eps of fp32 is 8.4e6; the readout is a part of the weights, so its change counts for less."""
+    of_run, after = overflowing(readout=1e6)
+    measures, _ = of_run.measures(after)
+    assert 1e5 < measures["weight_change_norm_all"] < 1e8
+
+
+def test_an_enormous_change_is_recorded_as_diverged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its units are dead, so that its loss, of outputs of zero, is finite."""
+
+    def killed(self: Cohort, leaving: Sequence[Learner]) -> None:
+        leave(self, leaving)
+        for learner in leaving:
+            learner.tensors["weights"].fill_(-1e19)
+
+    leave = Cohort.leave
+    monkeypatch.setattr(Cohort, "leave", killed)
+    (record,) = train_pack([SMALL], make_task("2AF"), device=CPU)
+    assert (record["status"], record["measures"]) == ("diverged", {})
+    (flag,) = record["flags"]
+    assert "times their initial norm after iteration 30" in flag
 
 
 def test_an_infinite_measure_is_null_and_flagged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
 
 from hpr.connectivity import Dense, LowRank
 from hpr.experiment import kinds
@@ -21,8 +25,9 @@ from hpr.experiment.store import Store
 from hpr.run import main
 from hpr.system.devices import Device
 from hpr.training import outlook, timing_processes
+from hpr.training.evaluation import evaluation
 from hpr.training.outlook import ahead
-from hpr.training.timing import timings
+from hpr.training.timing import _iterating, timings
 
 SPEC = RunSpec("2AF", LowRank(rank=2), 0, N=20, batch=4, iterations=200, trials=8, kernel_trials=4)
 STUDENT = {
@@ -52,6 +57,41 @@ def test_a_process_times_each_kind() -> None:
     assert last.loading == 0
     assert first.point == 0
     assert last.point > 0
+
+
+@pytest.mark.parametrize(("long", "most"), [(0.0, 2), (math.inf, 4)])
+def test_a_large_kernel_is_timed_with_half_of_its_trials(
+    monkeypatch: pytest.MonkeyPatch, long: float, most: int
+) -> None:
+    trials: list[int] = []
+
+    def recorded(spec: RunSpec, *rest: Any) -> Any:
+        trials.append(spec.kernel_trials)
+        return evaluation(spec, *rest)
+
+    monkeypatch.setattr("hpr.training.timing.evaluation", recorded)
+    monkeypatch.setattr("hpr.training.timing.LONG", long)
+    spec = replace(SPEC, checkpoints=2)
+    _, (_, found) = timings(Request([[spec]], tasks(), "cpu", 1, 60.0))
+    assert isinstance(found, PackTiming)
+    assert max(trials) == most
+    assert 0 < found.point < found.measures < 60
+
+
+def test_a_process_that_times_does_not_import_torchs_compiler() -> None:
+    program = (
+        "import sys\n"
+        "from test_outlook import SPEC, Request, tasks\n"
+        "from hpr.training.timing import timings\n"
+        "_, (_, found) = timings(Request([[SPEC]], tasks(), 'cpu', 1, 60.0))\n"
+        "assert found.measures\n"
+        "assert not {'sympy', 'torch._dynamo'} & set(sys.modules)\n"
+    )
+    where = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=where
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_first_kind_alone_is_begun_when_the_time_is_over() -> None:
@@ -96,7 +136,7 @@ def test_a_dry_run_times_and_writes_nothing(
     assert re.search(r"4 to train in 2 packs: .*, about \d+ s at .*, \d+ MB$", lines[-2])
     assert re.fullmatch(
         r"2 workers, \d+ MB each; a start now ends about \d{4}-\d\d-\d\d \d\d:\d\d; "
-        r"1 of 1 kinds of packs timed by 2 processes at once in \d+ s",
+        r"1 of 1 kind of packs timed by 2 processes at once in \d+ s",
         lines[-1],
     )
     assert main([*words, "--dry-run", "--json"]) == 0
@@ -164,3 +204,13 @@ def test_the_planning_process_does_not_import_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+def test_the_fixed_cost_of_a_window_is_not_counted_for_each_iteration() -> None:
+    class Slow:
+        def window(self, specs: Any, start: int, count: int) -> tuple[torch.Tensor, None]:
+            time.sleep(0.02 + 1e-4 * count)
+            return torch.zeros(1), None
+
+    count, seconds = _iterating(cast(Any, Slow()), [], 1)
+    assert seconds / count < 1e-3
