@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from hpr.system.devices import one_thread
+
 from .backends import chosen_backend
 from .calls import (
     DRAWS,
@@ -27,7 +29,7 @@ from .calls import (
 )
 from .cases import RHO, SHAPES, NetworkShape, draw_network
 from .experiments import filled
-from .measure import Call, device, exponent, one_thread, peak_memory, slowdown, work
+from .measure import Call, device, exponent, peak_memory, slowdown, work
 from .peak import ntk_flops, peak_call
 
 

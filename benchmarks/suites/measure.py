@@ -11,11 +11,12 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+
+from hpr.system.devices import one_thread
 
 Call = Callable[[], object]
 CPU = torch.device("cpu")
@@ -78,17 +79,6 @@ class Timed:
     sample_time = 0.02
     warmup_time = 0.05
     timeout = 120.0
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread: a busy machine slows it less than threads that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def in_turns(

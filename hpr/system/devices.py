@@ -190,7 +190,7 @@ def use_own_cores() -> None:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Inside, torch uses one thread, which is faster for small products and rounds the same on every machine."""
+    """Inside, torch uses one thread: small products are faster so, and round alike on any number of cores."""
     import torch
 
     before = torch.get_num_threads()

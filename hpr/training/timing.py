@@ -139,9 +139,8 @@ def _measuring(spec: RunSpec, task: Task, before: Pack, after: Pack) -> tuple[fl
     starting, run = _timed(lambda: evaluation(few, task, before))
     if starting * share(few) < LONG:
         measuring, run = _timed(lambda: _measured(spec, task, before, after))
-        return measuring, _timed(lambda: run.trajectory_point(after))[
-            0
-        ] if spec.checkpoints else 0.0
+        point = _timed(lambda: run.trajectory_point(after))[0] if spec.checkpoints else 0.0
+        return measuring, point
     ending, _ = _timed(lambda: _measured(few, task, before, after))
     # What an evaluation does at its start for one kernel, the measures do for the other, and more.
     point = _timed(lambda: evaluation(half, task, before))[0] * share(half)

@@ -10,7 +10,7 @@ import torch
 
 from hpr_kernels import leaky_rnn, leaky_rnn_adjoints, leaky_rnn_kernel_alignment, leaky_rnn_ntk
 from hpr_kernels.recurrence import dispatch
-from hpr_kernels.tangent import tiling
+from hpr_kernels.tangent import eager, tiling
 from hpr_kernels.testing import Network, assert_close, random_network
 
 RHO = 0.3
@@ -86,6 +86,26 @@ def test_adjoints_are_computed_again_only_where_they_do_not_fit(
     K = leaky_rnn_ntk(net.x, **given, order="propagate", memory_budget=budget)
     assert len(made) == calls
     assert_close(K, leaky_rnn_ntk(net.x, **given))
+
+
+@pytest.mark.parametrize("alignment", [False, True], ids=["kernel", "alignment"])
+def test_memory_is_given_back_after_every_block(
+    rng: torch.Generator, monkeypatch: pytest.MonkeyPatch, alignment: bool
+) -> None:
+    """Tiles take all of the budget, so the process would exceed it if it kept those that are freed."""
+    net = random_network(rng, N=9, T=5, B=6, N_out=3)
+    events: list[str] = []
+    monkeypatch.setattr(eager, "give_back", lambda device: events.append("back"))
+    given: dict[str, Any] = {
+        "rho": RHO, "memory_budget": 40_000, "progress": lambda done, total: events.append("block"),
+    }  # fmt: skip
+    if alignment:
+        leaky_rnn_kernel_alignment(net.x, before=weights(net), after=weights(net), **given)
+    else:
+        leaky_rnn_ntk(net.x, **weights(net), **given)
+    blocks = [place for place, event in enumerate(events) if event == "block"]
+    assert len(blocks) > 3
+    assert all(events[place - 1] == "back" for place in blocks[1:])
 
 
 @pytest.mark.parametrize("self_connections", [True, False])

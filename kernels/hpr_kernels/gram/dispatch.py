@@ -90,12 +90,7 @@ def least_bytes(
         # Copies for the kernels, which pad examples to fours, and the buffers of one step.
         rows = 4 * (-(-examples // 4))
         return 2 * element * rows * T * (2 * outputs * (N + 4) + 4 * (F + 4)) + 4 * rows * rows * T
-    reach = (T - 1,) * (outputs if reduce == "full" else 1)
-    shape = ContractionShape(
-        examples, examples, reach, reach, T, T, N * outputs if reduce == "trace" else N, F, element,
-        symmetric=False, threads=threads(like.device),
-    )  # fmt: skip
-    return least_workspace(shape, order)
+    return least_workspace(_shape(examples, outputs, T, N, F, like, reduce, symmetric=False), order)
 
 
 def full_speed_bytes(
@@ -142,12 +137,18 @@ def plan_of(
     """The plan of `gram` by torch for packs of one of these sizes whose outputs reach all steps; None with Triton."""
     if _by_triton(like, order):
         return None
+    shape = _shape(examples, outputs, T, N, F, like, reduce, symmetric=symmetric)
+    return make_plan(shape, order, memory_budget)
+
+
+def _shape(
+    examples: int, outputs: int, T: int, N: int, F: int, like: Tensor, reduce: Reduction, *, symmetric: bool
+) -> ContractionShape:  # fmt: skip
     reach = (T - 1,) * (outputs if reduce == "full" else 1)
-    shape = ContractionShape(
+    return ContractionShape(
         examples, examples, reach, reach, T, T, N * outputs if reduce == "trace" else N, F,
         like.element_size(), symmetric=symmetric, threads=threads(like.device), native=uses_native(like),
     )  # fmt: skip
-    return make_plan(shape, order, memory_budget)
 
 
 def _by_triton(like: Tensor, order: Order) -> bool:

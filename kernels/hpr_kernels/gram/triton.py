@@ -180,7 +180,8 @@ def contract(
         K, left, right, Ft, start, stop, precision, symmetric, add
     )
     with torch.cuda.device_of(K):
-        gram_kernel[grid](**arguments, **launch_options(*config[2:]))
+        options = launch_options(config.num_warps, config.num_stages, config.maxnreg)
+        gram_kernel[grid](**arguments, **options)
 
 
 def gram_arguments(

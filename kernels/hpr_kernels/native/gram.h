@@ -62,7 +62,8 @@ INLINE real line_sum(const real *p) {
     return sums[0];
 }
 
-// A block of MO left and NO right outputs of `contract`, in one register of the line
+// A block of MO left and NO right outputs of `contract`, in one register of the line. The next block's adjoints of a
+// step are fetched ahead: they are far from those of the next step, so the processor does not foresee them.
 #define CONTRACT(MO, NO)                                                                            \
     {                                                                                               \
         vec acc[MO][NO];                                                                            \

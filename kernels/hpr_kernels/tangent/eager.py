@@ -60,6 +60,7 @@ def kernel(
                     _place(K[some], block.transpose(1, 2), column, row, reduce)
                 # Free the memory before the next block is made.
                 del other, block
+                give_back(x1.device)
                 steps.step()
             del left
             give_back(x1.device)
@@ -122,6 +123,7 @@ def alignment_sums(
                 # A block off the diagonal counts for its transpose, too.
                 sums[:, some] += (1.0 if column == row else 2.0) * _sums(*blocks)
                 del blocks
+                give_back(x.device)
                 steps.step()
             del lefts
             give_back(x.device)

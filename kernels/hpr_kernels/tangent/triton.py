@@ -76,7 +76,8 @@ def block_sums(left: JacobianBlock, right: JacobianBlock | None, N_out: int) -> 
     Ft = weights(z1, z2, left.precision, symmetric=right is None)
     arguments, grid, config = alignment_arguments(left, right, Ft, N_out)
     with torch.cuda.device_of(Ft):
-        alignment_kernel[grid](**arguments, **launch_options(*config[2:]))
+        options = launch_options(config.num_warps, config.num_stages, config.maxnreg)
+        alignment_kernel[grid](**arguments, **options)
     # Each network has a sum of its own, because torch's order of summation depends on the number of sums.
     return torch.stack([one.sum(0) for one in arguments["sums"]], dim=1)
 
