@@ -50,15 +50,16 @@ def write_figures(figures: Sequence[Figure], drawing: Drawing, workers: int) -> 
 
 
 class _Pool:
-    """Processes that draw; `_busy` are those at work, by the name of the figure."""
+    """At most `most` processes that draw; `_busy` are those at work, by the name of the figure."""
 
-    def __init__(self, workers: int) -> None:
-        self._workers = [_worker() for _ in range(workers)]
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._workers: list[ChildProcess] = []
         self._busy: dict[str, ChildProcess] = {}
 
     def room(self) -> bool:
-        """Whether a worker has nothing to do."""
-        return len(self._busy) < len(self._workers)
+        """Whether a worker has nothing to do, or one more may be started."""
+        return len(self._busy) < self._most
 
     def begin(self, figure: Figure, drawing: Drawing) -> bool:
         """Give a figure to a worker; False where it can't be sent."""
@@ -66,6 +67,9 @@ class _Pool:
             sent = pickle.dumps((figure, drawing))
         except (pickle.PicklingError, AttributeError, TypeError):
             return False
+        if len(self._busy) == len(self._workers):
+            # Libraries have the threads that they have in this process, on which last digits depend.
+            self._workers.append(ChildProcess(serve_drawing, one_thread=False))
         worker = next(each for each in self._workers if each not in self._busy.values())
         self._busy[figure.name] = worker
         # A worker that died is noticed by `results`.
@@ -91,15 +95,10 @@ class _Pool:
         try:
             result: Drawn = worker.connection.recv()
         except (EOFError, OSError):
-            self._workers[self._workers.index(worker)] = _worker()
+            self._workers.remove(worker)
             reason = f"{worker.end(STOP)}; --workers 1 draws without one"
             return Failure(f"figure {name}", reason, "", passing=True)
         return result
-
-
-def _worker() -> ChildProcess:
-    # Libraries have the threads that they have in this process, on which last digits depend.
-    return ChildProcess(serve_drawing, one_thread=False)
 
 
 def serve_drawing(connection: Connection) -> None:

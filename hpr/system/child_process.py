@@ -11,7 +11,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from hpr.system.signals import SIGNALS
+from hpr.system.signals import SIGNALS, held_back
 
 # Variables by which libraries choose their number of threads when they are loaded.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -32,9 +32,16 @@ class ChildProcess:
         self.process: BaseProcess = context.Process(
             target=target, args=(theirs, *arguments), daemon=True
         )
-        with _threads_set() if one_thread else contextlib.nullcontext(), _signals_held_back():
-            self.process.start()
-        theirs.close()
+        try:
+            with _threads_set() if one_thread else contextlib.nullcontext(), _signals_blocked():
+                self.process.start()
+        except BaseException:
+            # A signal came meanwhile.
+            if self.pid:
+                self.end()
+            raise
+        finally:
+            theirs.close()
 
     @property
     def pid(self) -> int:
@@ -77,16 +84,20 @@ def _threads_set() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Inside, a process starts with blocked signals, until it ignores them."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    # Its start unblocks signals here, so it precedes that of the worker.
-    resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+def _signals_blocked() -> Iterator[None]:
+    """Inside, a process starts with blocked signals, until it ignores them, and no handler runs here.
+
+    Blocking is not enough for that: another thread takes the signal, and Python calls the handler in this one.
+    """
+    with held_back():
+        if not hasattr(signal, "pthread_sigmask"):
+            yield
+            return
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        # Its start unblocks signals here, so it precedes that of the worker.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

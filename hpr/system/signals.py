@@ -117,6 +117,27 @@ class Stopping:
         _leave_with(self._line(number), number)
 
 
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Inside, no handler of `SIGNALS` runs in this thread; what has come is handled at the end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    # What is ignored stays so, and what no Python code has set could not be set again.
+    before = {number: each for number, each in before.items() if each not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
 def leave_quietly(line: str) -> None:
     """Until other handlers are set, let the signals end the process with one line: while a program is imported."""
 
