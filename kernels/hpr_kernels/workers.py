@@ -8,18 +8,22 @@ its own is 1.5 times as fast, keeps its speed on a busy machine, and rounds the 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
-from threading import Barrier
-from typing import TypeVar
+from threading import Barrier, local
+from typing import Any, TypeVar
 
 import torch
 
+from hpr_kernels.backend import uses_native
 from hpr_kernels.cores import available_cores
 
 Item = TypeVar("Item")
 CPU = torch.device("cpu")
+# `tasks`: in a thread that is inside `torch_on_one_thread`, the number of threads that torch had before.
+_outside = local()
 
 
 def each(task: Callable[[Item], None], items: Iterable[Item], device: torch.device = CPU) -> None:
@@ -32,8 +36,10 @@ def each(task: Callable[[Item], None], items: Iterable[Item], device: torch.devi
         for item in items:
             task(item)
         return
+    # Torch's modes belong to a thread.
+    run = torch.inference_mode()(task) if torch.is_inference_mode_enabled() else task
     # A forked process inherits the pool object without its threads, so the process is part of the key.
-    for _ in _pool(count, os.getpid()).map(task, items):
+    for _ in _pool(count, os.getpid()).map(run, items):
         pass
 
 
@@ -42,7 +48,29 @@ def threads(device: torch.device) -> int:
 
     In a container with a quota of two cores torch has as many threads as the whole machine has cores.
     """
-    return min(torch.get_num_threads(), _cores()) if device.type == "cpu" else 1
+    if device.type != "cpu":
+        return 1
+    return min(getattr(_outside, "tasks", None) or torch.get_num_threads(), _cores())
+
+
+@contextmanager
+def torch_on_one_thread(x: Any) -> Iterator[None]:
+    """If C kernels serve `x`: inside, an operation of torch has one thread, and `each` as many as before.
+
+    Torch's threads wait for each other and for the next operation by running in circles. On two cores of which another
+    process kept one busy, a kernel of 15 ms took 120 ms, because of the few short operations between the tasks.
+    """
+    if not isinstance(x, torch.Tensor) or not uses_native(x):
+        yield
+        return
+    before, outer = torch.get_num_threads(), getattr(_outside, "tasks", None)
+    _outside.tasks = outer or before
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _outside.tasks = outer
 
 
 @cache

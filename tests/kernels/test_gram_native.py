@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hpr_kernels import FactoredJacobian
 from hpr_kernels.backend import VARIABLE
-from hpr_kernels.gram import dispatch, native
+from hpr_kernels.gram import dispatch, eager, native
 from hpr_kernels.gram.factors import Factors
 from hpr_kernels.native import library
 
@@ -42,6 +42,17 @@ def single(value: Factors) -> Factors:
 
 def close(K: Tensor, expected: Tensor, tolerance: float) -> None:
     assert float((K - expected).norm()) <= tolerance * float(expected.norm())
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 37), st.sampled_from([torch.float32, F64]))
+def test_mirror(B: int, O: int, dtype: torch.dtype) -> None:
+    K = torch.randn(B, O, B, O, dtype=dtype)
+    wanted = K.clone()
+    eager.mirror(wanted)
+    native.mirror(K)
+    assert torch.equal(K, wanted)
+    assert torch.equal(K, K.permute(2, 3, 0, 1))
 
 
 @st.composite

@@ -42,14 +42,17 @@ def filled(
 def results(
     trace: Tensor, weights: Tensor, readout: Tensor, rho: float, activation: str
 ) -> list[Tensor]:
-    """Return rates, swept gradients and adjoints by the C kernels."""
+    """Return rates, swept gradients and adjoints by the C kernels, which scale adjoints as torch does."""
     N, T = weights.shape[1], trace.shape[1] - 1
     steps = tuple(sorted({0, T // 2, T - 1}))
     native.forward(trace, weights, rho, activation)
     rates = trace[:, 1:, :, :N]
     g = (rates * 0.5 + 0.25).contiguous()
     native.sweep(g, trace, weights, rho, activation)
-    return [rates, g, native.adjoints(trace, weights, readout, rho, steps, activation)]
+    adjoints = native.adjoints(trace, weights, readout, rho, steps, activation)
+    scaled = native.adjoints(trace, weights, readout, rho, steps, activation, 0.3)
+    assert torch.equal(scaled, 0.3 * adjoints)
+    return [rates, g, adjoints]
 
 
 def references(

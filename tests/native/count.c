@@ -26,8 +26,9 @@ int main(int arguments, char **argument) {
     for (int64_t o = 0; o < O; o++) reach[o] = o / N_out;
     real *g = numbers(EXAMPLES * O * T * N), *z = numbers(EXAMPLES * T * F);
     real *packed = numbers(EXAMPLES * up(N, W) * T * O * W), *inputs = numbers(panels(EXAMPLES, T) * F * W);
-    for (int64_t b = 0; b < EXAMPLES; b++) EXPORT(pack_rows)(b, O, T, N, g, O * T * N, T * N, N, 1, packed);
-    EXPORT(pack_inputs)(0, EXAMPLES, EXAMPLES, T, F, z, T * F, F, 1, inputs);
+    int64_t counters[2] = {0};
+    EXPORT(pack_rows)(&(Rows){EXAMPLES, O, T, N, g, O * T * N, T * N, N, 1, packed, counters});
+    EXPORT(pack_inputs)(&(Inputs){EXAMPLES, T, F, EXAMPLES, z, T * F, F, 1, inputs, counters + 1});
     Gram p = {EXAMPLES, O, T, EXAMPLES, O, T, N, F, 1, 0, EXAMPLES, reach, reach, packed, packed, z, T * F, F, 1,
               inputs, numbers(EXAMPLES * O * EXAMPLES * O), O * EXAMPLES * O, EXAMPLES * O, O, &counter};
     return !EXPORT(gram)(&p);

@@ -44,9 +44,10 @@ static void gram(int64_t B, int64_t O, int64_t S, int64_t C, int64_t O2, int64_t
     unreached(h, C, O2, S2, N, reach2);
     real *packed = malloc(sizeof(real) * B * up(N, W) * S * O * W), *other = malloc(sizeof(real) * C * up(N, W) * S2 * O2 * W);
     real *inputs = malloc(sizeof(real) * tiles * panels(tile, S2) * F * W), *K = numbers(B * O * C * O2);
-    for (int64_t b = 0; b < B; b++) EXPORT(pack_rows)(b, O, S, N, g, O * S * N, S * N, N, 1, packed);
-    for (int64_t b = 0; b < C; b++) EXPORT(pack_rows)(b, O2, S2, N, h, O2 * S2 * N, S2 * N, N, 1, other);
-    for (int64_t n = 0; n < tiles; n++) EXPORT(pack_inputs)(n, tile, C, S2, F, y, S2 * F, F, 1, inputs);
+    int64_t counters[3] = {0};
+    EXPORT(pack_rows)(&(Rows){B, O, S, N, g, O * S * N, S * N, N, 1, packed, counters});
+    EXPORT(pack_rows)(&(Rows){C, O2, S2, N, h, O2 * S2 * N, S2 * N, N, 1, other, counters + 1});
+    EXPORT(pack_inputs)(&(Inputs){C, S2, F, tile, y, S2 * F, F, 1, inputs, counters + 2});
     Gram problem = {B, O, S, C, O2, S2, N, F, 0, 1, tile, reach1, reach2, packed, other, z, S * F, F, 1,
                     inputs, K, O * C * O2, C * O2, O2, &counter};
     EXPORT(gram)(&problem);
@@ -54,12 +55,20 @@ static void gram(int64_t B, int64_t O, int64_t S, int64_t C, int64_t O2, int64_t
     free(g); free(h); free(z); free(y); free(reach1); free(reach2); free(packed); free(other); free(inputs); free(K);
 }
 
+static void mirrored(int64_t B, int64_t O) {
+    int64_t counter = 0, row = B * O;
+    real *K = numbers(row * row);
+    EXPORT(mirror)(&(Mirror){B, O, K, O * row, row, O, &counter});
+    print("mirror", K, row * row);
+    free(K);
+}
+
 static void recurrent(int64_t R, int64_t T, int64_t B, int64_t N, int64_t N_in, int64_t outputs, int activation) {
     int64_t F = N + N_in, all[] = {0, 1, 2, 3, 4, 5, 6, 7, 8}, O = outputs * T, counter = 0;
     real *weights = numbers(R * N * F), *trace = numbers(R * (T + 1) * B * F), *readout = numbers(R * outputs * N);
     real *g = numbers(R * T * O * B * N), *swept = numbers(R * T * B * N);
     for (int64_t i = 0; i < R * N * F; i++) weights[i] *= (real)0.25;
-    Recurrence p = {R, T, B, N, F, 1, 0, activation, 5, 0.9, 1 - 0.9, weights, N * F, F, trace, (T + 1) * B * F, B * F, F,
+    Recurrence p = {R, T, B, N, F, 1, 0, activation, 5, 0.9, 1 - 0.9, 0.3, weights, N * F, F, trace, (T + 1) * B * F, B * F, F,
                     NULL, 0, 0, 0, NULL, NULL, &counter};
     EXPORT(recurrence_forward)(&p);
     print("forward", trace, R * (T + 1) * B * F);
@@ -108,6 +117,9 @@ int main(void) {
     gram(2, 24, 8, 2, 24, 8, 33, 3, 1);
     gram(2, 1, 70, 3, 1, 1, 16, 5, 0);
     gram(1, 13, 1, 1, 2, 3, 5, 1, 1);
+    mirrored(7, 5);
+    mirrored(50, 1);
+    mirrored(1, 3);
     for (int activation = LINEAR; activation <= TANH; activation++) {
         recurrent(2, 3, 7, 33, 2, 3, activation);
         recurrent(1, 9, 1, 1, 1, 1, activation);

@@ -70,6 +70,11 @@ def add_gram(
         _contract(K, left, right, reduce, order, memory_budget, add=True)
 
 
+def mirror(K: Tensor) -> None:
+    """Make K [B, O, B, O] exactly symmetric from its pairs of examples b ≤ b'."""
+    (native if uses_native(K) and K.stride(-1) == 1 else eager).mirror(K)
+
+
 def contraction_plan(
     left: Factors, right: Factors | None, reduce: Reduction, order: Order, memory_budget: int
 ) -> ContractionPlan:
@@ -164,12 +169,12 @@ def _gram_by_torch(
     count = R * O if reduce == "diagonal" else R
     if reduce != "full":
         O = O2 = 1
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         K = on_huge_pages(left.z.new_empty(count, B, O, C, O2))
         _contract(K, left, right, reduce, order, memory_budget, add=False)
         if right is None:
             for target in K:
-                eager.mirror(target)
+                mirror(target)
     return K.view(-1, B * O, C * O2)
 
 
@@ -184,8 +189,7 @@ def _contract(
     add: bool,
 ) -> None:
     """Write to K [R P, B, O', B', O''] by torch or C, or add; of a symmetric K only the pairs of examples b ≤ b'."""
-    # The workers' threads are not in the caller's inference mode, and may not write to a tensor that was made in it.
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         for outputs in _parts(left, right, reduce, memory_budget):
             made = _plan(left, right, reduce, order, memory_budget, outputs)
             contract = native.contract if made.native else eager.contract

@@ -14,9 +14,8 @@ from hpr_kernels.gram import eager
 from hpr_kernels.gram.contraction_plan import TASK_ROWS, ContractionPlan
 from hpr_kernels.gram.factors import Factors
 from hpr_kernels.memory import on_huge_pages
-from hpr_kernels.native.library import address, function
 from hpr_kernels.native.tasks import integer_array, take_tasks
-from hpr_kernels.workers import each, threads
+from hpr_kernels.workers import threads
 
 LINE = 64  # bytes
 
@@ -31,6 +30,39 @@ class GramArguments(Structure):
         + [(name, c_int64) for name in ("z_example", "z_step", "z_column")]
         + [(name, c_void_p) for name in ("y", "K")]
         + [(name, c_int64) for name in ("K_example", "K_output", "K_other")]
+        + [("counter", c_void_p)]
+    )
+
+
+class RowArguments(Structure):
+    """`Rows` of native/gram.h."""
+
+    _fields_ = (
+        [(name, c_int64) for name in ("B", "O", "S", "N")]
+        + [("g", c_void_p)]
+        + [(name, c_int64) for name in ("example", "output", "step", "unit")]
+        + [("out", c_void_p), ("counter", c_void_p)]
+    )
+
+
+class InputArguments(Structure):
+    """`Inputs` of native/gram.h."""
+
+    _fields_ = (
+        [(name, c_int64) for name in ("B", "S", "F", "tile")]
+        + [("y", c_void_p)]
+        + [(name, c_int64) for name in ("example", "step", "column")]
+        + [("out", c_void_p), ("counter", c_void_p)]
+    )
+
+
+class MirrorArguments(Structure):
+    """`Mirror` of native/gram.h."""
+
+    _fields_ = (
+        [(name, c_int64) for name in ("B", "O")]
+        + [("K", c_void_p)]
+        + [(name, c_int64) for name in ("example", "output", "other")]
         + [("counter", c_void_p)]
     )
 
@@ -72,13 +104,8 @@ def pack_rows(g: Tensor) -> Tensor:
     B, O, S, N = g.shape
     W = per_line(g.dtype)
     packed = on_huge_pages(g.new_empty(B, -(-N // W), S, O, W))
-    pack = function("pack_rows", g.dtype)
-    sizes = tuple(map(c_int64, (O, S, N)))
-    strides = tuple(map(c_int64, g.stride()))
-    each(
-        lambda b: pack(c_int64(b), *sizes, address(g), *strides, address(packed)),
-        range(B),
-    )
+    arguments = RowArguments(B, O, S, N, g.data_ptr(), *g.stride(), packed.data_ptr())
+    take_tasks("pack_rows", arguments, g.dtype, threads(g.device))
     return packed
 
 
@@ -88,11 +115,12 @@ def _pack_inputs(y: Tensor, tile: int) -> Tensor:
     W = per_line(y.dtype)
     tiles = -(-C // tile)
     packed = y.new_empty(tiles, -(-tile * T // W), F, W)
-    pack = function("pack_inputs", y.dtype)
-    sizes = tuple(map(c_int64, (tile, C, T, F)))
-    strides = tuple(map(c_int64, y.stride()))
-    each(
-        lambda number: pack(c_int64(number), *sizes, address(y), *strides, address(packed)),
-        range(tiles),
-    )
+    arguments = InputArguments(C, T, F, tile, y.data_ptr(), *y.stride(), packed.data_ptr())
+    take_tasks("pack_inputs", arguments, y.dtype, threads(y.device))
     return packed
+
+
+def mirror(K: Tensor) -> None:
+    """Make K [B, O, B, O] exactly symmetric from its pairs of examples b ≤ b', as `gram.eager.mirror` does."""
+    arguments = MirrorArguments(*K.shape[:2], K.data_ptr(), *K.stride()[:3])
+    take_tasks("mirror", arguments, K.dtype, threads(K.device))

@@ -23,34 +23,73 @@ typedef struct {
 // Panels of W lanes that hold the rows (example, step) of one tile
 INLINE int64_t panels(int64_t tile, int64_t S) { return up(tile * S, W); }
 
-// Adjoints of example b to [lines, S, O, W], with zeros beyond N
-void EXPORT(pack_rows)(int64_t b, int64_t O, int64_t S, int64_t N, const real *g, int64_t example, int64_t output,
-                       int64_t step, int64_t unit, real *out) {
-    int64_t lines = up(N, W);
-    g += b * example;
-    out += b * lines * S * O * W;
-    for (int64_t s = 0; s < S; s++)
-        for (int64_t o = 0; o < O; o++) {
-            const real *from = g + s * step + o * output;
-            real *to = out + (s * O + o) * W;
-            for (int64_t line = 0; line < lines; line++, to += S * O * W) {
-                int64_t count = least(W, N - line * W);
-                if (count == W && unit == 1) memcpy(to, from + line * W, sizeof(real) * W);
-                else for (int64_t l = 0; l < W; l++) to[l] = l < count ? from[(line * W + l) * unit] : 0;
+typedef struct {
+    int64_t B, O, S, N;
+    const real *g;                   // [B, O, S, N] with these strides
+    int64_t example, output, step, unit;
+    real *out;                       // [B, lines, S, O, W], with zeros beyond N
+    int64_t *counter;                // zero before the first call
+} Rows;
+
+int EXPORT(pack_rows)(const Rows *p) {
+    int64_t lines = up(p->N, W), O = p->O, S = p->S;
+    for (int64_t task; (task = take(p->counter)) < p->B;)
+        for (int64_t s = 0; s < S; s++)
+            for (int64_t o = 0; o < O; o++) {
+                const real *from = p->g + task * p->example + s * p->step + o * p->output;
+                real *to = p->out + ((task * lines * S + s) * O + o) * W;
+                for (int64_t line = 0; line < lines; line++, to += S * O * W) {
+                    int64_t first = line * W, count = least(W, p->N - first);
+                    if (count == W && p->unit == 1) memcpy(to, from + first, sizeof(real) * W);
+                    else for (int64_t l = 0; l < W; l++) to[l] = l < count ? from[(first + l) * p->unit] : 0;
+                }
             }
-        }
+    return 1;
 }
 
-// Inputs of one tile of right examples to [panels, F, W]: a lane is a row (example, step), zeros beyond the last
-void EXPORT(pack_inputs)(int64_t number, int64_t tile, int64_t B, int64_t S, int64_t F, const real *y, int64_t example,
-                         int64_t step, int64_t column, real *out) {
-    int64_t rows = least(tile, B - number * tile) * S, lanes = panels(tile, S) * W;
-    out += number * lanes * F;
-    for (int64_t row = 0; row < lanes; row++) {
-        const real *from = y + (number * tile + row / S) * example + row % S * step;
-        real *to = out + row / W * F * W + row % W;
-        for (int64_t f = 0; f < F; f++) to[f * W] = row < rows ? from[f * column] : 0;
+typedef struct {
+    int64_t B, S, F, tile;           // tile: examples of one
+    const real *y;                   // [B, S, F] with these strides
+    int64_t example, step, column;
+    real *out;                       // [tiles, panels, F, W]: a lane is a row (example, step), zeros beyond the last
+    int64_t *counter;                // zero before the first call
+} Inputs;
+
+int EXPORT(pack_inputs)(const Inputs *p) {
+    int64_t lanes = panels(p->tile, p->S) * W;
+    for (int64_t task; (task = take(p->counter)) < up(p->B, p->tile);) {
+        int64_t first = task * p->tile, rows = least(p->tile, p->B - first) * p->S;
+        for (int64_t row = 0; row < lanes; row++) {
+            const real *from = p->y + (first + row / p->S) * p->example + row % p->S * p->step;
+            real *to = p->out + (task * lanes + row / W * W) * p->F + row % W;
+            for (int64_t f = 0; f < p->F; f++) to[f * W] = row < rows ? from[f * p->column] : 0;
+        }
     }
+    return 1;
+}
+
+typedef struct {
+    int64_t B, O;
+    real *K;                         // [B, O, B, O] with these strides, and 1 between right outputs
+    int64_t example, output, other;
+    int64_t *counter;                // zero before the first call
+} Mirror;
+
+// Makes K exactly symmetric from its pairs of examples b <= b'. A task reads some rows of K, of which lines stay in L1.
+int EXPORT(mirror)(const Mirror *p) {
+    int64_t O = p->O, row = p->output, some = most(1, 32 / O);
+    for (int64_t task; (task = take(p->counter)) < up(p->B, some);)
+        for (int64_t other = task * some; other < p->B; other++)
+            for (int64_t b = task * some; b <= least(other, task * some + some - 1); b++) {
+                real *from = p->K + b * p->example + other * p->other, *to = p->K + other * p->example + b * p->other;
+                for (int64_t q = 0; q < O; q++)
+                    if (b < other)
+                        for (int64_t o = 0; o < O; o++) to[q * row + o] = from[o * row + q];
+                    else
+                        for (int64_t o = 0; o < q; o++)
+                            to[q * row + o] = from[o * row + q] = (to[q * row + o] + from[o * row + q]) / 2;
+            }
+    return 1;
 }
 
 // The sum of a line: its second half is added to its first until one number is left.
@@ -156,7 +195,7 @@ int EXPORT(gram)(const Gram *p) {
     if (!memory) return 0;
     uint64_t mode = enter_ieee();
     int64_t tiles = up(p->B2, p->tile);
-    for (int64_t task; (task = __atomic_fetch_add(p->counter, 1, __ATOMIC_RELAXED)) < tiles * p->B1;) {
+    for (int64_t task; (task = take(p->counter)) < tiles * p->B1;) {
         int64_t number = task / p->B1, b = task % p->B1;
         if (!p->symmetric || b < (number + 1) * p->tile)
             block(p, b, number, memory, memory + Ft * W, memory + (Ft + P) * W, right, together);

@@ -103,7 +103,7 @@ typedef struct {
     int64_t R, T, B, N, F;                  // F: columns of weights and trace that count
     int64_t O, outputs;                     // adjoints: rows per example, and outputs per step that is read
     int64_t activation, task_rows;          // task_rows: rows of a task, at most
-    double rho, rest;
+    double rho, rest, scale;                // scale: the adjoints are multiplied by it at the end
     const real *weights;                    // [R, N, F] with these strides, and 1 between columns
     int64_t weights_run, weights_row;
     real *trace;                            // [R, T + 1, B, F] likewise
@@ -125,6 +125,11 @@ static void forward_task(const Recurrence *p, int64_t r, int64_t begin, int64_t 
         step_forward(rows, p->N, p->F, t ? 0 : p->N, !t, p->activation, (real)p->rho, (real)p->rest,
                      z, p->trace_row, m.panels, m.h, m.sums, next);
     }
+}
+
+INLINE void scale_rows(int64_t rows, int64_t N, real scale, real *g, int64_t row) {
+    for (int64_t i = 0; i < rows; i++, g += row)
+        for (int64_t n = 0; n < N; n++) g[n] *= scale;
 }
 
 static void back_task(const Recurrence *p, int64_t r, int64_t begin, int64_t rows, Memory m) {
@@ -154,6 +159,11 @@ static void back_task(const Recurrence *p, int64_t r, int64_t begin, int64_t row
             step_back(end - follow, p->N, p->activation, (real)p->rho, (real)p->rest, m.panels,
                       here + p->g_step + follow * p->g_row, p->g_row,
                       follow, p->B, rates, p->trace_row, m.sums, here + follow * p->g_row);
+        if (!p->steps) continue;
+        // No earlier step needs those of the step after s.
+        real *from = here + begin * p->g_row;
+        if (s < p->T - 1) scale_rows(rows, p->N, (real)p->scale, from + p->g_step, p->g_row);
+        if (!s) scale_rows(rows, p->N, (real)p->scale, from, p->g_row);
     }
 }
 
@@ -167,7 +177,7 @@ static int recurrence(const Recurrence *p, int back) {
         memset(memory, 0, sizeof(real) * panels);
         Memory m = {memory, memory + panels, memory + panels + h};
         int64_t packed = -1;
-        for (int64_t task; (task = __atomic_fetch_add(p->counter, 1, __ATOMIC_RELAXED)) < p->R * parts;) {
+        for (int64_t task; (task = take(p->counter)) < p->R * parts;) {
             int64_t r = task / parts, begin = task % parts * rows;
             const real *w = p->weights + r * p->weights_run;
             if (r != packed) {

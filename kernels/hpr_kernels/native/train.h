@@ -235,7 +235,7 @@ int EXPORT(train)(const Training *p) {
     if (!memory) return 0;
     uint64_t mode = enter_ieee();
     lay_out(p, &m, memory);
-    for (int64_t r; (r = __atomic_fetch_add(p->counter, 1, __ATOMIC_RELAXED)) < p->R;) {
+    for (int64_t r; (r = take(p->counter)) < p->R;) {
         // Rates before the first step are zero, and a network that diverged leaves nothing behind.
         memset(memory, 0, bytes);
         move_network(p, &m, r, 0);

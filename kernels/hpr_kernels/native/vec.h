@@ -85,6 +85,9 @@ INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 INLINE int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// The next task; the calls of all threads share the counter.
+INLINE int64_t take(int64_t *counter) { return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED); }
+
 // The rows of the next block where `left` remain: blocks of at most `limit` rows and of about one size
 INLINE int64_t rows_of(int64_t left, int64_t limit) { return up(left, up(left, limit)); }
 

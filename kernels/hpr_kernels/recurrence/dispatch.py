@@ -77,13 +77,19 @@ def adjoints(
     steps: tuple[int, ...],
     activation: str = "relu",
     precision: str = DEFAULT_PRECISION,
+    scale: float = 1.0,
 ) -> Tensor:
-    """Adjoints [R, T, O, B, N] of the outputs (t, k) = w_k a_{t+1}, t in ascending `steps`, O = len(steps) N_out."""
+    """`scale` times the adjoints [R, T, O, B, N] of the outputs (t, k) = w_k a_{t+1}.
+
+    t is in ascending `steps`, and O = len(steps) N_out.
+    """
     if uses_triton(trace):
         from hpr_kernels.recurrence import triton
 
         with torch.cuda.device_of(trace):
-            return triton.adjoints(trace, weights, readout, rho, steps, activation, precision)
-    if native.serves(trace, weights):
-        return native.adjoints(trace, weights, readout, rho, steps, activation)
-    return eager.adjoints(trace, weights, readout, rho, steps, activation, precision)
+            g = triton.adjoints(trace, weights, readout, rho, steps, activation, precision)
+    elif native.serves(trace, weights):
+        return native.adjoints(trace, weights, readout, rho, steps, activation, scale)
+    else:
+        g = eager.adjoints(trace, weights, readout, rho, steps, activation, precision)
+    return g if scale == 1 else g.mul_(scale)

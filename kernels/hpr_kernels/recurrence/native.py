@@ -26,7 +26,7 @@ class RecurrenceArguments(Structure):
     _fields_ = (
         [(name, c_int64) for name in ("R", "T", "B", "N", "F")]
         + [(name, c_int64) for name in ("O", "outputs", "activation", "task_rows")]
-        + [(name, c_double) for name in ("rho", "rest")]
+        + [(name, c_double) for name in ("rho", "rest", "scale")]
         + [(name, kind) for name, kind in (("weights", c_void_p), ("weights_run", c_int64), ("weights_row", c_int64))]
         + [("trace", c_void_p)]
         + [(name, c_int64) for name in ("trace_run", "trace_step", "trace_row")]
@@ -58,13 +58,14 @@ def adjoints(
     rho: float,
     steps: tuple[int, ...],
     activation: str,
+    scale: float = 1.0,
 ) -> Tensor:
-    """Adjoints [R, T, O, B, N] of the outputs (t, k), t in ascending `steps`."""
+    """`scale` times the adjoints [R, T, O, B, N] of the outputs (t, k), t in ascending `steps`."""
     (R, steps_, B, _), (N_out, N) = trace.shape, readout.shape[1:]
     g = on_huge_pages(trace.new_empty(R, steps_ - 1, len(steps) * N_out, B, N))
     _call(
         "recurrence_back", trace, weights, rho, activation,
-        g=g.flatten(2, 3), readout=readout.contiguous(), steps=steps,
+        g=g.flatten(2, 3), readout=readout.contiguous(), steps=steps, scale=scale,
     )  # fmt: skip
     return g
 
@@ -79,6 +80,7 @@ def _call(
     g: Tensor | None = None,
     readout: Tensor | None = None,
     steps: tuple[int, ...] = (),
+    scale: float = 1.0,
 ) -> None:
     (R, steps_, B, _), (N, F) = trace.shape, weights.shape[1:]
     if not R * B:
@@ -92,7 +94,7 @@ def _call(
     arguments = RecurrenceArguments(
         R, steps_ - 1, B, N, F, O, N_out,
         ACTIVATIONS.index(activation), max(1, min(TASK_ROWS, -(-O * B // parts))),
-        rho, 1 - rho, weights.data_ptr(), *weights.stride()[:2],
+        rho, 1 - rho, scale, weights.data_ptr(), *weights.stride()[:2],
         trace.data_ptr(), *trace.stride()[:3],
         *((None, 0, 0, 0) if g is None else (g.data_ptr(), *g.stride()[:3])),
         None if readout is None else readout.data_ptr(),

@@ -14,6 +14,7 @@ from hpr_kernels.gram import MEMORY_BUDGET
 from hpr_kernels.progress import Progress, Steps
 from hpr_kernels.tangent import dispatch
 from hpr_kernels.tangent.arguments import checked_inputs, checked_networks
+from hpr_kernels.workers import torch_on_one_thread
 
 
 # Longer than 60 lines: the docstring is the public reference of all arguments.
@@ -58,17 +59,17 @@ def leaky_rnn_kernel_alignment(
     Steps(progress, None)
     checks.choice("order", order, checks.ORDERS)
     memory_budget = checks.budget(memory_budget)
-    networks = []
-    for name, weights in (("before", before), ("after", after)):
-        _check_weights(name, weights, before)
-        networks.append(
-            checked_networks(
-                "x", x, weights, rho=rho, outputs=outputs, parameters=parameters,
-                activation=activation, self_connections=self_connections, precision=precision,
-                batch_first=batch_first,
-            )
-        )  # fmt: skip
-    with torch.no_grad():
+    with torch.no_grad(), torch_on_one_thread(x):
+        networks = []
+        for name, weights in (("before", before), ("after", after)):
+            _check_weights(name, weights, before)
+            networks.append(
+                checked_networks(
+                    "x", x, weights, rho=rho, outputs=outputs, parameters=parameters,
+                    activation=activation, self_connections=self_connections, precision=precision,
+                    batch_first=batch_first,
+                )
+            )  # fmt: skip
         packed = checked_inputs("x", x, batch_first)
         sums = dispatch.alignment_sums(
             networks[0], networks[1], packed, order, memory_budget, progress

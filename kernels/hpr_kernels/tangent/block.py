@@ -10,6 +10,7 @@ from torch import Tensor
 from hpr_kernels.checks import Order, Precision, Reduction
 from hpr_kernels.gram import dispatch
 from hpr_kernels.gram.factors import Factors
+from hpr_kernels.workers import each, threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +72,13 @@ class JacobianBlock:
                     block.factors.check_finite()
 
 
-# Rows of a product that is added to K at a time.
-ROWS = 256
+# Rows of a product that one thread adds to K at a time.
+ROWS = 128
+
+
+def rows_at_once(rows: int, device: torch.device) -> int:
+    """Of how many of some rows of K all threads together hold products or copies."""
+    return min(threads(device) * ROWS, rows)
 
 
 def add_products(
@@ -99,7 +105,8 @@ def add_product(target: Tensor, left: Tensor, right: Tensor, symmetric: bool) ->
 
     If `symmetric`, the entries left of the diagonal are copied from their mirror images, so K is exactly symmetric.
     """
-    for start in range(0, left.shape[1], ROWS):
+
+    def add(start: int) -> None:
         stop = min(start + ROWS, left.shape[1])
         first = start if symmetric else 0
         product = torch.bmm(left[:, start:stop], right[:, first:].mT)
@@ -108,3 +115,5 @@ def add_product(target: Tensor, left: Tensor, right: Tensor, symmetric: bool) ->
             square.copy_((square + square.mT) / 2)
             target[:, stop:, start:stop] += beyond.mT[..., None]
         target[:, start:stop, first:] += product[..., None]
+
+    each(add, range(0, left.shape[1], ROWS), target.device)

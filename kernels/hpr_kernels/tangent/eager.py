@@ -13,6 +13,7 @@ from hpr_kernels.progress import Progress, Steps
 from hpr_kernels.tangent.block import ROWS
 from hpr_kernels.tangent.network import NetworkPack
 from hpr_kernels.tangent.tiling import TileRows, alignment_tiling, budgeted, kernel_tiling
+from hpr_kernels.workers import each
 
 
 def kernel(
@@ -132,8 +133,13 @@ def alignment_sums(
 
 def _sums(K_0: Tensor, K_f: Tensor) -> Tensor:
     """Σ K_f K_0, Σ K_f² and Σ K_0² of one block, [3, R] in fp64, some rows at a time."""
-    sums = torch.zeros(3, len(K_0), dtype=torch.float64, device=K_0.device)
-    for old, new in zip(K_0.split(ROWS, 1), K_f.split(ROWS, 1), strict=True):
-        a, b = old.double(), new.double()
-        sums += torch.stack([product.sum((1, 2)) for product in (b * a, b.square_(), a.square_())])
-    return sums
+    starts = range(0, K_0.shape[1], ROWS)
+    sums = torch.empty(len(starts), 3, len(K_0), dtype=torch.float64, device=K_0.device)
+
+    def add(number: int) -> None:
+        a, b = (K[:, starts[number] :][:, :ROWS].double() for K in (K_0, K_f))
+        products = (b * a, b.square_(), a.square_())
+        sums[number] = torch.stack([product.sum((1, 2)) for product in products])
+
+    each(add, range(len(starts)), K_0.device)
+    return sums.sum(0)

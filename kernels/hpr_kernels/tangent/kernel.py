@@ -14,6 +14,7 @@ from hpr_kernels.gram import MEMORY_BUDGET
 from hpr_kernels.progress import Progress, Steps
 from hpr_kernels.tangent import eager
 from hpr_kernels.tangent.arguments import check_second, checked_inputs, checked_networks
+from hpr_kernels.workers import torch_on_one_thread
 
 
 # Longer than 60 lines: the docstring is the public reference of all arguments.
@@ -85,13 +86,13 @@ def leaky_rnn_ntk(
     checks.choice("order", order, checks.ORDERS)
     memory_budget = checks.budget(memory_budget)
     weights = {"recurrent": recurrent, "input": input, "bias": bias, "readout": readout}
-    networks = checked_networks(
-        "x1", x1, weights, rho=rho, outputs=outputs, parameters=parameters, activation=activation,
-        self_connections=self_connections, precision=precision, batch_first=batch_first,
-    )  # fmt: skip
-    if x2 is not None:
-        check_second(x2, x1, networks, reduce, batch_first)
-    with torch.no_grad():
+    with torch.no_grad(), torch_on_one_thread(x1):
+        networks = checked_networks(
+            "x1", x1, weights, rho=rho, outputs=outputs, parameters=parameters, activation=activation,
+            self_connections=self_connections, precision=precision, batch_first=batch_first,
+        )  # fmt: skip
+        if x2 is not None:
+            check_second(x2, x1, networks, reduce, batch_first)
         first = checked_inputs("x1", x1, batch_first)
         second = None if x2 is None else checked_inputs("x2", x2, batch_first)
         K = eager.kernel(networks, first, second, reduce, order, memory_budget, progress)

@@ -116,8 +116,8 @@ class NetworkPack:
             readout = rows.expand(len(self.recurrent), width, N)
         else:
             readout = self.readout[:, first : first + width]
-        g = dispatch.adjoints(trace, weights, readout, self.rho, steps, *rule)
-        adjoints = g.mul_(1 - self.rho).permute(0, 3, 2, 1, 4)  # [R, b, O, T, N]
+        g = dispatch.adjoints(trace, weights, readout, self.rho, steps, *rule, 1 - self.rho)
+        adjoints = g.permute(0, 3, 2, 1, 4)  # [R, b, O, T, N]
         z = self._inputs(trace[:, :T], x.shape[-1]).transpose(1, 2)  # [R, b, T, F]
         reach = tuple(t for t in steps for _ in range(width))
         diagonal = None

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hpr_kernels.checks import Order, Reduction
 from hpr_kernels.gram import dispatch
-from hpr_kernels.gram.eager import mirror
 from hpr_kernels.memory import give_back
 from hpr_kernels.progress import Progress, Steps
 from hpr_kernels.tangent.block import add_products
@@ -159,7 +158,7 @@ class Kernel:
     def mirror(self) -> None:
         """Complete a symmetric K from its pairs of examples b ≤ b'."""
         for entries in self.entries:
-            mirror(entries)
+            dispatch.mirror(entries)
 
 
 def module_kernel(

@@ -17,7 +17,7 @@ from hpr_kernels import checks
 from hpr_kernels.checks import Order, Reduction
 from hpr_kernels.gram import dispatch
 from hpr_kernels.gram.contraction_plan import CALL, ContractionPlan
-from hpr_kernels.tangent.block import ROWS
+from hpr_kernels.tangent.block import rows_at_once
 from hpr_kernels.tangent.layers import Layer
 from hpr_kernels.tangent.pieces import Side, Sizes
 from hpr_kernels.tangent.recorded_calls import Scale
@@ -154,7 +154,8 @@ def _fitting(problem: _Problem, b: int, o: int, *, smallest: bool) -> Sizes | No
     copies = 2 if problem.right is None and not alone else 1
     entries = {"full": (b * o) ** 2, "diagonal": b * b * o, "trace": b * b}
     block = 0 if alone else entries[problem.reduce]
-    product = 2 * min(ROWS, b * o) * b * o if split.width else 0
+    rows = rows_at_once(b * o, problem.left.like.device)
+    product = 2 * rows * b * o if split.width else 0
     fixed = element * (block + product + o * split.outputs + _one_hot(sides, b))
     least = max((_least(side.split, b, o, problem) for side in sides), default=0)
     groups: list[tuple[str, ...]] = []

@@ -17,7 +17,7 @@ from hpr_kernels import checks
 from hpr_kernels.checks import Order, Reduction
 from hpr_kernels.gram import dispatch
 from hpr_kernels.layout import padded
-from hpr_kernels.tangent.block import ROWS
+from hpr_kernels.tangent.block import rows_at_once
 from hpr_kernels.tangent.network import NetworkPack, OutputRange
 
 
@@ -90,7 +90,7 @@ def alignment_tiling(pack: NetworkPack, x: Tensor, order: Order, memory_budget: 
         whole = size == B
         # The left tiles of both packs, and one right tile at a time; a block of each kernel, and some rows in fp64.
         rows = size * O
-        blocks = 2 * rows**2 * element + 3 * 8 * min(ROWS, rows) * rows
+        blocks = 2 * rows**2 * element + 3 * 8 * rows_at_once(rows, x.device) * rows
         held = networks * (blocks + _held(pack, x, (2 if whole else 3) * size, size))
         needed = full_speed(pack, x, size, "full", order, memory_budget, whole)
         if held + needed <= memory_budget:
@@ -116,7 +116,7 @@ def _sizes(R: int, B: int) -> Iterator[tuple[int, int]]:
 def _held(pack: NetworkPack, x: Tensor, examples: int, size: int) -> int:
     """Bytes of the tiles of some examples of one network, and those that making one of `size` examples frees again."""
     O = pack.count(x.shape[1])
-    products = 2 * min(ROWS, size * O) * size * O * x.element_size()
+    products = 2 * rows_at_once(size * O, x.device) * size * O * x.element_size()
     return examples * tile_bytes(pack, x, O) + passing_bytes(pack, x, O, size) + products
 
 
@@ -156,7 +156,7 @@ def one_example(
     for outputs in fewer(pack.count(x.shape[1]), pack.N_out):
         held = sides * tile_bytes(pack, x, outputs) + passing_bytes(pack, x, outputs)
         held += block_entries(outputs, reduce) * entry
-        held += 2 * min(ROWS, outputs) * outputs * x.element_size()
+        held += 2 * rows_at_once(outputs, x.device) * outputs * x.element_size()
         needed = least(pack, x, 1, outputs, reduce, order)
         # With half of the budget a contraction has its full speed.
         if max(held, needed) <= memory_budget // 2:
