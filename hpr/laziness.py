@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hpr_kernels.internal import kernel_sums
+
 
 def weight_change_norm(before: Tensor, after: Tensor) -> float:
     """‖W^(f) - W^(0)‖_F (Eq. 4)."""
@@ -16,13 +18,7 @@ def weight_change_norm(before: Tensor, after: Tensor) -> float:
 
 def alignment(A: Tensor, B: Tensor) -> float:
     """Tr(A B) / (‖A‖ ‖B‖) of two symmetric matrices [M, M] (Eq. 5, 6)."""
-    product = norm_A = norm_B = torch.zeros((), dtype=torch.float64, device=A.device)
-    # Blocks of rows keep the fp64 copies small.
-    for a, b in zip(A.split(256), B.split(256), strict=True):
-        a, b = a.double(), b.double()
-        product = product + (a * b).sum()
-        norm_A = norm_A + a.square().sum()
-        norm_B = norm_B + b.square().sum()
+    product, norm_A, norm_B = kernel_sums(B[None].contiguous(), A[None].contiguous())
     return float(product / (norm_A.sqrt() * norm_B.sqrt()))
 
 

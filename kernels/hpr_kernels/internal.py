@@ -21,6 +21,7 @@ from hpr_kernels.loss import readout_cross_entropy, readout_squared_error
 from hpr_kernels.native import iterations
 from hpr_kernels.recurrence import dispatch as recurrence
 from hpr_kernels.recurrence import leaky_rnn_trace
+from hpr_kernels.tangent.eager import kernel_sums
 from hpr_kernels.trials import dispatch as trials
 from hpr_kernels.update import Constraint, momentum_step
 from hpr_kernels.update import dispatch as update
@@ -30,6 +31,7 @@ __all__ = [
     "NonFinite",
     "available_cores",
     "iterations",
+    "kernel_sums",
     "layout",
     "leaky_rnn_trace",
     "loss",

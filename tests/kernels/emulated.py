@@ -49,6 +49,28 @@ def gram(g: Reals, z: Reals, reach: tuple[int, ...]) -> Reals:
     return line_sum(sums)
 
 
+def row_products(K: Reals, u: Reals, v: Reals, copies: int) -> Reals:
+    """K [M1 copies, M2 copies] with ⟨u_i, v_j⟩ added where a row and a column are the same copy."""
+    found, added = K.copy(), product(u[:, None], v[None])
+    for k in range(copies):
+        found[k::copies, k::copies] += added
+    return found
+
+
+def kernel_sums(a: Reals, b: Reals, block: int) -> Any:
+    """Σ a b, Σ b² and Σ a² in fp64."""
+    x, y = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
+    total = np.zeros(3)
+    for start in range(0, x.size, block):
+        for q, (left, right) in enumerate(((x, y), (y, y), (x, x))):
+            terms = left[start : start + block] * right[start : start + block]
+            sums = np.zeros(8)
+            for i in range(0, terms.size, 8):
+                sums[: len(terms[i : i + 8])] += terms[i : i + 8]
+            total[q] += line_sum(sums)
+    return total
+
+
 def rates(x: Reals, weights: Reals, rho: float, activation: str) -> Reals:
     """Rates [T, B, N] on x [T, B, N_in], of weights [W_h W_x] or, for one step, W_x alone."""
     N = len(weights)

@@ -19,6 +19,7 @@ from hpr_kernels.gram.factors import Factors
 from hpr_kernels.internal import iterations
 from hpr_kernels.native import library
 from hpr_kernels.recurrence import native as recurrence
+from hpr_kernels.tangent import native as tangent
 
 needs_kernels = pytest.mark.skipif(bool(library.obstacle()), reason=library.obstacle() or "-")
 singles = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-1e6, max_value=1e6)
@@ -69,6 +70,37 @@ def test_the_gram(B: int, O: int, S: int, N: int, F: int, causal: bool, real: ty
     factors = Factors(torch.from_numpy(g)[None], torch.from_numpy(z)[None], (reach,))
     native.propagate(K, factors, factors, False, False)
     assert np.array_equal(K.numpy(), emulated.gram(g, z, reach))
+
+
+@needs_kernels
+@pytest.mark.parametrize("real", [np.float32, np.float64])
+@pytest.mark.parametrize(("M", "N", "copies"), [(1, 1, 1), (67, 5, 3), (50, TERMS + 3, 1)])
+def test_what_is_added_to_a_kernel(M: int, N: int, copies: int, real: type) -> None:
+    rng = np.random.default_rng(5)
+    K, u, v = (
+        normal(rng, real, M * copies, 2 * copies),
+        normal(rng, real, M, N),
+        normal(rng, real, 2, N),
+    )
+    added = torch.from_numpy(K.copy())[None]
+    rows, columns = (torch.from_numpy(side)[None] for side in (u, v))
+    tangent.add_row_products(added, rows, columns, copies)
+    assert np.array_equal(added[0].numpy(), emulated.row_products(K, u, v, copies))
+    square = torch.zeros(1, M * copies, M * copies, dtype=rows.dtype)
+    tangent.add_row_products(square, rows, rows, copies)
+    assert torch.equal(square, square.mT)
+
+
+@needs_kernels
+@pytest.mark.parametrize("real", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 13), (130, 129)])
+def test_the_sums_of_an_alignment(shape: tuple[int, int], real: type) -> None:
+    rng = np.random.default_rng(6)
+    kernels = normal(rng, real, 2, 2, *shape)
+    sums = tangent.block_sums(*(torch.from_numpy(K) for K in kernels))
+    for r in range(2):
+        wanted = emulated.kernel_sums(kernels[0, r], kernels[1, r], tangent.BLOCK)
+        assert np.array_equal(sums[:, r].numpy(), wanted)
 
 
 @needs_kernels

@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_gram_native import instruction_sets
 
-from hpr_kernels import leaky_rnn_ntk
+from hpr_kernels import leaky_rnn_kernel_alignment, leaky_rnn_ntk
 from hpr_kernels.native import library
 from hpr_kernels.testing import random_network
 
@@ -19,16 +19,25 @@ pytestmark = pytest.mark.skipif(bool(library.obstacle()), reason=library.obstacl
 
 
 def digest() -> str:
-    """A hash of the whole path: rates, adjoints and their contraction; fp32 and fp64, all outputs and the last ones."""
+    """A hash of the whole path: rates, adjoints, contraction and readout, and of the alignment of two kernels.
+
+    fp32 and fp64, all outputs and the last ones; with and without self-connections.
+    """
     found = hashlib.sha256()
     for dtype in (torch.float32, torch.float64):
-        net = random_network(torch.Generator().manual_seed(1), N=150, T=8, B=6, dtype=dtype)
-        for outputs in ("all", "last"):
-            K = leaky_rnn_ntk(
-                net.x, recurrent=net.recurrent, input=net.input, readout=net.readout, rho=0.9,
-                parameters=["recurrent", "input"], outputs=outputs, order="propagate",
-            )  # fmt: skip
+        generator = torch.Generator().manual_seed(1)
+        net, other = (random_network(generator, N=150, T=8, B=6, dtype=dtype) for _ in range(2))
+        before, after = (
+            {"recurrent": n.recurrent, "input": n.input, "readout": n.readout} for n in (net, other)
+        )
+        for outputs, own in (("all", True), ("last", True), ("all", False)):
+            options = {"outputs": outputs, "order": "propagate", "self_connections": own}
+            K = leaky_rnn_ntk(net.x, **before, rho=0.9, **options)
+            aligned = leaky_rnn_kernel_alignment(
+                net.x, before=before, after=after, rho=0.9, **options
+            )
             found.update(K.contiguous().numpy().tobytes())
+            found.update(aligned.numpy().tobytes())
     return found.hexdigest()
 
 

@@ -63,6 +63,17 @@ static void mirrored(int64_t B, int64_t O) {
     free(K);
 }
 
+static void products(int64_t M1, int64_t M2, int64_t N, int64_t copies) {
+    int64_t counters[2] = {0}, count = M1 * copies * M2 * copies, blocks = up(count, 100);
+    real *u = numbers(M1 * N), *v = numbers(M2 * N), *K = numbers(count), *other = numbers(count);
+    double *sums = malloc(sizeof(double) * 3 * blocks);
+    EXPORT(add_products)(&(Products){M1, M2, N, copies, u, v, K, M2 * copies, counters});
+    print("products", K, count);
+    EXPORT(kernel_sums)(&(Sums){count, 100, K, other, sums, counters + 1});
+    for (int64_t i = 0; i < 3 * blocks; i++) u[0] = (real)sums[i], print("sums", u, 1);
+    free(u); free(v); free(K); free(other); free(sums);
+}
+
 static void recurrent(int64_t R, int64_t T, int64_t B, int64_t N, int64_t N_in, int64_t outputs, int activation) {
     int64_t F = N + N_in, all[] = {0, 1, 2, 3, 4, 5, 6, 7, 8}, O = outputs * T, counter = 0;
     real *weights = numbers(R * N * F), *trace = numbers(R * (T + 1) * B * F), *readout = numbers(R * outputs * N);
@@ -120,6 +131,8 @@ int main(void) {
     mirrored(7, 5);
     mirrored(50, 1);
     mirrored(1, 3);
+    products(67, 50, 5, 3);
+    products(1, 1, 1, 1);
     for (int activation = LINEAR; activation <= TANH; activation++) {
         recurrent(2, 3, 7, 33, 2, 3, activation);
         recurrent(1, 9, 1, 1, 1, 1, activation);

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from ctypes import Structure, addressof, c_int64, c_void_p
 
-import torch
 from torch import Tensor
 
 from hpr_kernels.gram import eager
 from hpr_kernels.gram.contraction_plan import TASK_ROWS, ContractionPlan
 from hpr_kernels.gram.factors import Factors
-from hpr_kernels.memory import on_huge_pages
+from hpr_kernels.memory import scratch
 from hpr_kernels.native.tasks import integer_array, take_tasks
 from hpr_kernels.workers import threads
 
@@ -79,48 +78,46 @@ def contract(
 
 def propagate(K: Tensor, left: Factors, right: Factors, symmetric: bool, add: bool) -> None:
     """For each pair of examples make Σ_s' ⟨z_s, z_s'⟩ g_s' of a few units and multiply it by g_s at once."""
-    g, z, y = left.g[0], left.z[0], right.z[0]
-    (B, O, S, N), (C, P, T, _) = g.shape, right.g[0].shape
-    packed = pack_rows(g)
-    other = packed if right is left else pack_rows(right.g[0])
-    tile = max(1, min(C, TASK_ROWS // T))
-    inputs = _pack_inputs(y, tile)
+    g, h, z, y = left.g[0], right.g[0], left.z[0], right.z[0]
+    (B, O, S, N), (C, P, T, _), F = g.shape, h.shape, z.shape[-1]
+    W = LINE // g.element_size()
+    lines, tile = -(-N // W), max(1, min(C, TASK_ROWS // T))
+    # In lines of W numbers: adjoints of each side, and right inputs, whose lanes are rows (example, step).
+    sizes = [
+        B * lines * S * O,
+        0 if right is left else C * lines * T * P,
+        -(-C // tile) * -(-tile * T // W) * F,
+    ]
     reach1, reach2 = integer_array(left.reach[0]), integer_array(right.reach[0])
-    arguments = GramArguments(
-        B, O, S, C, P, T, N, z.shape[-1], symmetric, add, tile,
-        addressof(reach1), addressof(reach2), packed.data_ptr(), other.data_ptr(),
-        z.data_ptr(), *z.stride(), inputs.data_ptr(), K.data_ptr(), *K.stride()[:3],
-    )  # fmt: skip
-    take_tasks("gram", arguments, K.dtype, threads(K.device))
-
-
-def per_line(dtype: torch.dtype) -> int:
-    """Numbers in a line."""
-    return LINE // dtype.itemsize
-
-
-def pack_rows(g: Tensor) -> Tensor:
-    """The adjoints g [B, O, S, N] as [B, lines, S, O, W], W numbers to a line, with zeros beyond N."""
-    B, O, S, N = g.shape
-    W = per_line(g.dtype)
-    packed = on_huge_pages(g.new_empty(B, -(-N // W), S, O, W))
-    arguments = RowArguments(B, O, S, N, g.data_ptr(), *g.stride(), packed.data_ptr())
-    take_tasks("pack_rows", arguments, g.dtype, threads(g.device))
-    return packed
-
-
-def _pack_inputs(y: Tensor, tile: int) -> Tensor:
-    """Inputs y [C, T, F] by tiles of examples, [tiles, panels, F, W]: a lane is a row (example, step)."""
-    C, T, F = y.shape
-    W = per_line(y.dtype)
-    tiles = -(-C // tile)
-    packed = y.new_empty(tiles, -(-tile * T // W), F, W)
-    arguments = InputArguments(C, T, F, tile, y.data_ptr(), *y.stride(), packed.data_ptr())
-    take_tasks("pack_inputs", arguments, y.dtype, threads(y.device))
-    return packed
+    with scratch(W * sum(sizes), g.dtype) as memory:
+        packed, other, inputs = memory.split([W * size for size in sizes])
+        _pack_rows(g, packed)
+        if right is left:
+            other = packed
+        else:
+            _pack_rows(h, other)
+        _take(
+            "pack_inputs",
+            InputArguments(C, T, F, tile, y.data_ptr(), *y.stride(), inputs.data_ptr()),
+            y,
+        )
+        arguments = GramArguments(
+            B, O, S, C, P, T, N, F, symmetric, add, tile,
+            addressof(reach1), addressof(reach2), packed.data_ptr(), other.data_ptr(),
+            z.data_ptr(), *z.stride(), inputs.data_ptr(), K.data_ptr(), *K.stride()[:3],
+        )  # fmt: skip
+        _take("gram", arguments, K)
 
 
 def mirror(K: Tensor) -> None:
     """Make K [B, O, B, O] exactly symmetric from its pairs of examples b ≤ b', as `gram.eager.mirror` does."""
-    arguments = MirrorArguments(*K.shape[:2], K.data_ptr(), *K.stride()[:3])
-    take_tasks("mirror", arguments, K.dtype, threads(K.device))
+    _take("mirror", MirrorArguments(*K.shape[:2], K.data_ptr(), *K.stride()[:3]), K)
+
+
+def _pack_rows(g: Tensor, packed: Tensor) -> None:
+    """The adjoints g [B, O, S, N] to [B, lines, S, O, W], W numbers to a line, with zeros beyond N."""
+    _take("pack_rows", RowArguments(*g.shape, g.data_ptr(), *g.stride(), packed.data_ptr()), g)
+
+
+def _take(name: str, arguments: Structure, like: Tensor) -> None:
+    take_tasks(name, arguments, like.dtype, threads(like.device))

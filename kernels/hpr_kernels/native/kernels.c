@@ -4,5 +4,6 @@
 #define EXPORT(name) JOIN(name, ISA, REAL)
 #include "gram.h"
 #include "recurrence.h"
+#include "products.h"
 #include "train.h"
 #include "peak.h"

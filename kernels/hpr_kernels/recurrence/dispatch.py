@@ -87,9 +87,9 @@ def adjoints(
         from hpr_kernels.recurrence import triton
 
         with torch.cuda.device_of(trace):
-            g = triton.adjoints(trace, weights, readout, rho, steps, activation, precision)
-    elif native.serves(trace, weights):
+            return triton.adjoints(
+                trace, weights, readout, rho, steps, activation, precision, scale
+            )
+    if native.serves(trace, weights):
         return native.adjoints(trace, weights, readout, rho, steps, activation, scale)
-    else:
-        g = eager.adjoints(trace, weights, readout, rho, steps, activation, precision)
-    return g if scale == 1 else g.mul_(scale)
+    return eager.adjoints(trace, weights, readout, rho, steps, activation, precision, scale)

@@ -82,8 +82,9 @@ def adjoints(
     steps: tuple[int, ...],
     activation: str = "relu",
     precision: str = DEFAULT_PRECISION,
+    scale: float = 1.0,
 ) -> Tensor:
-    """Adjoints [R, T, O, B, N] of all outputs (t, k), t in ascending `steps`, output-major.
+    """`scale` times the adjoints [R, T, O, B, N] of all outputs (t, k), t in ascending `steps`, output-major.
 
     The outputs that reach back to step s are a suffix of the O axis, so each step is one product over that suffix.
     """
@@ -106,4 +107,4 @@ def adjoints(
         if here.numel():
             here.add_(g[:, s + 1, later:], alpha=rho)
         later = first
-    return g
+    return g if scale == 1 else g.mul_(scale)

@@ -256,15 +256,16 @@ def adjoints(
     steps: tuple[int, ...],
     activation: str = "relu",
     precision: str = DEFAULT_PRECISION,
+    scale: float = 1.0,
 ) -> Tensor:
-    """Adjoints [R, T, O, B, N] of all outputs (t, k), t in ascending `steps`, output-major, as `eager.adjoints`."""
+    """`scale` times the adjoints [R, T, O, B, N], output-major, as by `eager.adjoints`."""
     R, T, B = trace.shape[0], trace.shape[1] - 1, trace.shape[2]
     N_out, N = readout.shape[1:]
     g = trace.new_empty(R, T, len(steps) * N_out, B, padded(N))
     rows = torch.nn.functional.pad(readout, (0, padded(N) - N)).contiguous()
     at = torch.tensor(steps, dtype=torch.int32, device=trace.device)
     _sweep(ADJOINTS, g, trace, weights, rows, at, rho, activation, precision)
-    return g[..., :N]
+    return (g if scale == 1 else g.mul_(scale))[..., :N]
 
 
 def _sweep(

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hpr_kernels.backend import uses_native
 from hpr_kernels.checks import Order, Precision, Reduction
 from hpr_kernels.gram import dispatch
 from hpr_kernels.gram.factors import Factors
+from hpr_kernels.tangent import native
 from hpr_kernels.workers import each, threads
 
 
@@ -90,6 +92,9 @@ def add_products(
     """
     if reduce == "full":
         rows, columns = left.flatten(1, 2), right.flatten(1, 2)
+        if uses_native(K) and K.stride(2) == 1:
+            native.add_row_products(K, rows, columns, copies)
+            return
         pairs = K.unflatten(2, (-1, copies)).unflatten(1, (-1, copies))
         add_product(pairs.diagonal(dim1=2, dim2=4), rows, columns, symmetric)
     elif reduce == "trace":

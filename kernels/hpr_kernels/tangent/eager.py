@@ -7,9 +7,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from hpr_kernels.backend import uses_native
 from hpr_kernels.checks import Order, Reduction
 from hpr_kernels.memory import give_back, on_huge_pages
 from hpr_kernels.progress import Progress, Steps
+from hpr_kernels.tangent import native
 from hpr_kernels.tangent.block import ROWS
 from hpr_kernels.tangent.network import NetworkPack
 from hpr_kernels.tangent.tiling import TileRows, alignment_tiling, budgeted, kernel_tiling
@@ -122,7 +124,7 @@ def alignment_sums(
                     # Free the memory before the next block is made.
                     del other
                 # A block off the diagonal counts for its transpose, too.
-                sums[:, some] += (1.0 if column == row else 2.0) * _sums(*blocks)
+                sums[:, some] += (1.0 if column == row else 2.0) * kernel_sums(*blocks)
                 del blocks
                 give_back(x.device)
                 steps.step()
@@ -131,8 +133,10 @@ def alignment_sums(
     return sums
 
 
-def _sums(K_0: Tensor, K_f: Tensor) -> Tensor:
-    """Σ K_f K_0, Σ K_f² and Σ K_0² of one block, [3, R] in fp64, some rows at a time."""
+def kernel_sums(K_0: Tensor, K_f: Tensor) -> Tensor:
+    """Σ K_f K_0, Σ K_f² and Σ K_0² of kernels [R, M1, M2] without gaps, [3, R] in fp64, some rows at a time."""
+    if uses_native(K_0):
+        return native.block_sums(K_0, K_f)
     starts = range(0, K_0.shape[1], ROWS)
     sums = torch.empty(len(starts), 3, len(K_0), dtype=torch.float64, device=K_0.device)
 
