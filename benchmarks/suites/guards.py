@@ -29,7 +29,7 @@ from .calls import (
 )
 from .cases import RHO, SHAPES, NetworkShape, draw_network
 from .experiments import filled
-from .measure import Call, device, exponent, peak_memory, slowdown, work
+from .measure import Call, device, exponent, peak_memory, slowdown, slowdown_beside_others, work
 from .peak import ntk_flops, peak_call
 
 
@@ -75,6 +75,14 @@ class Slowdowns:
     def track_slowdown_of_trials_against_neurogym(self) -> float:
         """A batch of 32 trials of 2AF, beside one by `neurogym.Dataset`."""
         return slowdown(*trial_calls("2AF")) / DRAWS
+
+    def track_slowdown_of_training_beside_others(self) -> float:
+        """Ten iterations of 40 networks of 300 units while other processes keep all cores busy, beside quiet cores."""
+        return slowdown_beside_others(window_call()[0])
+
+    def track_slowdown_of_ntk_beside_others(self) -> float:
+        """768 rows at the 2AF shape while other processes keep all cores busy, beside quiet cores."""
+        return slowdown_beside_others(ntk_call(SHAPES["2AF"]))
 
 
 def against_the_peak(call: Call, flops: float) -> float:

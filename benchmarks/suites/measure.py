@@ -10,13 +10,16 @@ import gc
 import math
 import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 
-from hpr.system.devices import one_thread
+from hpr.system.devices import cores, one_thread
 
 Call = Callable[[], object]
 CPU = torch.device("cpu")
@@ -97,6 +100,42 @@ def slowdown(ours: Call, theirs: Call, rounds: int = 9) -> float:
     with one_thread():
         fast, slow = in_turns([ours, theirs], rounds)
     return statistics.median(a / b for a, b in zip(fast, slow, strict=True))
+
+
+def slowdown_beside_others(call: Call, rounds: int = 5) -> float:
+    """The time of `call` on all cores while another process keeps each core busy, divided by that on quiet cores.
+
+    A scheduler that is fair makes 2 of this. Of several rounds the median is returned.
+    """
+
+    def mean() -> float:
+        """Seconds per call, over half a second."""
+        started, count = time.perf_counter(), 0
+        while time.perf_counter() - started < 0.5:
+            call()
+            count += 1
+        return (time.perf_counter() - started) / count
+
+    def ratio() -> float:
+        quiet = mean()
+        with busy_cores():
+            return mean() / quiet
+
+    mean()
+    return statistics.median(ratio() for _ in range(rounds))
+
+
+@contextmanager
+def busy_cores() -> Iterator[None]:
+    """Inside, as many other processes compute as there are cores for this one."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores())]
+    try:
+        time.sleep(0.3)
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def exponent(call_at: Callable[[int], Call], sizes: Sequence[int], rounds: int = 15) -> float:
