@@ -12,6 +12,10 @@ import torch
 from test_gram_native import instruction_sets
 
 from hpr_kernels import leaky_rnn_kernel_alignment, leaky_rnn_ntk
+from hpr_kernels.checks import steps
+from hpr_kernels.compiled import PAPER_SIZES, PaperSize
+from hpr_kernels.gram import contraction_plan
+from hpr_kernels.gram.contraction_plan import ContractionShape
 from hpr_kernels.native import library
 from hpr_kernels.testing import random_network
 
@@ -68,3 +72,19 @@ def test_a_kernel_has_the_same_bits_on_two_threads(monkeypatch: pytest.MonkeyPat
         assert digest() == alone
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("size", PAPER_SIZES)
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "neon"])
+def test_the_papers_kernels_have_one_order_on_every_cpu(
+    isa: str, size: PaperSize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contraction_plan, "isa", lambda: isa)
+    reach = tuple(t for t in steps(size.outputs, size.T) for _ in range(size.N_out))
+    for B in (8, size.B, 200):
+        shape = ContractionShape(
+            B, B, reach, reach, size.T, size.T, size.N, size.N + size.N_in, 4,
+            symmetric=True, threads=1, native=True,
+        )  # fmt: skip
+        plan = contraction_plan.make_plan(shape, "auto", contraction_plan.MEMORY_BUDGET)
+        assert plan.order == "propagate"
