@@ -18,6 +18,7 @@ from hpr.experiment.execution import Failure, Outcome, Train, run_local
 from hpr.experiment.plan import TaskOf, tasks
 from hpr.experiment.provenance import version_lines
 from hpr.experiment.run_log import RunLog
+from hpr.experiment.run_outcome import disk_full
 from hpr.experiment.running import (
     add_dry_run,
     add_running,
@@ -229,6 +230,8 @@ def _reproduce(
     written = []
     drawing = Drawing(settings, records, reasons, store.out)
     for drawn in write_figures(figures, drawing, how["workers"]):
+        if isinstance(drawn, OSError):
+            raise drawn
         if isinstance(drawn, Failure):
             failures.append(drawn)
         else:
@@ -237,6 +240,8 @@ def _reproduce(
     try:
         write_summary(settings, written, [asdict(failure) for failure in failures], store.out)
     except OSError as error:
+        if disk_full(error):
+            raise
         failures.append(Failure.of("summary", error))
     for failure in failures:
         print(f"hpr.reproduce: failed: {failure.what}: {failure.reason}", file=sys.stderr)
@@ -292,6 +297,8 @@ def _report(out: Path) -> bool:
 
         _say(f"open {write_report(out)} in a browser")
     except Exception as error:
+        if disk_full(error):
+            raise
         reason = Failure.of("report", error).reason
         print(f"hpr.reproduce: {out / 'report.html'} was not written: {reason}", file=sys.stderr)
         return False

@@ -14,7 +14,7 @@ from hpr.experiment.plan import TaskOf, pack_cost, packs
 from hpr.experiment.record import Record
 from hpr.experiment.run_claims import Claims
 from hpr.experiment.run_log import RunLog
-from hpr.experiment.run_outcome import Failure, Outcome
+from hpr.experiment.run_outcome import Failure, Outcome, disk_full
 from hpr.experiment.run_progress import PackState, Progress
 from hpr.experiment.specification import RunSpec
 from hpr.system.signals import Stopping
@@ -145,7 +145,7 @@ class Dispatcher:
 
     def _claimed(self, spec: RunSpec, pids: tuple[int, ...]) -> bool:
         """Claim a run, and look at the store again, where another process may have put it in the meantime."""
-        if self._outcome.decided(spec):
+        if self._outcome.decided(spec) or self._keeper.full():
             return False
         try:
             if not self._claims.take(spec.key, pids):
@@ -154,7 +154,11 @@ class Dispatcher:
             if not self._found(spec):
                 return True
         except OSError as error:
-            self._fail(spec, Failure.of(str(spec), error))
+            if disk_full(error):
+                # It would refuse every other claim, and the records.
+                self._keeper.refused = error
+            else:
+                self._fail(spec, Failure.of(str(spec), error))
         self._claims.give_back(spec.key)
         return False
 

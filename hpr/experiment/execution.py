@@ -147,16 +147,23 @@ def _train(
         return InProcess(reports, keeper, orders, device, stopping)
 
     with Progress(left.flops, left.runs, say, log) as progress:
-        Dispatcher(
+        dispatcher = Dispatcher(
             jobs, keeper, orders.task_of, claims, failures, outcome, progress, stopping, log
-        ).run(start)
-    _tidy(orders.store, outcome)
+        )
+        try:
+            dispatcher.run(start)
+        finally:
+            _tidy(orders.store, outcome)
 
 
 def _tidy(store: Store, outcome: Outcome) -> None:
-    """Remove the temporary files that killed processes left of runs that are kept now."""
-    for path in store.runs.glob(".*.*.tmp"):
-        if path.name[1:].partition(".")[0] in outcome.records:
+    """Remove what is left of runs that are kept now.
+
+    These are the temporary files of killed processes, and the checkpoints of records that a full disk refused at first.
+    """
+    left = [*store.runs.glob(".*.*.tmp"), *(store.out / "checkpoints").glob("*.safetensors")]
+    for path in left:
+        if path.name.lstrip(".").partition(".")[0] in outcome.records:
             with contextlib.suppress(OSError):
                 path.unlink()
 

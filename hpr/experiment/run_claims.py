@@ -221,8 +221,7 @@ class Claims:
             number = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return False
-        with open(number, "wb") as file:
-            file.write(_content(owner, 0))
+        _write(path, number, _content(owner, 0))
         with self._lock:
             self._copies[path] = owner
         return True
@@ -256,8 +255,17 @@ def _content(owner: Owner, count: int) -> bytes:
 
 def _make(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "wb") as file:
-        file.write(content)
+    _write(path, path, content)
+
+
+def _write(path: Path, opened: Path | int, content: bytes) -> None:
+    """Write a new file, and remove it where that fails: no process is known to own an empty one."""
+    try:
+        with open(opened, "wb") as file:
+            file.write(content)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _advance(path: Path, owner: Owner, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -62,14 +63,17 @@ class RunLog:
         with self._lock:
             try:
                 if self._file is not None:
-                    os.write(self._file, content.encode())
+                    _append(self._file, content.encode())
                 elif self.on:
                     sys.stderr.write(content)
                     sys.stderr.flush()
             except (OSError, ValueError, RuntimeError) as error:
                 self.on = False
+                reason = getattr(error, "strerror", None) or error
                 with contextlib.suppress(OSError, ValueError):
-                    print(f"hpr: --log-json can't be written: {error}", file=sys.stderr)
+                    print(
+                        f"hpr: --log-json: {self.where} can't be written: {reason}", file=sys.stderr
+                    )
 
     def end(self, status: int) -> None:
         """Write the last event, and close the file."""
@@ -86,6 +90,14 @@ class RunLog:
             if self._file is not None:
                 os.close(self._file)
                 self._file = None
+
+
+def _append(number: int, line: bytes) -> None:
+    """Write a line whole, or raise OSError and leave none of it: a full disk may take the first part."""
+    written = os.write(number, line)
+    if written < len(line):
+        os.ftruncate(number, os.lseek(number, 0, os.SEEK_CUR) - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _plain(value: Any) -> Any:

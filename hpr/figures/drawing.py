@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from hpr.experiment.record import Record
-from hpr.experiment.run_outcome import Failure
+from hpr.experiment.run_outcome import Failure, disk_full
 from hpr.figures.figure import Figure
 from hpr.figures.settings import Settings
 from hpr.figures.summary import write_figure
 
-# What a figure's JSON holds, or why the figure failed.
-Drawn = dict[str, Any] | Failure
+# What a figure's JSON holds, or why the figure failed; the error of a full disk, which takes no other figure either.
+Drawn = dict[str, Any] | Failure | OSError
 
 
 @dataclass(frozen=True)
@@ -40,4 +40,6 @@ class Drawing:
         try:
             return write_figure(figure, self.settings, self.records, self.failures, self.out)
         except Exception as error:
+            if isinstance(error, OSError) and disk_full(error):
+                return error
             return Failure.of(f"figure {figure.name}", error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import io
@@ -32,11 +33,20 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: the folder can't be written.
     """
+    try:
+        _replace(path, content)
+    except FileNotFoundError:
+        # Someone has removed the folder since it was made.
+        _replace(path, content)
+
+
+def _replace(path: Path, content: bytes) -> None:
     temporary = _temporary(path, content)
     try:
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise
 
 
@@ -73,8 +83,12 @@ def _temporary(path: Path, content: bytes) -> Path:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            # The error of a write or of a flush names no file.
+            error.filename = str(path)
         raise
     return temporary
 

@@ -44,10 +44,10 @@ class Recovery:
                 path = self._checkpoints.path(course.spec)
                 logger.warning("%s: %s; the run starts anew", path, reason)
 
-    def save(self, courses: Sequence[Course], cohort: Cohort | None) -> bool:
+    def save(self, courses: Sequence[Course], cohort: Cohort | None, *, warn: bool = True) -> bool:
         """Write the checkpoints of the runs that have advanced since their last ones, and return whether any has.
 
-        Where they can't be written, one warning says so, and the runs go on.
+        Where they can't be written, one warning says so unless `warn` is false, and the runs go on.
         """
         ahead = [
             course
@@ -65,7 +65,7 @@ class Recovery:
             try:
                 self._checkpoints.save(course.spec, *snapshot(course, *held), self._made_by)
             except OSError as error:
-                if not self._failing:
+                if warn and not self._failing:
                     reason = error.strerror or type(error).__name__
                     path = self._checkpoints.path(course.spec)
                     logger.warning(

@@ -232,7 +232,8 @@ class Session:
         except Exception as error:
             if not self.alone.raises or isinstance(error, Stopped) or no_memory(error):
                 raise
-            self.recovery.save([course], self._cohort)
+            # Where the disk takes no record, its error is enough.
+            self.recovery.save([course], self._cohort, warn=False)
             self.unkept = self.unkept or error
             return
         self.recovery.drop(course)

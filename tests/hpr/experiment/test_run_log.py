@@ -228,7 +228,7 @@ def test_a_full_disk_ends_the_log_and_not_the_run(capsys: pytest.CaptureFixture[
     log.event("plan")
     log.end(0)
     told = capsys.readouterr().err
-    assert told == "hpr: --log-json can't be written: [Errno 28] No space left on device\n"
+    assert told == "hpr: --log-json: /dev/full can't be written: No space left on device\n"
 
 
 def test_numbers_that_json_lacks_are_null(tmp_path: Path) -> None:

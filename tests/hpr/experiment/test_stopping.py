@@ -197,6 +197,30 @@ def test_a_full_disk_is_one_line_of_the_command(
     assert line.startswith(f"hpr.reproduce: error: {out / 'runs'} can't be written: No space left")
 
 
+@pytest.mark.parametrize("module", ["figures.draw", "figures.summary", "system.files"])
+def test_a_full_disk_at_a_figure_or_the_report_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    module: str,
+) -> None:
+    def refused(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setenv("HPR_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "out"
+    argv = [*FIGURE, "--out", str(out), "--workers", "1"]
+    # The report finds the function where it is defined, the figures where they have imported it.
+    monkeypatch.setattr(f"hpr.{module}.write_atomically", refused)
+    assert main(argv, train=old_train) == 1
+    name = {"figures.draw": "figure_1.png", "figures.summary": "figure_1.json"}.get(module)
+    full = f"[Errno 28] No space left on device: '{out / (name or 'report.html')}'"
+    assert capsys.readouterr().err == f"hpr.reproduce: error: {full}\n"
+    monkeypatch.undo()
+    assert main(argv, train=old_train) == 0
+    assert (out / "report.html").is_file()
+
+
 def failing(specs: Sequence[RunSpec], *_: Any, **__: Any) -> list[Record]:
     raise ZeroDivisionError("a fault")
 
