@@ -22,6 +22,7 @@ import time
 import uuid
 from pathlib import Path
 
+from hpr.system.files import open_in_made_folder
 from hpr.system.owner import Owner
 
 BEAT = 10.0
@@ -255,8 +256,7 @@ def _content(owner: Owner, count: int) -> bytes:
 
 
 def _make(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "wb") as file:
+    with open_in_made_folder(path, "wb") as file:
         file.write(content)
 
 
