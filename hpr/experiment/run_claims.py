@@ -256,7 +256,7 @@ def _content(owner: Owner, count: int) -> bytes:
 
 
 def _make(path: Path, content: bytes) -> None:
-    with open_in_made_folder(path, "wb") as file:
+    with open_in_made_folder(path, new=False) as file:
         file.write(content)
 
 

@@ -73,20 +73,21 @@ def write_new(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def open_in_made_folder(path: Path, mode: str) -> IO[bytes]:
-    """Open a file for writing; its folder is made if it is missing.
+def open_in_made_folder(path: Path, *, new: bool, tries: int = TRIES) -> IO[bytes]:
+    """Open a file for writing, which must not be there if `new`; its folder is made if it is missing.
 
     Another program may remove the folder, while it is empty, between the two steps.
 
     Raises:
         OSError: the folder can't be made or written.
     """
-    for _ in range(TRIES):
-        with contextlib.suppress(FileNotFoundError, FileExistsError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return open(path, mode)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return open(path, mode)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "xb") if new else open(path, "wb")
+    except (FileNotFoundError, FileExistsError):
+        if not tries:
+            raise
+        return open_in_made_folder(path, new=new, tries=tries - 1)
 
 
 def _content(path: Path, most: int) -> bytes | None:
@@ -101,7 +102,7 @@ def _temporary(path: Path, content: bytes) -> Path:
     """Write a temporary file beside `path`, on the disk when the function returns; nothing is left if it raises."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with open_in_made_folder(temporary, "xb") as file:
+        with open_in_made_folder(temporary, new=True) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
