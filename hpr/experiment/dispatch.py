@@ -17,6 +17,7 @@ from hpr.experiment.run_log import RunLog
 from hpr.experiment.run_outcome import Failure, Outcome, disk_full
 from hpr.experiment.run_progress import PackState, Progress
 from hpr.experiment.specification import RunSpec
+from hpr.system.files import look_again
 from hpr.system.signals import Stopping
 
 # Seconds between two looks at what other processes do, at least, and the share of the time that looking may take.
@@ -164,6 +165,8 @@ class Dispatcher:
 
     def _found(self, spec: RunSpec) -> bool:
         """Whether a run has a record or a failure of another process by now; it is taken into the outcome."""
+        look_again(self._store.runs)
+        look_again(self._failures.folder)
         record = self._store.load(spec)
         if record is not None:
             self._outcome.records[spec.key] = record

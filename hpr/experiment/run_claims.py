@@ -21,7 +21,9 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from typing import IO
 
+from hpr.system.files import open_in_made_folder
 from hpr.system.owner import Owner
 
 BEAT = 10.0
@@ -221,7 +223,8 @@ class Claims:
             number = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return False
-        _write(path, number, _content(owner, 0))
+        with open(number, "wb") as file:
+            _write(file, path, _content(owner, 0))
         with self._lock:
             self._copies[path] = owner
         return True
@@ -254,15 +257,15 @@ def _content(owner: Owner, count: int) -> bytes:
 
 
 def _make(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, path, content)
+    with open_in_made_folder(path, new=False) as file:
+        _write(file, path, content)
 
 
-def _write(path: Path, opened: Path | int, content: bytes) -> None:
-    """Write a new file, and remove it where that fails: no process is known to own an empty one."""
+def _write(file: IO[bytes], path: Path, content: bytes) -> None:
+    """Write the content of a new file, and remove the file where that fails: no process is known to own an empty one."""
     try:
-        with open(opened, "wb") as file:
-            file.write(content)
+        file.write(content)
+        file.flush()
     except OSError:
         path.unlink(missing_ok=True)
         raise

@@ -11,7 +11,7 @@ import stat
 import uuid
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Bytes that are read of a file at most, unzipped: more than any data set here has. A small gzip file can expand
 # without limit.
 LARGEST = 2**30
+# How often something is tried again that another program may spoil at the moment.
+TRIES = 3
 # The exceptions that reading a damaged gzip file raises.
 GARBLED = (EOFError, gzip.BadGzipFile, zlib.error)
 
@@ -44,6 +46,10 @@ def _replace(path: Path, content: bytes) -> None:
     temporary = _temporary(path, content)
     try:
         os.replace(temporary, path)
+    except FileNotFoundError:
+        # On NFS a renaming can succeed though the answer was lost; a second one finds nothing to rename.
+        if _content(path, len(content)) != content:
+            raise
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -64,7 +70,9 @@ def write_new(path: Path, content: bytes) -> None:
         # Unlike a renaming, a link fails if another process has made the file in the meantime.
         os.link(temporary, path)
     except FileExistsError:
-        raise
+        # On NFS a link can succeed though the answer was lost.
+        if not os.path.samefile(temporary, path):
+            raise
     except OSError:
         # Some file systems, such as FAT, have no links.
         if os.path.lexists(path):
@@ -74,12 +82,36 @@ def write_new(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def open_in_made_folder(path: Path, *, new: bool, tries: int = TRIES) -> IO[bytes]:
+    """Open a file for writing, which must not be there if `new`; its folder is made if it is missing.
+
+    Another program may remove the folder, while it is empty, between the two steps.
+
+    Raises:
+        OSError: the folder can't be made or written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "xb") if new else open(path, "wb")
+    except (FileNotFoundError, FileExistsError):
+        if not tries:
+            raise
+        return open_in_made_folder(path, new=new, tries=tries - 1)
+
+
+def _content(path: Path, most: int) -> bytes | None:
+    """The bytes of a file; None where it can't be read."""
+    try:
+        return read_regular(path, most)
+    except OSError:
+        return None
+
+
 def _temporary(path: Path, content: bytes) -> Path:
     """Write a temporary file beside `path`, on the disk when the function returns; nothing is left if it raises."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with open(temporary, "xb") as file:
+        with open_in_made_folder(temporary, new=True) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -91,6 +123,16 @@ def _temporary(path: Path, content: bytes) -> Path:
             error.filename = str(path)
         raise
     return temporary
+
+
+def look_again(folder: Path) -> None:
+    """Have the file system look again at what is in a folder, by opening it; it raises nothing.
+
+    NFS remembers for up to a minute that a file was missing, though another machine has made it since.
+    """
+    # Windows opens no folders, and needs this on none.
+    with contextlib.suppress(OSError):
+        os.close(os.open(folder, os.O_RDONLY))
 
 
 def write_to_cache(path: Path, content: bytes) -> None:
@@ -119,6 +161,17 @@ def read_regular(path: Path, most: int, *, links: bool = True) -> bytes:
     Raises:
         OSError: it can't be read, is no regular file, has more than `most` bytes, or is a link and `links` is false.
     """
+    for _ in range(TRIES):
+        try:
+            return _read_regular(path, most, links=links)
+        except OSError as error:
+            # On NFS a file that another machine replaces while it is read is lost.
+            if error.errno != errno.ESTALE:
+                raise
+    return _read_regular(path, most, links=links)
+
+
+def _read_regular(path: Path, most: int, *, links: bool) -> bytes:
     # Without O_NONBLOCK, opening a pipe waits for a writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     if not links:

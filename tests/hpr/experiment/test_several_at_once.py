@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -9,13 +10,16 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import runner_support as support
 
+from hpr.experiment.failures import Failures
 from hpr.experiment.run_claims import Claims
+from hpr.experiment.run_outcome import Failure
 from hpr.experiment.store import Store
 
 SCRIPT = Path(support.__file__)
@@ -135,6 +139,58 @@ def test_a_process_waits_for_what_another_trains(
     assert outcome.records.keys() == {spec.key for spec in specs}
     assert [key for key, _ in trainings(out)] == [spec.key for spec in (*specs[3:], specs[2])]
     assert sum("3 runs are being trained elsewhere" in line for line in said) == 1
+    other.close()
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_what_nfs_remembers_as_missing_is_not_trained_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed: bool
+) -> None:
+    """A file that was missing stays so for this process until it opens the folder, as on NFS for up to a minute."""
+    monkeypatch.setenv("RUNNER_LOG", f"{tmp_path / 'out'}.log")
+    specs = support.runs(3)
+    out = tmp_path / "out"
+    other = Claims(out / "claims")
+    for spec in specs:
+        assert other.take(spec.key)
+    failures = Failures(out / "failures")
+    missing: set[Path] = set()
+
+    def remembering(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(path: Any, *arguments: Any, **options: Any) -> Any:
+            where = Path(os.fsdecode(path)) if isinstance(path, str | os.PathLike) else Path()
+            if where in missing:
+                raise FileNotFoundError(errno.ENOENT, "remembered as missing", str(path))
+            try:
+                found = call(path, *arguments, **options)
+            except FileNotFoundError:
+                if where.parent in (out / "runs", out / "failures"):
+                    missing.add(where)
+                raise
+            if call is opened:
+                missing.difference_update({each for each in missing if each.parent == where})
+            return found
+
+        return called
+
+    def say(line: str) -> None:
+        if "waiting" in line:
+            for spec in specs:
+                # It was looked for before it is there.
+                assert Store(out).load(spec) is None
+                assert failures.since(spec) is None
+                if failed:
+                    failures.keep(spec, Failure.of(str(spec), ValueError("it fails")))
+                else:
+                    Store(out).save(support.record_of(spec))
+                other.give_back(spec.key)
+
+    opened = os.open
+    monkeypatch.setattr(os, "open", remembering(os.open))
+    monkeypatch.setattr(os, "stat", remembering(os.stat))
+    outcome = support.carry(specs, out, say=say)
+    assert (outcome.failures if failed else outcome.records).keys() == {s.key for s in specs}
+    assert not Path(f"{out}.log").exists()
     other.close()
 
 
