@@ -262,7 +262,7 @@ def _make(path: Path, content: bytes) -> None:
 
 
 def _write(file: IO[bytes], path: Path, content: bytes) -> None:
-    """Write the content of a new file, and remove the file where that fails: no process is known to own an empty one."""
+    """Write what a new file holds, and remove it where that fails: no process is known to own an empty one."""
     try:
         file.write(content)
         file.flush()
