@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -10,15 +9,7 @@ from typing import Any
 import pytest
 
 from hpr_kernels.checks import Precision
-from hpr_kernels.compiled import (
-    CAPABILITIES,
-    PAPER_SIZES,
-    TENSOR_CORE,
-    Compiled,
-    Specimen,
-    compile_for,
-    specialise,
-)
+from hpr_kernels.compiled import CAPABILITIES, PAPER_SIZES, Specimen, compile_for, specialise
 
 triton = pytest.importorskip("triton")
 tl = triton.language
@@ -89,23 +80,6 @@ def products_of_a_tile(specimen: Specimen) -> int:
     return prod(sizes.values()) * sizes.get("TILE", 1) * loops * each
 
 
-def products_made(compiled: Compiled, num_warps: int) -> int:
-    """Multiply-adds of all tensor instructions of a block, each executed once."""
-    made = 0
-    for name, count in compiled.instructions.items():
-        if not re.match(TENSOR_CORE, name):
-            continue
-        if name.startswith("HMMA.1688."):
-            made += count * num_warps * 16 * 8 * 8
-        elif shape := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)\.", name):
-            made += count * num_warps // 4 * prod(map(int, shape.groups()))
-        else:
-            # The name of a UTCHMMA does not have its shape, which is that of the only tiles that use it.
-            assert name == "UTCHMMA"
-            made += count * 64 * 64 * 8
-    return made
-
-
 def launches_with_products(precision: Precision) -> list[Specimen]:
     """The launches of each kernel at the first of the paper's sizes, and that of two-layer regressions."""
     from hpr_kernels.gram import triton as gram
@@ -126,7 +100,7 @@ def launches_with_products(precision: Precision) -> list[Specimen]:
 def test_no_product_is_made_twice(precision: Precision, capability: int) -> None:
     """Warps that share rows of a tile would issue more tensor instructions than the tile has."""
     for specimen in launches_with_products(precision):
-        made = products_made(compile_for(specimen, capability), specimen.num_warps)
+        made = compile_for(specimen, capability).tensor_products(specimen.num_warps)
         # At "tf32" the pipelined loops with UTCHMMA have their first round before the loop, too.
         pipelined = specimen.name.startswith(("gram", "tangent"))
         copies = 2 if pipelined and (precision, capability) == ("tf32", 100) else 1
@@ -151,5 +125,5 @@ def test_products_of_a_loss(N_out: int) -> None:
     for classes in (True, False):
         size = replace(PAPER_SIZES[0], N_out=N_out)
         specimen = triton._specimen(size, "tf32x3", classes)
-        made = products_made(compile_for(specimen, 80), specimen.num_warps)
+        made = compile_for(specimen, 80).tensor_products(specimen.num_warps)
         assert made == products_of_a_tile(specimen) * MADE[N_out], specimen.name

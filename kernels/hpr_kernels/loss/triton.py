@@ -96,13 +96,10 @@ def readout_loss_kernel(
     p_readout = readout + run * readout_run + o.to(tl.int64)[:, None] * readout_output
     is_output = o < N_out
 
-    # Of three products, Triton divides the longer side of a tile among the warps. A warp has at least 16 rows but only 8
-    # columns, so that 4 warps would make a tile of 32 x 16 twice, and make one of 16 x 32 once.
+    # Of three products, Triton divides the longer side of a tile among the warps, at least 16 rows or 8 columns each:
+    # four warps make a tile of 32 x 16 twice, and one of 16 x 32 once.
     FLAT: tl.constexpr = PRECISION == "tf32x3" and TILE_O < TILE_ROWS
-    if FLAT:
-        y = tl.zeros((TILE_O, TILE_ROWS), tl.float32)
-    else:
-        y = tl.zeros((TILE_ROWS, TILE_O), tl.float32)
+    y = tl.zeros((TILE_O, TILE_ROWS) if FLAT else (TILE_ROWS, TILE_O), tl.float32)
     for start in range(0, N, TILE_N):
         unit = start + n[None, :]
         a = tl.load(p_rates + unit, counted[:, None] & (unit < rates_width), other=0.0)
