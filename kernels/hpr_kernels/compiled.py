@@ -6,6 +6,7 @@ integer of value 1 becomes a constant, and an integer that 16 divides is marked 
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import tempfile
@@ -71,6 +72,19 @@ class Compiled:
     def tensor_core(self) -> int:
         """Number of matrix instructions of the tensor cores."""
         return self.count(TENSOR_CORE)
+
+    def tensor_products(self, num_warps: int) -> int:
+        """Multiply-adds of all matrix instructions of a block of TF32 numbers, each executed once."""
+        found = 0
+        for name, n in self.instructions.items():
+            if name.startswith("HMMA.1688."):
+                found += n * num_warps * 16 * 8 * 8
+            elif shape := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)\.", name):
+                found += n * num_warps // 4 * math.prod(map(int, shape.groups()))
+            elif re.match(TENSOR_CORE, name):
+                # The name of a UTCHMMA does not have its shape, but all kernels use it for tiles of 64 x 64.
+                found += n * 64 * 64 * 8
+        return found
 
     def global_loads(self) -> dict[int, int]:
         """Number of loads from global memory by width in bits, including those into shared memory (LDGSTS)."""

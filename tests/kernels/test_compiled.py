@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import prod
 from typing import Any
 
 import pytest
 
-from hpr_kernels.compiled import CAPABILITIES, Specimen, compile_for, specialise
+from hpr_kernels.checks import Precision
+from hpr_kernels.compiled import CAPABILITIES, PAPER_SIZES, Specimen, compile_for, specialise
 
 triton = pytest.importorskip("triton")
 tl = triton.language
@@ -66,3 +69,61 @@ def test_spills_are_seen() -> None:
 
 def test_unaligned_rows_are_seen() -> None:
     assert set(compile_for(specimen(row=303), 90).global_loads()) == {32}
+
+
+def products_of_a_tile(specimen: Specimen) -> int:
+    """Multiply-adds of one round of each loop over terms that a kernel has, of TF32 numbers at "tf32x3"."""
+    sizes = {k: v for k, v in specimen.arguments.items() if k.startswith(("TILE", "BLOCK"))}
+    # The contraction and the rates; the outputs and ∂L/∂a.
+    loops = 2 if specimen.name.startswith(("tangent", "cross", "squared")) else 1
+    each = 3 if specimen.arguments["PRECISION"] == "tf32x3" else 1
+    return prod(sizes.values()) * sizes.get("TILE", 1) * loops * each
+
+
+def launches_with_products(precision: Precision) -> list[Specimen]:
+    """The launches of each kernel at the first of the paper's sizes, and that of two-layer regressions."""
+    from hpr_kernels.gram import triton as gram
+    from hpr_kernels.loss import triton as loss
+    from hpr_kernels.recurrence import triton as recurrence
+    from hpr_kernels.tangent import triton as tangent
+    from hpr_kernels.update import triton as update
+
+    losses = loss.specimens(precision)
+    found = [losses[0], losses[-1], tangent.specimens(precision)[0]]
+    for one in (gram, recurrence, update):
+        found += one.specimens(precision)[:3]
+    return found
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("precision", ["tf32", "tf32x3"])
+def test_no_product_is_made_twice(precision: Precision, capability: int) -> None:
+    """Warps that share rows of a tile would issue more tensor instructions than the tile has."""
+    for specimen in launches_with_products(precision):
+        made = compile_for(specimen, capability).tensor_products(specimen.num_warps)
+        # At "tf32" the pipelined loops with UTCHMMA have their first round before the loop, too.
+        pipelined = specimen.name.startswith(("gram", "tangent"))
+        copies = 2 if pipelined and (precision, capability) == ("tf32", 100) else 1
+        assert made == products_of_a_tile(specimen) * copies, specimen.name
+
+
+def test_no_product_is_made_twice_on_ordinary_units() -> None:
+    """The instructions beyond a tile's products, of momentum, the leak or a logarithm, are a tenth of these at most."""
+    for specimen in launches_with_products("ieee"):
+        made = 32 * specimen.num_warps * compile_for(specimen, 80).count("FFMA")
+        assert made <= 1.1 * products_of_a_tile(specimen), specimen.name
+
+
+# Of 17 to 32 outputs, y's tile is square: four warps cover 64 rows of its 32, so that y is made twice. No run has them.
+MADE = {1: 1, 16: 1, 17: 1.5, 32: 1.5, 33: 1, 128: 1}
+
+
+@pytest.mark.parametrize("N_out", MADE)
+def test_products_of_a_loss(N_out: int) -> None:
+    from hpr_kernels.loss import triton
+
+    for classes in (True, False):
+        size = replace(PAPER_SIZES[0], N_out=N_out)
+        specimen = triton._specimen(size, "tf32x3", classes)
+        made = compile_for(specimen, 80).tensor_products(specimen.num_warps)
+        assert made == products_of_a_tile(specimen) * MADE[N_out], specimen.name

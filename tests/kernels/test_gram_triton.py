@@ -361,18 +361,6 @@ def test_compiled_budget(specimen: Specimen, capability: int) -> None:
         assert compiled.count(wide[capability]) > 0
 
 
-@pytest.mark.parametrize("precision", ["tf32", "tf32x3"])
-def test_no_product_is_made_twice(precision: Precision) -> None:
-    """Warps that share rows of a tile would issue more tensor instructions of 16 x 8 x 8 on 8.0 than the tile has."""
-    from hpr_kernels.gram import triton
-
-    for specimen in triton.specimens(precision)[:3]:
-        tile, terms = specimen.arguments["TILE"], specimen.arguments["TILE_N"]
-        products = tile * tile * terms * (3 if precision == "tf32x3" else 1)
-        made = compile_for(specimen, 80).tensor_core * specimen.num_warps * 16 * 8 * 8
-        assert made == products
-
-
 @pytest.mark.parametrize("name", ["hadamard", "alignment"])
 def test_sizes_of_one_compile(name: str) -> None:
     """A launch turns a 1 into a constant, which the compiler treats differently from a number."""

@@ -15,6 +15,7 @@ from hpr_kernels import checks
 from hpr_kernels.backend import DEFAULT_PRECISION, launch_options
 from hpr_kernels.compiled import PAPER_SIZES, PaperSize, Specimen
 from hpr_kernels.layout import padded, readable
+from hpr_kernels.recurrence.split_products import plus_product
 
 TILE_ROWS, TILE_N = 32, 64
 NUM_WARPS, NUM_STAGES = 4, 1
@@ -95,7 +96,10 @@ def readout_loss_kernel(
     p_readout = readout + run * readout_run + o.to(tl.int64)[:, None] * readout_output
     is_output = o < N_out
 
-    y = tl.zeros((TILE_ROWS, TILE_O), tl.float32)
+    # Of three products, Triton divides the longer side of a tile among the warps, at least 16 rows or 8 columns each:
+    # four warps make a tile of 32 x 16 twice, and one of 16 x 32 once.
+    FLAT: tl.constexpr = PRECISION == "tf32x3" and TILE_O < TILE_ROWS
+    y = tl.zeros((TILE_O, TILE_ROWS) if FLAT else (TILE_ROWS, TILE_O), tl.float32)
     for start in range(0, N, TILE_N):
         unit = start + n[None, :]
         a = tl.load(p_rates + unit, counted[:, None] & (unit < rates_width), other=0.0)
@@ -103,7 +107,11 @@ def readout_loss_kernel(
         # The storage behind the units may hold any number, NaN included.
         a = tl.where(unit < N, a, 0.0)
         w = tl.where(unit < N, w, 0.0)
-        y = tl.dot(a, tl.trans(w), y, input_precision=PRECISION)
+        if FLAT:
+            a, w = w, a
+        y = plus_product(y, a, tl.trans(w), PRECISION)
+    if FLAT:
+        y = tl.trans(y)
 
     in_dy = counted[:, None] & is_output[None, :]
     p_targets = targets + run * targets_run + step * targets_step + example * targets_example
@@ -128,7 +136,7 @@ def readout_loss_kernel(
     for start in range(0, N, TILE_N):
         unit = start + n[None, :]
         w = tl.load(p_readout + unit, is_output[:, None] & (unit < readout_width), other=0.0)
-        pulled = tl.dot(b_dy, w, input_precision=PRECISION)
+        pulled = plus_product(tl.zeros((TILE_ROWS, TILE_N), tl.float32), b_dy, w, PRECISION)
         tl.store(p_gradient + unit, pulled, inside[:, None] & (unit < N))
 
 

@@ -44,10 +44,12 @@ def plus_product(total, a, b, PRECISION: tl.constexpr):
     takes this one. Unlike `tl.dot` at "tf32x3" it keeps a NaN of the two small products.
     """
     if PRECISION == "tf32x3":
-        minus_A, B = tf32(-a), tf32(b)
-        part = tl.dot(-(a + minus_A), B, input_precision="tf32")
-        part = tl.dot(minus_A, b - B, part, input_precision="tf32")
-        total -= tl.dot(minus_A, B, part, input_precision="tf32")
+        a = -a
+        A, B = tf32(a), tf32(b)
+        # In this order of the small products the alignment takes the fewest registers.
+        part = tl.dot(A, b - B, input_precision="tf32")
+        part = tl.dot(a - A, B, part, input_precision="tf32")
+        total -= tl.dot(A, B, part, input_precision="tf32")
     else:
         total = tl.dot(a, b, total, input_precision=PRECISION)
     return total

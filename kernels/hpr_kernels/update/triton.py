@@ -14,6 +14,7 @@ from hpr_kernels import checks
 from hpr_kernels.backend import DEFAULT_PRECISION, launch_options
 from hpr_kernels.compiled import PAPER_SIZES, PaperSize, Specimen
 from hpr_kernels.layout import padded, readable
+from hpr_kernels.recurrence.split_products import plus_product
 
 TILE_P, TILE_K = 64, 32
 # One stage, because an asynchronous copy would have to transpose `left` in shared memory, four bytes at a time.
@@ -69,7 +70,7 @@ def momentum_step_kernel(
         in_rows = (k < K - first)[:, None]
         b_left = tl.load(p_left, in_rows & in_left, other=0.0)
         b_right = tl.load(p_right, in_rows & in_right, other=0.0)
-        gradient = tl.dot(tl.trans(b_left), b_right, gradient, input_precision=PRECISION)
+        gradient = plus_product(gradient, tl.trans(b_left), b_right, PRECISION)
         p_left += TILE_K * left_row
         p_right += TILE_K * right_row
     rows = m.to(tl.int64)[:, None]
