@@ -21,10 +21,15 @@ def symmetric(rng: torch.Generator, M: int) -> torch.Tensor:
     return A @ A.mT
 
 
-def test_alignment(rng: torch.Generator) -> None:
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_alignment(rng: torch.Generator, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPR_KERNELS_BACKEND", backend)
     A, B = symmetric(rng, 300), symmetric(rng, 300)
     expected = float((A @ B).trace() / (A.norm() * B.norm()))
+    before = A.clone(), B.clone()
     assert laziness.alignment(A, B) == pytest.approx(expected, rel=1e-12)
+    assert torch.equal(A, before[0])
+    assert torch.equal(B, before[1])
     assert laziness.alignment(A, 3 * A) == pytest.approx(1, rel=1e-12)
     assert (
         laziness.alignment(torch.diag(torch.tensor([1.0, 0])), torch.diag(torch.tensor([0, 1.0])))

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from hpr_kernels import FactoredJacobian, workers
-from hpr_kernels.workers import each
+from hpr_kernels.native import library
+from hpr_kernels.workers import each, torch_on_one_thread
 
 
 @pytest.fixture(params=[2, 3], ids=["two threads", "three threads"])
@@ -77,6 +78,25 @@ def test_inference_mode_reaches_no_task(rng: torch.Generator, threads: int) -> N
     with torch.inference_mode():
         K = J.gram(order="propagate")
     assert torch.equal(K, J.gram(order="propagate"))
+
+
+@pytest.mark.skipif(bool(library.obstacle()), reason=library.obstacle() or "-")
+def test_torch_has_one_thread_for_a_while(threads: int) -> None:
+    x, device = torch.ones(1), torch.device("cpu")
+
+    def nested() -> None:
+        with torch_on_one_thread(x):
+            with torch_on_one_thread(x):
+                assert (torch.get_num_threads(), workers.threads(device)) == (1, threads)
+            assert (torch.get_num_threads(), workers.threads(device)) == (1, threads)
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        nested()
+    assert (torch.get_num_threads(), workers.threads(device)) == (threads, threads)
+    for served_by_torch in (x.half(), None):
+        with torch_on_one_thread(served_by_torch):
+            assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize(("torch_has", "cores", "used"), [(8, 2, 2), (2, 8, 2), (1, 8, 1)])

@@ -142,8 +142,8 @@ def kernel_sums(K_0: Tensor, K_f: Tensor) -> Tensor:
 
     def add(number: int) -> None:
         a, b = (K[:, starts[number] :][:, :ROWS].double() for K in (K_0, K_f))
-        products = (b * a, b.square_(), a.square_())
-        sums[number] = torch.stack([product.sum((1, 2)) for product in products])
+        for q, (one, other) in enumerate(((a, b), (b, b), (a, a))):
+            sums[number, q] = (one * other).sum((1, 2))
 
     each(add, range(len(starts)), K_0.device)
     return sums.sum(0)
