@@ -183,6 +183,9 @@ class Store:
         if weights is not None:
             write_atomically(weights_path(path), packed(weights))
         write_atomically(path, content)
+        if weights is not None and not weights_path(path).exists():
+            # Someone has removed the folder between the two.
+            write_atomically(weights_path(path), packed(weights))
         return path
 
 

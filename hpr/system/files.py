@@ -50,9 +50,11 @@ def _replace(path: Path, content: bytes) -> None:
         # On NFS a renaming can succeed though the answer was lost; a second one finds nothing to rename.
         if _content(path, len(content)) != content:
             raise
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
         raise
 
 

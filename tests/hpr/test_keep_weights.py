@@ -42,7 +42,7 @@ def loaded(out: Path) -> dict[str, dict[str, torch.Tensor]]:
 @pytest.mark.nightly
 def test_workers_and_a_stop_give_the_weights_of_one_process(tmp_path: Path) -> None:
     """The first process is stopped on its way; its checkpoints lead to the weights of an undisturbed one."""
-    long = ["--iterations", "100000"]
+    long = ["--iterations", "500000"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     subprocess.run(command(whole, *long, "--workers", "1"), check=True, capture_output=True)
     log = tmp_path / "log"
