@@ -18,7 +18,7 @@ def weight_change_norm(before: Tensor, after: Tensor) -> float:
 
 def alignment(A: Tensor, B: Tensor) -> float:
     """Tr(A B) / (‖A‖ ‖B‖) of two symmetric matrices [M, M] (Eq. 5, 6)."""
-    product, norm_A, norm_B = kernel_sums(B[None].contiguous(), A[None].contiguous())
+    product, norm_A, norm_B = kernel_sums(B[None], A[None])
     return float(product / (norm_A.sqrt() * norm_B.sqrt()))
 
 

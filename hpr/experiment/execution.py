@@ -161,11 +161,11 @@ def _tidy(store: Store, outcome: Outcome) -> None:
 
     These are the temporary files of killed processes, and the checkpoints of records that a full disk refused at first.
     """
-    left = [*store.runs.glob(".*.*.tmp"), *(store.out / "checkpoints").glob("*.safetensors")]
-    for path in left:
-        if path.name.lstrip(".").partition(".")[0] in outcome.records:
-            with contextlib.suppress(OSError):
-                path.unlink()
+    with contextlib.suppress(OSError):
+        left = [*store.runs.glob(".*.*.tmp"), *(store.out / "checkpoints").glob("*.safetensors")]
+        for path in left:
+            if path.name.lstrip(".").partition(".")[0] in outcome.records:
+                path.unlink(missing_ok=True)
 
 
 def default_workers(device: torch.device | Device) -> int:

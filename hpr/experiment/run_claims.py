@@ -223,8 +223,7 @@ class Claims:
             number = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return False
-        with open(number, "wb") as file:
-            _write(file, path, _content(owner, 0))
+        _write(os.fdopen(number, "wb"), path, _content(owner, 0))
         with self._lock:
             self._copies[path] = owner
         return True
@@ -257,17 +256,17 @@ def _content(owner: Owner, count: int) -> bytes:
 
 
 def _make(path: Path, content: bytes) -> None:
-    with open_in_made_folder(path, new=False) as file:
-        _write(file, path, content)
+    _write(open_in_made_folder(path, new=False), path, content)
 
 
-def _write(file: IO[bytes], path: Path, content: bytes) -> None:
+def _write(opened: IO[bytes], path: Path, content: bytes) -> None:
     """Write what a new file holds, and remove it where that fails: no process is known to own an empty one."""
     try:
-        file.write(content)
-        file.flush()
-    except OSError:
-        path.unlink(missing_ok=True)
+        with opened as file:
+            file.write(content)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink()
         raise
 
 

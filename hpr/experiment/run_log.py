@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -94,10 +93,17 @@ class RunLog:
 
 def _append(number: int, line: bytes) -> None:
     """Write a line whole, or raise OSError and leave none of it: a full disk may take the first part."""
-    written = os.write(number, line)
-    if written < len(line):
-        os.ftruncate(number, os.lseek(number, 0, os.SEEK_CUR) - written)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    written = 0
+    try:
+        while written < len(line):
+            written += os.write(number, line[written:])
+    except OSError:
+        with contextlib.suppress(OSError):
+            end = os.lseek(number, 0, os.SEEK_CUR)
+            # Not where another program has appended to the file since.
+            if end == os.fstat(number).st_size:
+                os.ftruncate(number, end - written)
+        raise
 
 
 def _plain(value: Any) -> Any:

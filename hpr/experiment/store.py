@@ -164,7 +164,7 @@ class Store:
     def save(self, record: Record) -> Path:
         """Write a record atomically: a reader sees the old file or the new one, never a part of it.
 
-        The weights are written before the record, so a record whose weights are missing was not written here.
+        The weights are written before the record, so where the folder stays a record never lacks its weights.
 
         Raises:
             ValueError: the record isn't valid, isn't strict JSON (a NaN or infinite number), or is too large to be

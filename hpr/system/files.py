@@ -46,11 +46,10 @@ def _replace(path: Path, content: bytes) -> None:
     temporary = _temporary(path, content)
     try:
         os.replace(temporary, path)
-    except FileNotFoundError:
-        # On NFS a renaming can succeed though the answer was lost; a second one finds nothing to rename.
-        if _content(path, len(content)) != content:
-            raise
     except BaseException as error:
+        # On NFS a renaming can succeed though the answer was lost; a second one finds nothing to rename.
+        if isinstance(error, FileNotFoundError) and _content(path, len(content)) == content:
+            return
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):

@@ -124,18 +124,22 @@ def held_back() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    # What is ignored stays so, and what no Python code has set could not be set again.
-    before = {number: each for number, each in before.items() if each not in (signal.SIG_IGN, None)}
-    for number in before:
-        signal.signal(number, lambda number, frame: came.append(number))
-    try:
+    # Each step at the end is taken, whatever the handler of one raises.
+    with contextlib.ExitStack() as end:
+        end.callback(_raise_all, came)
+        for number in SIGNALS:
+            before = signal.getsignal(number)
+            # What is ignored stays so, and what no Python code has set could not be set again.
+            if before not in (signal.SIG_IGN, None):
+                end.callback(signal.signal, number, before)
+                signal.signal(number, lambda number, frame: came.append(number))
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
+
+
+def _raise_all(numbers: list[int]) -> None:
+    with contextlib.ExitStack() as end:
+        for number in reversed(numbers):
+            end.callback(signal.raise_signal, number)
 
 
 def leave_quietly(line: str) -> None:

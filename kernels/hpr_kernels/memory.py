@@ -50,6 +50,7 @@ def scratch(count: int, dtype: torch.dtype) -> Iterator[Tensor]:
     size = count * dtype.itemsize
     memory, _kept.memory = getattr(_kept, "memory", None), None
     if memory is None or len(memory) < size:
+        memory = None  # freed before a larger one is made
         memory = on_huge_pages(torch.empty(size, dtype=torch.uint8, device="cpu"))
     yield memory[:size].view(dtype)
     if len(memory) <= KEPT:

@@ -7,9 +7,10 @@ its own is 1.5 times as fast, keeps its speed on a busy machine, and rounds the 
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from threading import Barrier, local
@@ -39,8 +40,18 @@ def each(task: Callable[[Item], None], items: Iterable[Item], device: torch.devi
     # Torch's modes belong to a thread.
     run = torch.inference_mode()(task) if torch.is_inference_mode_enabled() else task
     # A forked process inherits the pool object without its threads, so the process is part of the key.
-    for _ in _pool(count, os.getpid()).map(run, items):
-        pass
+    pool = _pool(count, os.getpid())
+    futures: list[Future[None]] = []
+    try:
+        for item in items:
+            futures.append(pool.submit(run, item))
+        for future in futures:
+            future.result()
+    finally:
+        # No task works on memory that its caller, who was interrupted, has freed.
+        for future in futures:
+            future.cancel()
+        wait(futures)
 
 
 def threads(device: torch.device) -> int:
@@ -65,12 +76,27 @@ def torch_on_one_thread(x: Any) -> Iterator[None]:
         return
     before, outer = torch.get_num_threads(), getattr(_outside, "tasks", None)
     _outside.tasks = outer or before
-    torch.set_num_threads(1)
+    set_openmp, set_mkl = _thread_setters()
+    set_openmp(1)
+    # 0 where MKL has no number of its own for this thread.
+    before_in_mkl = set_mkl(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        set_openmp(before)
+        set_mkl(before_in_mkl)
         _outside.tasks = outer
+
+
+@cache
+def _thread_setters() -> list[Callable[[int], Any]]:
+    """OpenMP's and MKL's functions that set the calling thread's number of threads; where torch has none, no-ops.
+
+    `torch.set_num_threads` would set the number of all threads of Python that use torch for the first time, as well.
+    """
+    library = ctypes.CDLL(torch._C.__file__)
+    names = ("omp_set_num_threads", "MKL_Set_Num_Threads_Local")
+    return [getattr(library, name, lambda number: 0) for name in names]
 
 
 @cache

@@ -31,6 +31,11 @@ def test_alignment(rng: torch.Generator, backend: str, monkeypatch: pytest.Monke
     assert torch.equal(A, before[0])
     assert torch.equal(B, before[1])
     assert laziness.alignment(A, 3 * A) == pytest.approx(1, rel=1e-12)
+    assert laziness.alignment(A.float(), A) == pytest.approx(1, rel=1e-6)
+    assert laziness.alignment(A[::2, ::2], A[::2, ::2].float()) == pytest.approx(1, rel=1e-6)
+    assert math.isnan(laziness.alignment(A[:0, :0], A[:0, :0]))
+    with pytest.raises(RuntimeError):
+        laziness.alignment(A, A[:50, :50])
     assert (
         laziness.alignment(torch.diag(torch.tensor([1.0, 0])), torch.diag(torch.tensor([0, 1.0])))
         == 0

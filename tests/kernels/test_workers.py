@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -97,6 +99,29 @@ def test_torch_has_one_thread_for_a_while(threads: int) -> None:
     for served_by_torch in (x.half(), None):
         with torch_on_one_thread(served_by_torch):
             assert torch.get_num_threads() == threads
+
+
+@pytest.mark.skipif(bool(library.obstacle()), reason=library.obstacle() or "-")
+def test_other_threads_keep_torchs_number(threads: int) -> None:
+    with torch_on_one_thread(torch.ones(1)), ThreadPoolExecutor(1) as other:
+        # Torch takes its number for this thread now.
+        assert other.submit(torch.get_num_threads).result() == threads
+
+
+def test_an_interrupt_waits_for_the_tasks_that_have_begun(threads: int) -> None:
+    begun, ended = [], []
+
+    def task(item: int) -> None:
+        begun.append(item)
+        if item == 0:
+            raise KeyboardInterrupt
+        time.sleep(0.2)
+        ended.append(item)
+
+    with pytest.raises(KeyboardInterrupt):
+        each(task, range(100))
+    assert sorted(begun[1:]) == sorted(ended)
+    assert len(begun) < 100
 
 
 @pytest.mark.parametrize(("torch_has", "cores", "used"), [(8, 2, 2), (2, 8, 2), (1, 8, 1)])

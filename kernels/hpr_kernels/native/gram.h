@@ -77,6 +77,8 @@ typedef struct {
 
 // Makes K exactly symmetric from its pairs of examples b <= b'. A task reads some rows of K, of which lines stay in L1.
 int EXPORT(mirror)(const Mirror *p) {
+    if (!p->O) return 1;
+    uint64_t mode = enter_ieee();
     int64_t O = p->O, row = p->output, some = most(1, 32 / O);
     for (int64_t task; (task = take(p->counter)) < up(p->B, some);)
         for (int64_t other = task * some; other < p->B; other++)
@@ -89,6 +91,7 @@ int EXPORT(mirror)(const Mirror *p) {
                         for (int64_t o = 0; o < q; o++)
                             to[q * row + o] = from[o * row + q] = (to[q * row + o] + from[o * row + q]) / 2;
             }
+    leave_ieee(mode);
     return 1;
 }
 

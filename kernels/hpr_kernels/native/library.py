@@ -60,11 +60,6 @@ def function(name: str, dtype: torch.dtype) -> Any:
     return getattr(library(), f"{name}_{isa()}_{TYPES[dtype]}")
 
 
-def address(tensor: torch.Tensor) -> ctypes.c_void_p:
-    """The address of the first number of `tensor`; the caller keeps the tensor alive."""
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
 def served_by() -> str:
     """Which implementation serves tensors of fp32 and fp64 on the CPU, in a few words."""
     return f"torch; {obstacle()}" if obstacle() else f"C kernels for {isa()}"

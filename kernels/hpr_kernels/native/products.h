@@ -46,6 +46,7 @@ typedef struct {
 
 // Σ a b, Σ b² and Σ a² in fp64 of each block; number i belongs to the partial sum i % 8, and the sums are added in halves.
 int EXPORT(kernel_sums)(const Sums *p) {
+    uint64_t mode = enter_ieee();
     for (int64_t task; (task = take(p->counter)) < up(p->count, p->block);) {
         int64_t first = task * p->block, count = least(p->block, p->count - first);
         const real *a = p->a + first, *b = p->b + first;
@@ -64,5 +65,6 @@ int EXPORT(kernel_sums)(const Sums *p) {
             p->sums[task * 3 + q] = sums[q][0];
         }
     }
+    leave_ieee(mode);
     return 1;
 }

@@ -134,8 +134,9 @@ def alignment_sums(
 
 
 def kernel_sums(K_0: Tensor, K_f: Tensor) -> Tensor:
-    """Σ K_f K_0, Σ K_f² and Σ K_0² of kernels [R, M1, M2] without gaps, [3, R] in fp64, some rows at a time."""
-    if uses_native(K_0):
+    """Σ K_f K_0, Σ K_f² and Σ K_0² of kernels [R, M1, M2], [3, R] in fp64, some rows at a time."""
+    alike = K_0.dtype == K_f.dtype and K_0.shape == K_f.shape
+    if uses_native(K_0) and alike and K_0.numel() and K_0.is_contiguous() and K_f.is_contiguous():
         return native.block_sums(K_0, K_f)
     starts = range(0, K_0.shape[1], ROWS)
     sums = torch.empty(len(starts), 3, len(K_0), dtype=torch.float64, device=K_0.device)

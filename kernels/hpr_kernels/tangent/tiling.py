@@ -14,6 +14,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from hpr_kernels import checks
+from hpr_kernels.backend import uses_native
 from hpr_kernels.checks import Order, Reduction
 from hpr_kernels.gram import dispatch
 from hpr_kernels.layout import padded
@@ -88,9 +89,10 @@ def alignment_tiling(pack: NetworkPack, x: Tensor, order: Order, memory_budget: 
     R, B, O, element = len(pack.recurrent), x.shape[2], pack.count(x.shape[1]), x.element_size()
     for networks, size in _sizes(R, B):
         whole = size == B
-        # The left tiles of both packs, and one right tile at a time; a block of each kernel, and some rows in fp64.
+        # The left tiles of both packs, and one right tile at a time; a block of each kernel, and by torch rows in fp64.
         rows = size * O
-        blocks = 2 * rows**2 * element + 3 * 8 * rows_at_once(rows, x.device) * rows
+        copies = 0 if uses_native(x) else 3 * 8 * rows_at_once(rows, x.device) * rows
+        blocks = 2 * rows**2 * element + copies
         held = networks * (blocks + _held(pack, x, (2 if whole else 3) * size, size))
         needed = full_speed(pack, x, size, "full", order, memory_budget, whole)
         if held + needed <= memory_budget:

@@ -65,3 +65,22 @@ def test_a_signal_during_the_start(name: str, printed: list[str], status: int) -
     assert (lines, done.returncode, done.stderr) == (printed, status, "")
     # The parent of SIGTERM is gone; its worker ends when it finds that out.
     assert name == "SIGTERM" or not Path(f"/proc/{pid}").exists()
+
+
+def test_each_signal_that_was_held_back_is_handled() -> None:
+    program = """
+import signal
+from hpr.system.signals import held_back
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+try:
+    with held_back():
+        for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGINT):
+            signal.raise_signal(number)
+        print("first")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.split() == ["first", "handled", "interrupted"]
