@@ -334,7 +334,8 @@ def test_a_full_disk_is_a_line_a_file_and_loses_nothing(trained: Path, tmp_path:
     done = call([*SMALL, "--out", str(out)], tmp_path, environment, FULL)
     assert done.returncode == 1
     lines = done.stderr.decode().splitlines()
-    assert lines == ["hpr.reproduce: failed: figure 17: OSError: [Errno 27] File too large"], lines
+    refused = f"OSError: [Errno 27] File too large: '{out / 'figure_17.png'}'"
+    assert lines == [f"hpr.reproduce: failed: figure 17: {refused}"], lines
     assert b"NOT DONE after" in done.stdout
     after = {path: path.read_bytes() for path in files(out) if path.is_file()}
     changed = {path.name for path in before if after[path] != before[path]}
