@@ -91,7 +91,8 @@ def add_products(
     A row stands for `copies` outputs of a step, and contributes to K where two of them are the same output.
     """
     if reduce == "full":
-        rows, columns = left.flatten(1, 2), right.flatten(1, 2)
+        rows = left.flatten(1, 2)
+        columns = rows if right is left else right.flatten(1, 2)
         if uses_native(K) and K.stride(2) == 1:
             native.add_row_products(K, rows, columns, copies)
             return
