@@ -210,6 +210,16 @@ def test_a_planted_regression_is_stopped(
     assert getattr(counts, guard)(call) > floor
 
 
+@pytest.mark.parametrize("call", guards.COUNTED)
+@pytest.mark.parametrize("guard", ["track_multiply_adds", "track_allocated", "track_copied"])
+def test_the_floor_of_a_count_is_not_loose(guard: str, call: str) -> None:
+    """Otherwise a call that became cheaper would leave room for a regression."""
+    counts = guards.Counts()
+    counts.work = work_of(call)
+    floor = FLOORS[f"guards.Counts.{guard}({call!r})"]["at_most"]
+    assert floor <= 1.012 * getattr(counts, guard)(call)
+
+
 def test_a_store_that_scans_its_folder_for_every_run_is_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
