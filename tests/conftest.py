@@ -12,12 +12,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from hpr_kernels.backend import backend
 
 # Torch's deterministic mode requires this of cuBLAS, before CUDA starts.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+# Drawn tests draw the same every time, and a busy machine fails none of them.
+settings.register_profile(
+    "same everywhere", deadline=None, database=None, derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
+settings.load_profile("same everywhere")
 
 # Emulated tests that `make test` runs: every kernel at small shapes. The others get the marker `nightly`.
 QUICK = re.compile(

@@ -282,9 +282,8 @@ def test_thousands_of_bad_command_lines_are_a_line_or_a_listing(batches: int) ->
     parser = build_parser()
 
     @settings(
-        max_examples=batches, deadline=None, database=None, derandomize=True,
-        phases=[Phase.generate], suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+        max_examples=batches, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    )
     @given(st.lists(lines(parser, BEGINNINGS), min_size=5, max_size=5))
     def check(batch: list[list[str]]) -> None:
         for line in batch:
@@ -308,9 +307,8 @@ def test_hundreds_of_bad_command_lines_of_a_sweep_are_a_line_or_a_forecast(
     task = ["--task", "pattern generation", "--batch", "1"]
 
     @settings(
-        max_examples=batches, deadline=None, database=None, derandomize=True,
-        phases=[Phase.generate], suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+        max_examples=batches, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    )
     @given(
         st.lists(
             lines(parser, [task, task, [*task, "--rank", "1", "2"], []]), min_size=5, max_size=5
@@ -336,10 +334,7 @@ def test_a_thousand_bad_command_lines_of_the_fetching_are_a_line(
     monkeypatch.setattr("hpr.system.devices.may_have_card", lambda: False)
     monkeypatch.chdir(os.environ["HOME"])
 
-    @settings(
-        max_examples=1000, deadline=None, database=None, derandomize=True,
-        phases=[Phase.generate], suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+    @settings(max_examples=1000, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(lines(parser, [[], ["folder"], ["~nosuchuser"]]))
     def check(line: list[str]) -> None:
         with monkeypatch.context() as patch:

@@ -129,18 +129,11 @@ def test_thousands_of_specifications(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HPR_CACHE", str(tmp_path / "cache"))
-    run = settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        phases=[Phase.generate],
-    )
-    run(refuse_or_keep)()
+    settings(max_examples=examples, phases=[Phase.generate])(refuse_or_keep)()
     assert list(tmp_path.iterdir()) == []
 
 
-@settings(max_examples=2000, deadline=None, database=None, derandomize=True)
+@settings(max_examples=2000)
 @given(changes([*names, "colour", "kind"], 3), st.booleans())
 def test_a_plain_form_of_junk_is_refused_in_one_line(change: dict[str, Any], deeper: bool) -> None:
     plain = {**SPEC.to_dict(), **change}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fused import TERMS, Reals, fma
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpr_kernels import layout
@@ -27,7 +27,6 @@ doubles = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e6, max_v
 
 
 @pytest.mark.parametrize("real", [np.float32, np.float64])
-@settings(deadline=None)
 @given(drawn=st.data())
 def test_the_emulated_multiply_add_is_rounded_once(real: type, drawn: st.DataObject) -> None:
     a, b, c = (drawn.draw(singles if real is np.float32 else doubles) for _ in range(3))

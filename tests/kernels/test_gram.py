@@ -41,7 +41,7 @@ def test_gram(
     assert_close(J.gram(other, order=order), J.dense() @ other.dense().mT)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), order=st.sampled_from(ORDERS))
 def test_what_makes_it_a_gram(data: st.DataObject, order: str) -> None:
     """K is symmetric, positive semi-definite, additive over inputs, independent of the budget and of example order."""

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -44,7 +44,6 @@ def close(K: Tensor, expected: Tensor, tolerance: float) -> None:
     assert float((K - expected).norm()) <= tolerance * float(expected.norm())
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 37), st.sampled_from([torch.float32, F64]))
 def test_mirror(B: int, O: int, dtype: torch.dtype) -> None:
     K = torch.randn(B, O, B, O, dtype=dtype)
@@ -68,7 +67,6 @@ def sides(draw: st.DrawFn) -> tuple[Factors, Factors | None]:
     return left, side() if draw(st.booleans()) else None
 
 
-@settings(deadline=None)
 @given(drawn=sides(), add=st.booleans())
 def test_equals_the_equation(drawn: tuple[Factors, Factors | None], add: bool) -> None:
     left, right = drawn

@@ -67,7 +67,7 @@ def check(one: Drawn) -> None:
 @pytest.mark.parametrize("examples", [25, pytest.param(400, marks=pytest.mark.nightly)])
 def test_modules_drawn_at_random(start: str, examples: int) -> None:
     run = settings(
-        max_examples=examples, deadline=None, database=None, derandomize=True,
+        max_examples=examples,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
-    )  # fmt: skip
+    )
     run(given(drawn(start))(check))()
