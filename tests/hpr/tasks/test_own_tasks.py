@@ -155,6 +155,42 @@ def test_a_bad_name_is_one_line(name: str, message: str, module: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
+CONSTRUCTOR = "super().__init__(dt=dt)"
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "message"),
+    [
+        (CONSTRUCTOR, "raise KeyError('x')", "with dt=100, got 'own_parts:Late': KeyError: 'x'"),
+        (CONSTRUCTOR, "assert dt < 5, 'too long'", "got 'own_parts:Late': AssertionError: too long"),
+        (CONSTRUCTOR, "open('/none/such')", "got 'own_parts:Late': FileNotFoundError"),
+        (CONSTRUCTOR, "raise SystemExit(3)", "got 'own_parts:Late': SystemExit: 3"),
+        ("class Late", "raise SystemExit(3)\nclass Late", "got 'own_parts:Late': SystemExit: 3"),
+        ("self.observation_space", "space", "has the observation_space None, not a Box"),
+        ("self.action_space", "space", "has the action_space None, not Discrete classes"),
+        ("self.set_groundtruth", "print", "has no ground truth; _new_trial has to call set_groundtruth"),
+        ('"decision"])', '"decison"])', r"Late cannot be a task: its trials fail \(KeyError: 'decison'"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_environment_that_fails_is_one_line(
+    line: str, instead: str, message: str, module: Any
+) -> None:
+    assert ENVIRONMENT.count(line) == 1
+    module(ENVIRONMENT.replace(line, instead))
+    with pytest.raises(ValueError, match=message) as caught:
+        make_task("own_parts:Late")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_environment_without_observations_is_one_line(module: Any) -> None:
+    writes = ("self.view_ob", "self.add_randn")
+    lines = [line for line in ENVIRONMENT.splitlines() if not any(call in line for call in writes)]
+    module("\n".join(lines).replace("if self.jitter:", ""))
+    with pytest.raises(ValueError, match="has no observations; _new_trial has to call add_ob"):
+        make_task("own_parts:Late")
+
+
 def test_a_name_holds_its_arguments() -> None:
     name = task_name("m:C", {"sigma": 0.5, "cohs": [1, 2.5], "kind": "a"})
     assert name == "m:C(cohs=[1, 2.5], kind='a', sigma=0.5)"
