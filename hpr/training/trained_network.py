@@ -78,8 +78,13 @@ def load_network(run: str | os.PathLike[str] | Mapping[str, Any]) -> TrainedNetw
             `hpr.sweep` or `Store.load`.
 
     Raises:
+        TypeError: one line; it is neither a record nor a path.
         ValueError: one line; the file holds no valid record, or the record no weights of such a network.
     """
+    if not isinstance(run, str | os.PathLike) and not (isinstance(run, Mapping) and "spec" in run):
+        raise TypeError(
+            f"run: expected a record or the path of its file runs/<key>.json, got {shown(run)}"
+        )
     if isinstance(run, Mapping):
         record, spec, name = run, RunSpec.from_dict(run["spec"]), "the record"
     else:
