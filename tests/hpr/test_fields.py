@@ -100,11 +100,6 @@ def stable(spec: RunSpec) -> None:
     assert hash(again) == hash(spec)
 
 
-@given(
-    st.one_of(st.none(), structures()),
-    changes(names, 3),
-    st.sampled_from(sorted(VARIANTS)),
-)
 def refuse_or_keep(
     structure: tuple[type[Connectivity], dict[str, Any]] | None,
     change: dict[str, Any],
@@ -136,7 +131,13 @@ def test_thousands_of_specifications(
         derandomize=True,
         phases=[Phase.generate],
     )
-    run(refuse_or_keep)()
+    drawn = (
+        st.one_of(st.none(), structures()),
+        changes(names, 3),
+        st.sampled_from(sorted(VARIANTS)),
+    )
+    # `given` makes a function anew, which takes settings once.
+    run(given(*drawn)(refuse_or_keep))()
     assert list(tmp_path.iterdir()) == []
 
 
