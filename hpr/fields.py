@@ -19,6 +19,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from hpr.system.paths import expanded
+
 # The most characters of a text field: enough for every name, and few enough for a file name.
 LONGEST_TEXT = 200
 
@@ -100,16 +102,17 @@ def shown(value: Any) -> str:
 
 
 def as_path(name: str, value: object) -> Path:
-    """A path that a user gave in Python.
+    """A path that a user gave in Python, with `~` and `~user` expanded.
 
     Raises:
         TypeError, ValueError: one line that begins with the argument's name; it is no path, or empty.
     """
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name}: expected a path, got {shown(value)}")
-    if not os.fspath(value):
-        raise ValueError(f"{name}: expected a path, got ''")
-    return Path(value)
+    try:
+        return expanded(os.fsdecode(value))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 class _Mismatch(Exception):

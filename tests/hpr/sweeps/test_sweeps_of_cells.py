@@ -42,6 +42,20 @@ def test_pictures_of_two_gains_have_two_names(tmp_path: Path) -> None:
         sweep.plot("final_loss", path=3)
 
 
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    sweep = hpr.sweep(
+        "2AF", N=8, batch=2, trials=4, kernel_trials=2, iterations=1, keep_weights=True, out="~/out"
+    )
+    sweep.plot("final_loss", x="N", path="~/loss.png")
+    (key,) = sweep.by_key
+    assert hpr.load(f"~/out/runs/{key}.json").spec.key == key
+    assert len(hpr.results("~/out")) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert {path.name for path in (tmp_path / "home").iterdir()} >= {"out", "loss.png"}
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
