@@ -109,7 +109,7 @@ def make_own(cls: type[Task], name: str, arguments: Mapping[str, Any], dt: float
             arrays = [array for trials in drawn for array in (trials.inputs, trials.targets)]
             task.content = digest(task.N_out, task.loss, task.loss_steps, *arrays, _sources(cls))
     # The class is the user's code, which can raise any exception.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"task: expected {name} to be made and to draw trials, got {named(error)}"
         ) from error
