@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import platform
 import re
+import shutil
+import tempfile
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -48,6 +52,15 @@ def description() -> str:
     return re.sub(r"\[([^\]]*)\]\((?!https?://|#)[^)]*\)", r"\1", text)
 
 
+def elsewhere() -> dict[str, dict[str, str]]:
+    """Options that put what is built into a temporary folder, where this one is read-only."""
+    if os.access(".", os.W_OK):
+        return {}
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return {"egg_info": {"egg_base": folder}, "build": {"build_base": folder}}
+
+
 kernels = Extension(
     "hpr_kernels.native._kernels",
     [f"{NATIVE}/isa.c"],
@@ -62,5 +75,5 @@ setup(
     # Windows has neither of the two compilers that the kernels are written for.
     ext_modules=[] if platform.system() == "Windows" else [kernels],
     cmdclass={"build_ext": build_kernels},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}, **elsewhere()},
 )

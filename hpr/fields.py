@@ -11,11 +11,15 @@ import dataclasses
 import functools
 import itertools
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+
+from hpr.system.paths import expanded
 
 # The most characters of a text field: enough for every name, and few enough for a file name.
 LONGEST_TEXT = 200
@@ -95,6 +99,20 @@ def shown(value: Any) -> str:
     except Exception:
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def as_path(name: str, value: object) -> Path:
+    """A path that a user gave in Python, with `~` and `~user` expanded.
+
+    Raises:
+        TypeError, ValueError: one line that begins with the argument's name; it is no path, or empty.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name}: expected a path, got {shown(value)}")
+    try:
+        return expanded(os.fsdecode(value))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 class _Mismatch(Exception):
@@ -205,7 +223,8 @@ def _described(hint: Any) -> str:
         return f"one of {get_args(hint)}"
     if origin is tuple:
         items = [_described(item) for item in get_args(hint) if item is not Ellipsis]
-        return f"a tuple of {', '.join(items)}"
+        each = "each " if Ellipsis in get_args(hint) else ""
+        return f"a list of items, {each}{', '.join(items)}"
     names = {
         float: "a finite number",
         int: "an integer",

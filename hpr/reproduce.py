@@ -249,7 +249,7 @@ def _reproduce(
     _say(
         f"{done} after {in_words(time.monotonic() - started)}: {_ending(specs, outcome, failures)}"
     )
-    if outcome.failures:
+    if outcome.failures and (store.out / "failures").is_dir():
         _say(
             f"reasons and tracebacks: {store.out / 'failures'}; --retry-failed tries these runs again"
         )

@@ -125,7 +125,7 @@ def _unbound(spec: RunSpec) -> RunSpec:
 def _compared(record: Record, again: Record) -> int:
     """Print how the new record differs from the old one; 0 where it does not."""
     for line in _changes(record, again):
-        print(f"made with another {line}")
+        print(f"made with another value of {line}")
     found = [*differences(_decoded(essence(record)), _decoded(essence(again)))]
     for difference in found:
         print(difference)

@@ -323,7 +323,7 @@ def _report(result: SweepResult, seconds: float) -> None:
     if len(flagged) > MOST_FLAGGED:
         print(f"flagged: {len(flagged) - MOST_FLAGGED} more, in the field flags of their records")
     print(f"{'NOT DONE' if result.failures else 'done'} after {in_words(seconds)}: {counts}")
-    if result.failures:
+    if result.failures and (result.out / "failures").is_dir():
         print(
             f"reasons and tracebacks: {result.out / 'failures'}; --retry-failed tries these runs again"
         )

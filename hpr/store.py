@@ -92,6 +92,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _merge(arguments: argparse.Namespace) -> int:
     into: Path = arguments.into
+    if into.exists() and not into.is_dir():
+        raise UsageError(f"--into: expected a folder, got the file {into}")
     sources = [_results_folder(folder) for folder in arguments.folders]
     for source in sources:
         if into.exists() and source.samefile(into):
@@ -116,6 +118,10 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    file: Path = arguments.csv or arguments.parquet
+    if file.is_dir():
+        option = "--csv" if arguments.csv else "--parquet"
+        raise UsageError(f"{option}: expected a file, got the folder {file}")
     bad: list[Bad] = []
     try:
         columns = columns_of(_results_folder(arguments.folder), bad.append)
@@ -123,7 +129,6 @@ def _export(arguments: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
     for found in bad:
         _tell(found)
-    file: Path = arguments.csv or arguments.parquet
     (write_csv if arguments.csv else write_parquet)(columns, file)
     left_out = f"; {len(bad)} bad ones left out" if bad else ""
     print(

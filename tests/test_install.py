@@ -172,13 +172,52 @@ def test_without_a_compiler_torch_serves_and_the_report_says_so(tmp_path: Path) 
         for command in (
             [*install, "--target", str(site), str(tracked(tmp_path / "source"))],
             ["-c", f"{kernel}; print(k.__file__)"],
-            ["-m", "hpr_kernels.report"],
+            ["-m", "hpr_kernels.report", "--cpu"],
         )
     ]
     assert not list(site.glob("hpr_kernels/native/*.so"))
     assert "[3., 3.]" in said[1]
     assert str(site) in said[1]
     assert said[2] == "CPU: torch; the installation has built no C kernels\n"
+
+
+# Refuses what a read-only file system refuses, to root too, in every Python process.
+READ_ONLY = """
+import os, sys
+
+def inside(path):
+    return isinstance(path, (str, bytes)) and os.path.abspath(os.fsdecode(path)).startswith({source!r})
+
+def refuse(event, arguments):
+    writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+    if (writes or event == "os.mkdir") and inside(arguments[0]):
+        raise OSError(30, "Read-only file system", arguments[0])
+
+def access(path, mode, plain=os.access, **how):
+    return plain(path, mode, **how) and not (mode & os.W_OK and inside(os.path.abspath(path)))
+
+sys.addaudithook(refuse)
+os.access = access
+"""
+
+
+def test_a_read_only_folder_installs(tmp_path: Path) -> None:
+    source, site = tracked(tmp_path / "source"), tmp_path / "site"
+    before = {*source.rglob("*")}
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook/sitecustomize.py").write_text(
+        READ_ONLY.format(source=str(source)), encoding="utf-8"
+    )
+    install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    done = subprocess.run(
+        [sys.executable, *install, "--target", str(site), str(source)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "hook")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(site.glob("hpr_kernels/native/*.so"))
+    assert {*source.rglob("*")} == before
 
 
 def test_the_description_stands_without_the_checkout(metadata: Message) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpr.fields import check_positive, normalise, shown
+from hpr.system.loading import named
 
 Matrix = NDArray[np.float64]
 
@@ -70,11 +71,17 @@ class Connectivity(ABC):
         """The [N, N] matrix that runs of a seed start from: `weights` drawn from the seed's first random stream.
 
         Raises:
-            ValueError: the weights are not an [N, N] matrix of finite real numbers.
+            ValueError: one line; the weights are not an [N, N] matrix of finite real numbers, or can't be drawn.
         """
         stream = np.random.SeedSequence(seed, spawn_key=(0,))
-        W = self.weights(N, np.random.Generator(np.random.Philox(stream)))
         what = f"weights of {self.kind}: expected"
+        try:
+            W = self.weights(N, np.random.Generator(np.random.Philox(stream)))
+        # A class of the user's own can raise any exception. Those of this package name what is wrong.
+        except (Exception, SystemExit) as error:
+            if type(self).__module__.startswith(f"{__package__}."):
+                raise
+            raise ValueError(f"{what} an array [N, N], got {named(error)}") from error
         if not isinstance(W, np.ndarray) or W.dtype.kind not in "iuf":
             raise ValueError(f"{what} a NumPy array of real numbers, got {shown(W)}")
         if W.shape != (N, N):

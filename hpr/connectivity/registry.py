@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hpr.fields import hints, shown, survives_json
-from hpr.system.loading import load_entry_point
+from hpr.system.loading import load_entry_point, named
 
 from .base import Connectivity
 
@@ -182,10 +182,14 @@ def _check_form(connectivity: Connectivity) -> None:
         raise ValueError(
             f"connectivity: expected a structure that its fields give back, got {shown(again)} from {shown(plain)}"
         )
-    if not isinstance(connectivity.label, str):
-        raise ValueError(
-            f"connectivity: expected a str for its label, got {shown(connectivity.label)}"
-        )
+    try:
+        label = shown(connectivity.label)
+        good = isinstance(connectivity.label, str)
+    # A property of the user's own can raise any exception.
+    except (Exception, SystemExit) as error:
+        label, good = named(error), False
+    if not good:
+        raise ValueError(f"connectivity: expected a str for its label, got {label}")
 
 
 def _place(structure: type) -> str:

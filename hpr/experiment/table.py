@@ -16,6 +16,7 @@ from hpr import connectivity
 from hpr.experiment.inventory import Bad, Kept, each_kept, read_kept
 from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
+from hpr.fields import as_path
 from hpr.system.extras import install
 from hpr.system.files import write_atomically
 
@@ -46,9 +47,15 @@ def results(out: str | os.PathLike[str]) -> pandas.DataFrame:
     a warning that names it.
 
     Raises:
+        TypeError: `out` is no path.
         ImportError: pandas is not installed.
         OSError: the folder has no `runs`.
     """
+    folder = as_path("out", out)
+    if not (folder / "runs").is_dir():
+        raise FileNotFoundError(
+            f"out: expected a results folder, with a folder runs in it, got {folder}"
+        )
     try:
         import pandas
     except ModuleNotFoundError:
@@ -56,7 +63,7 @@ def results(out: str | os.PathLike[str]) -> pandas.DataFrame:
             f"hpr.results: expected pandas, which is not installed; install it: {install('table')}"
         ) from None
     return pandas.DataFrame(
-        columns_of(Path(out), lambda bad: logger.warning("%s: %s; left out", bad.path, bad.reason))
+        columns_of(folder, lambda bad: logger.warning("%s: %s; left out", bad.path, bad.reason))
     )
 
 

@@ -113,14 +113,14 @@ def expand(
     """
     sources = Sources() if sources is None else sources
     axes = as_axes(values)
-    if "task" not in axes:
-        raise ValueError("task: expected a task, such as '2AF', got none")
-    axes["task"] = [task_choice(value, sources) for value in axes["task"]]
+    axes["task"] = [task_choice(value, sources) for value in axes.get("task", [])]
     axes["seed"] = _seeds(axes)
     teachers = axes.pop("teacher", [None])
     choices = [structure_choice(value, sources) for value in axes.pop("connectivity", [])]
     for name in axes:
         check_name(name, (own for choice in choices for own in choice.axes))
+    if not axes["task"]:
+        raise ValueError("task: expected a task, such as '2AF', got none")
     own = [name for name in axes if name not in RUN_FIELDS]
     choices = choices or [_inferred(own)]
     if axes.get("rescale") == ["kept"]:
@@ -133,7 +133,7 @@ def expand(
     for name, several in axes.items():
         for place, value in enumerate(several):
             several[place] = _coerced(name, value)
-        _check_once(name, map(repr, several))
+        _check_once(name, map(_plain, several))
         total *= len(several)
     _check_once("connectivity", map(described, choices))
     if total * len(choices) > MOST_RUNS:
@@ -212,6 +212,13 @@ def _coerced(name: str, value: Any) -> Any:
     if value == "none" and NoneType in get_args(hint_of(name)):
         return None
     return value
+
+
+def _plain(value: Any) -> str:
+    """A value as text, the same for 1, 1.0 and NumPy's numbers, which are one value of a run."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from hpr.fields import hints
 
 # Hashes that `hpr.experiment.bind` computes; nobody sets them.
 COMPUTED = ("content", "drawn")
+# Options of `hpr.run` that are no fields, which a sweep's file might name.
+OPTIONS = ("out", "device", "mnist_dir", "workers", "cluster", "checkpoint_period", "log_json")
 RUN_FIELDS = tuple(
     field.name for field in dataclasses.fields(RunSpec) if field.name not in COMPUTED
 )
@@ -88,6 +90,12 @@ def check_name(name: str, also: Iterable[str] = ()) -> None:
     if name in COMPUTED:
         raise ValueError(
             f"{name}: expected nothing, since it is computed from the content, got a value"
+        )
+    if name in OPTIONS:
+        option = f"--{name.replace('_', '-')}"
+        raise ValueError(
+            f"{name}: expected the name of a field of a run or of its connectivity, got {name!r}, "
+            f"which is no field but the option {option} of hpr.run"
         )
     if name not in known:
         raise ValueError(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hpr.command_line import counted
 from hpr.experiment.record import Record
 from hpr.experiment.specification import RunSpec
-from hpr.fields import shown
+from hpr.fields import as_path, shown
 from hpr.figures.panel import Panel
 from hpr.sweeps.expansion import Setting
 from hpr.sweeps.field_names import COMPUTED, RUN_FIELDS, did_you_mean, structure_fields
@@ -136,11 +136,13 @@ class SweepResult:
             x: a field that varies, or "connectivity"; None: the first one that varies.
             kind: "dots", one per run, with the means; "boxes", quartiles and whiskers, with the dots; "lines", means
                 with a band of one sd.
-            path: where to write the picture too, as .png, .pdf and .svg; its own suffix is left out.
+            path: where to write the picture too, as .png, .pdf and .svg, whichever of them it ends in, if any.
 
         Raises:
             ValueError: one line; a name is not known, or no run has a value of the measure.
+            TypeError: one line; `path` is no path.
         """
+        target = None if path is None else as_path("path", path)
         if kind not in ("dots", "boxes", "lines"):
             raise ValueError(f"kind: expected dots, boxes or lines, got {shown(kind)}")
         known = {name for record in self.records for name in record["measures"]}
@@ -149,7 +151,7 @@ class SweepResult:
                 f"measure: expected one of {', '.join(sorted(known)) or 'the records (there are none)'}, got "
                 f"{shown(measure)}{did_you_mean(measure, known) if isinstance(measure, str) else ''}"
             )
-        from hpr.figures.draw import save
+        from hpr.figures.draw import ENDINGS, save
         from hpr.figures.draw.own_sweep import draw_panels, styled
 
         panels = self.panels(x)
@@ -157,8 +159,8 @@ class SweepResult:
         def draw() -> Figure:
             return draw_panels(panels, measure, self.by_key, kind)
 
-        if path is not None:
-            save(draw, Path(path))
+        if target is not None:
+            save(draw, target.with_suffix("") if target.suffix in ENDINGS else target)
         return styled(draw)
 
     def panels(self, x: str | None = None) -> list[Panel]:
@@ -219,6 +221,9 @@ def _fields(setting: Setting, run: RunSpec) -> dict[str, Any]:
 def _shown(value: Any) -> str:
     if value is None:
         return "none"
+    if isinstance(value, tuple):
+        # As the shell takes them.
+        return "+".join(map(_shown, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

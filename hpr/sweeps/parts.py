@@ -23,7 +23,7 @@ from hpr.connectivity import registry as structures
 from hpr.connectivity.matrix_file import SUFFIXES
 from hpr.fields import shown
 from hpr.sweeps.field_names import did_you_mean, structure_fields
-from hpr.system.loading import entry_point_names, is_import_path, load_object
+from hpr.system.loading import entry_point_names, is_import_path, load_object, named
 from hpr.system.paths import expanded
 from hpr.tasks import TASKS, Task, keep_trials, make_task, read_trials
 from hpr.tasks.array_task import PREFIX
@@ -53,8 +53,19 @@ class StructureChoice:
         return tuple(name for name in names if not (name == "gain" and kept))
 
     def make(self, values: Mapping[str, Any]) -> Connectivity:
-        """The structure with the values of the axes."""
-        return self.cls(**{**self.given, **values})
+        """The structure with the values of the axes.
+
+        Raises:
+            ValueError: one line; a value is refused, or a class of the user's own fails.
+        """
+        try:
+            return self.cls(**{**self.given, **values})
+        except (ValueError, OSError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise ValueError(
+                f"connectivity: expected a {self.cls.kind} that can be made, got {named(error)}"
+            ) from error
 
     def plain(self) -> dict[str, Any]:
         """The choice as plain values, for the sweep's file."""

@@ -11,6 +11,7 @@ from hpr.command_line import counted
 from hpr.experiment.execution import Outcome, Train, run_local
 from hpr.experiment.kinds import DOWNLOADED
 from hpr.experiment.store import Store
+from hpr.fields import as_path
 from hpr.sweeps.expansion import Experiment, expand
 from hpr.sweeps.outcome import SweepResult
 from hpr.sweeps.toml_form import write_sweep
@@ -20,8 +21,8 @@ from hpr.training.outlook import ahead
 
 
 def run_sweep(
+    task: Any = None,
     *,
-    task: Any,
     connectivity: Any = None,
     out: str | os.PathLike[str] = "results",
     device: str = "auto",
@@ -47,16 +48,20 @@ def run_sweep(
             structures, and `seeds`, the number of seeds (default: 1).
 
     Raises:
-        ValueError: one line that names the argument, before anything is trained.
+        ValueError, TypeError: one line that names the argument, before anything is trained.
         OSError: one line; a file can't be read, or `out` can't be written.
     """
     try:
         chosen = choose_device(device)
     except ValueError as error:
         raise ValueError(f"device: {error}") from None
-    named = {} if connectivity is None else {"connectivity": connectivity}
-    experiment = expand({"task": task, **named, **values}, mnist_dir=mnist_dir)
-    return carry_out(experiment, Store(out), chosen, say, train)
+    store = Store(as_path("out", out))
+    if mnist_dir is not None:
+        mnist_dir = as_path("mnist_dir", mnist_dir)
+    named = {"task": task, "connectivity": connectivity}
+    given = {name: value for name, value in named.items() if value is not None}
+    experiment = expand({**given, **values}, mnist_dir=mnist_dir)
+    return carry_out(experiment, store, chosen, say, train)
 
 
 def carry_out(

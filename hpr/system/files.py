@@ -53,7 +53,9 @@ def _replace(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None
+            error.filename = str(path)
+            # Set to None it would be shown, as " -> None".
+            del error.filename2
         raise
 
 

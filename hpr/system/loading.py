@@ -30,8 +30,8 @@ def load_object(path: str, what: str) -> Any:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    # The module is the user's code, which can raise any exception.
-    except Exception as error:
+    # The module is the user's code, which can raise any exception, and a script may call sys.exit.
+    except (Exception, SystemExit) as error:
         raise _not_loaded(
             what, f"module:Class that can be imported, got {path!r}", error
         ) from error
@@ -63,6 +63,10 @@ def entry_point_names(group: str) -> list[str]:
     return sorted({entry.name for entry in entry_points(group=group)})
 
 
-def _not_loaded(what: str, told: str, error: Exception) -> ValueError:
-    why = " ".join(f"{type(error).__name__}: {error}".split())
-    return ValueError(f"{what}: expected {told}: {why}")
+def named(error: BaseException) -> str:
+    """An exception of the user's code as one line: its type and its text."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _not_loaded(what: str, told: str, error: BaseException) -> ValueError:
+    return ValueError(f"{what}: expected {told}: {named(error)}")

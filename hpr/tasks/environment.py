@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hpr.system.extras import install
+from hpr.system.loading import named
 
 from .own_class import own_class, split_name
 
@@ -68,25 +69,27 @@ def open_environment(name: str, dt: float, **arguments: Any) -> Any:
                 wrapped = ngym.make(base, dt=step, **given, **arguments)
             else:
                 wrapped = cls(dt=step, **given, **arguments)
-    except (gymnasium.error.Error, ImportError, AttributeError, TypeError, ValueError) as error:
+    # An environment can raise any exception.
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"task: expected a task, a NeuroGym id or module:Class that can be made here with dt={step}, "
-            f"got {name!r}: {' '.join(str(error).split())}"
+            f"got {name!r}: {named(error)}"
         ) from error
     if isinstance(wrapped, gymnasium.wrappers.OrderEnforcing):
         wrapped = wrapped.env
     bare = isinstance(wrapped, ngym.core.TrialEnv)
     _require(name, bare, f"is a {type(wrapped).__name__}, not a bare TrialEnv")
-    seen, action = wrapped.observation_space, wrapped.action_space
+    # A constructor may have set neither.
+    seen, action = (getattr(wrapped, f"{of}_space", None) for of in ("observation", "action"))
     _require(
         name,
         isinstance(seen, gymnasium.spaces.Box) and len(seen.shape) == 1,
-        f"observes {seen}, not a vector",
+        f"has the observation_space {seen}, not a Box of one axis",
     )
     _require(
         name,
         isinstance(action, gymnasium.spaces.Discrete) and action.start == 0,
-        f"has targets in {action}, not in classes",
+        f"has the action_space {action}, not Discrete classes from 0 on",
     )
     return wrapped
 

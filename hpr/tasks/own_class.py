@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpr.fields import LONGEST_TEXT, shown
-from hpr.system.loading import is_import_path, load_entry_point, load_object
+from hpr.system.loading import is_import_path, load_entry_point, load_object, named
 
 from .base import Task
 from .content import digest
@@ -109,10 +109,9 @@ def make_own(cls: type[Task], name: str, arguments: Mapping[str, Any], dt: float
             arrays = [array for trials in drawn for array in (trials.inputs, trials.targets)]
             task.content = digest(task.N_out, task.loss, task.loss_steps, *arrays, _sources(cls))
     # The class is the user's code, which can raise any exception.
-    except Exception as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
+    except (Exception, SystemExit) as error:
         raise ValueError(
-            f"task: expected {name} to be made and to draw trials, got {why}"
+            f"task: expected {name} to be made and to draw trials, got {named(error)}"
         ) from error
     return task
 

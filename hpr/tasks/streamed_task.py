@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from hpr.system.loading import named
+
 from .base import Split, Task, Trials
 from .content import digest
 from .counter import random_words
@@ -57,9 +59,8 @@ class StreamedTask(Task):
             settled = wrong is not None or self._seed_settles_trials()
         # An environment can raise any exception.
         except Exception as error:
-            why = " ".join(f"{type(error).__name__}: {error}".split())
             raise ValueError(
-                f"{name} cannot be a task: {reason}, and its trials fail ({why})"
+                f"{name} cannot be a task: its trials fail ({named(error)})"
             ) from error
         if wrong is not None:
             raise ValueError(f"{name} cannot be a task: it {wrong}")
@@ -115,12 +116,22 @@ class StreamedTask(Task):
         return digest(self.N_out, *arrays, _sources(environment), held)
 
 
+_ARRAYS = (
+    ("ob", "observations", "add_ob or view_ob"),
+    ("gt", "ground truth", "set_groundtruth"),
+)
+
+
 def _probe(environment: Any) -> tuple[int, bool, str | None]:
     """The length of the longest of 64 trials, whether all have it, and the first invalid trial's fault or None."""
     environment.seed(0)
     lengths: set[int] = set()
     for _ in range(_PROBE_TRIALS):
         environment.new_trial()
+        # TrialEnv makes both arrays when they are first written.
+        for array, what, method in _ARRAYS:
+            if not hasattr(environment, array):
+                return 0, True, f"has no {what}; _new_trial has to call {method}"
         inputs, targets = np.array(environment.ob, float), np.array(environment.gt, float)
         wrong = fault(inputs, targets, int(environment.action_space.n))
         if wrong is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from hpr.experiment.inventory import Bad, read_any, with_weights
 from hpr.experiment.kept_weights import is_named
 from hpr.experiment.specification import RunSpec
-from hpr.fields import shown
+from hpr.fields import as_path, shown
 from hpr.training.gru import gru_states
 from hpr.training.weights import decoded
 from hpr_kernels import leaky_rnn
@@ -78,12 +77,17 @@ def load_network(run: str | os.PathLike[str] | Mapping[str, Any]) -> TrainedNetw
             `hpr.sweep` or `Store.load`.
 
     Raises:
+        TypeError: one line; it is neither a record nor a path.
         ValueError: one line; the file holds no valid record, or the record no weights of such a network.
     """
+    if not isinstance(run, str | os.PathLike) and not (isinstance(run, Mapping) and "spec" in run):
+        raise TypeError(
+            f"run: expected a record or the path of its file runs/<key>.json, got {shown(run)}"
+        )
     if isinstance(run, Mapping):
         record, spec, name = run, RunSpec.from_dict(run["spec"]), "the record"
     else:
-        kept = with_weights(read_any(Path(run)))
+        kept = with_weights(read_any(as_path("run", run)))
         if isinstance(kept, Bad):
             raise ValueError(f"run: expected a valid record, got {kept.path}: {kept.reason}")
         record, spec, name = kept.record, kept.spec, str(run)

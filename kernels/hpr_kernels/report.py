@@ -8,13 +8,14 @@ GPU" datasheet (without sparsity).
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import io
 import os
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import hpr_kernels
@@ -96,25 +97,34 @@ def rows(listed: list[Specimen]) -> Iterator[tuple[str, ...]]:
             yield cells(specimen, compile_for(specimen, capability))
 
 
-def main() -> int:
-    """Print what serves the CPU and the table.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print what serves the CPU and, without `--cpu`, the table.
 
     Returns 0; 1, with one line of error, if Triton cannot compile; 141 if the pipe was closed.
     """
+    parser = argparse.ArgumentParser(
+        prog="hpr_kernels.report",
+        description="Say what serves the CPU, then compile all Triton kernels for three cards, which takes a minute, "
+        "and print a table of them. No card is needed.",
+    )
+    parser.add_argument("--cpu", action="store_true", help="say what serves the CPU, and no more")
+    only_cpu = parser.parse_args(argv).cpu
     for stream in (sys.stdout, sys.stderr):
         # A stream that is not UTF-8 shows the code of a letter that it cannot encode.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return _print()
+        return _print(only_cpu)
     except BrokenPipeError:
         # The reader has closed the pipe, as `| head` does. The rest, and the flush at exit, go to the null device.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
-def _print() -> int:
+def _print(only_cpu: bool) -> int:
     print(f"CPU: {library.served_by()}", flush=True)
+    if only_cpu:
+        return 0
     try:
         import triton
 

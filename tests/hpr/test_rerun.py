@@ -86,9 +86,9 @@ def test_a_difference_is_shown_with_its_size(
     assert any(
         line.startswith("weights.input: 1 of 60 entries differ, by at most") for line in lines
     )
-    engine = next(line for line in lines if "another engine" in line)
-    assert engine.startswith("made with another engine: 'triton' and '")
-    assert any("made with another versions.torch: '2.0' and " in line for line in lines)
+    engine = next(line for line in lines if "value of engine" in line)
+    assert engine.startswith("made with another value of engine: 'triton' and '")
+    assert any("made with another value of versions.torch: '2.0' and " in line for line in lines)
     assert not any("machine" in line for line in lines)
 
 

@@ -142,15 +142,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "another function": ({"after": len}, "after: expected a torch.nn.Module, got builtin_function_or_method"),
     "another shape": (
         {"after": nn.Linear(4, 2)},
-        r"after: expected parameter weight as before, \[3, 4\] of torch.float32, got \[2, 4\] of torch.float32"),
+        r"after: expected the parameters of before, whose weight is \[3, 4\] of .*, got \[2, 4\] of torch.float32"),
     "another dtype": (
-        {"after": nn.Linear(4, 3).double()}, "after: expected parameter weight as before, .* of torch.float64"),
+        {"after": nn.Linear(4, 3).double()}, "after: expected the .* of before, whose weight is .* of torch.float64"),
     "a parameter less": (
         {"after": nn.Linear(4, 3, bias=False)},
-        r"after: expected parameter bias as before, \[3\] of torch.float32, got none"),
+        r"after: expected the parameters of before, whose bias is \[3\] of torch.float32, got none"),
     "a parameter more": (
         {"before": nn.Linear(4, 3, bias=False)},
-        r"after: expected parameter bias as before, none, got \[3\] of torch.float32"),
+        r"after: expected the parameters of before, whose bias is none, got \[3\] of torch.float32"),
     "training": (
         {"after": nn.Sequential(nn.Linear(4, 3), nn.Dropout()),
          "before": nn.Sequential(nn.Linear(4, 3), nn.Dropout()).eval()},

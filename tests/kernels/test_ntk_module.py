@@ -138,7 +138,7 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
     ),
     "a draw": (
         nn.Sequential(nn.Linear(4, 4), Function(lambda y: y + torch.randn(3))),
-        "module: expected no random numbers, got some drawn by Function '1'",
+        "module: expected no random numbers, got some drawn by Function '1'; call module.eval",
     ),
     "a draw of Python's": (
         Function(lambda y: y * random.random()),
@@ -189,7 +189,7 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
     "no parameters": (nn.Tanh(), "module: expected one with parameters, got Tanh"),
     "nothing to differentiate by": (
         nn.Linear(4, 3).requires_grad_(False),
-        "parameters: expected names where no parameter requires a gradient",
+        "parameters: expected names, since no parameter requires a gradient",
     ),
 }  # fmt: skip
 

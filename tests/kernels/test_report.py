@@ -87,6 +87,20 @@ def test_one_line_where_nothing_can_be_compiled(setup: str, environment: dict[st
     assert done.stderr.count("\n") == 1
 
 
+def test_what_serves_the_cpu_is_one_line_and_nothing_is_compiled(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "rows", None)
+    assert report.main(["--cpu"]) == 0
+    said = capsys.readouterr().out
+    assert said == f"CPU: {report.library.served_by()}\n"
+    for words, status, told in ((["--help"], 0, "--cpu"), (["3"], 2, "unrecognized arguments: 3")):
+        with pytest.raises(SystemExit) as stopped:
+            report.main(words)
+        assert stopped.value.code == status
+        assert told in "".join(capsys.readouterr())
+
+
 def test_a_reader_that_has_gone_ends_the_process_without_a_word() -> None:
     """The reader closes the pipe, as `| head` does."""
     reader, writer = os.pipe()

@@ -75,8 +75,16 @@ except ValueError as error:
     raise ImportError(f"matplotlib can't be imported with this user's settings: {error}") from None
 
 
+# The endings of a picture's files, and the metadata that each leaves out, so that its bytes stay the same.
+ENDINGS: dict[str, dict[str, None]] = {
+    ".png": {"Software": None},
+    ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    ".svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+}
+
+
 def save(plot: Callable[[], Figure], path: Path) -> None:
-    """Draw a picture and write it to `path` with the endings .png (200 dpi), .pdf and .svg.
+    """Draw a picture and write it to three files: `path` with .png (200 dpi), .pdf and .svg after its name.
 
     All use matplotlib's default parameters with `STYLE`, not the user's parameters. The SVG has no background, and its
     dense lines are pixels (`_rasterise_dense`).
@@ -85,12 +93,10 @@ def save(plot: Callable[[], Figure], path: Path) -> None:
     defaults = {
         name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"
     }
-    dateless = {"CreationDate": None, "Producer": None, "Creator": None}
-    plain = {"Date": None, "Creator": None, "Format": None, "Type": None}
     # Names inside an SVG are random without a salt.
     with matplotlib.rc_context({**defaults, **STYLE, "svg.hashsalt": "hpr"}):
         figure = plot()
-        for ending, metadata in ((".png", {"Software": None}), (".pdf", dateless), (".svg", plain)):
+        for ending, metadata in ENDINGS.items():
             content = io.BytesIO()
             vector = ending == ".svg"
             if vector:
@@ -98,7 +104,7 @@ def save(plot: Callable[[], Figure], path: Path) -> None:
             figure.savefig(
                 content, format=ending[1:], dpi=200, metadata=metadata, transparent=vector
             )
-            write_atomically(path.with_suffix(ending), content.getvalue())
+            write_atomically(path.with_name(path.name + ending), content.getvalue())
 
 
 def _rasterise_dense(figure: Figure) -> None:

@@ -104,7 +104,9 @@ def _check_alike(before: nn.Module, after: nn.Module) -> None:
             wanted, got = (
                 f"{of[name][1]} of {of[name][0]}" if name in of else "none" for of in (one, other)
             )
-            raise ValueError(f"after: expected parameter {name} as before, {wanted}, got {got}")
+            raise ValueError(
+                f"after: expected the parameters of before, whose {name} is {wanted}, got {got}"
+            )
 
 
 def _alignment_sums(

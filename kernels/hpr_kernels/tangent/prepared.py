@@ -123,7 +123,7 @@ def parameter_names(module: nn.Module, parameters: Sequence[str] | None) -> list
         parameters = [name for name, parameter in available.items() if parameter.requires_grad]
         if not parameters:
             raise ValueError(
-                "parameters: expected names where no parameter requires a gradient, got None"
+                "parameters: expected names, since no parameter requires a gradient, got None"
             )
     listed = isinstance(parameters, Iterable) and not isinstance(parameters, str)
     patterns = list(parameters) if listed else [parameters]

@@ -115,7 +115,10 @@ def check(module: nn.Module, x: Tensor, original: nn.Module) -> None:
         few = run_module(module, "x1", x[:2])
     strangers.refuse()
     if drawing:
-        raise ValueError(f"module: expected no random numbers, got some drawn by {drawing[0]}")
+        raise ValueError(
+            f"module: expected no random numbers, got some drawn by {drawing[0]}; "
+            "call module.eval() if they are for dropout"
+        )
     for name, buffer in module.named_buffers():
         if name not in before or not torch.equal(buffer, before[name]):
             raise ValueError(

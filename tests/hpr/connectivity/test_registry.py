@@ -23,6 +23,7 @@ from hpr.experiment.binding import bind
 from hpr.experiment.execution import run_local
 from hpr.experiment.specification import RunSpec
 from hpr.experiment.store import Store
+from hpr.sweeps.expansion import expand
 from hpr.tasks import make_task
 from hpr.training.loop import train_pack
 
@@ -355,3 +356,31 @@ def test_own_dense_weights_are_not_those_of_two_layers() -> None:
         ValueError, match=r"^connectivity: expected a dense or low-rank one of two layers"
     ):
         replace(spec_of(Sparse()), model="two_layer")
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), AssertionError("no"), SystemExit(3), ValueError("v")]
+)
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("weights", r"weights of ring: expected an array \[N, N\], got {}"),
+        ("label", "connectivity: expected a str for its label, got {}"),
+        ("__post_init__", "connectivity: expected a ring that can be made, got {}|^v$"),
+    ],
+)
+def test_a_structure_that_fails_is_one_line(
+    error: BaseException, method: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Any:
+        raise error
+
+    class Failing(Ring):
+        kind: ClassVar[str] = "ring"
+
+    monkeypatch.setattr(Failing, method, property(fail) if method == "label" else fail)
+    connectivity.register(dataclass(frozen=True)(Failing))
+    told = message.format(f"{type(error).__name__}: .*{error.args[0]}")
+    with pytest.raises(ValueError, match=f"^{told}") as caught:
+        expand({"task": "2AF", "connectivity": Failing, "N": 8})
+    assert "\n" not in str(caught.value)

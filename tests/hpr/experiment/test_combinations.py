@@ -62,7 +62,7 @@ def test_the_order_of_trained_weights_makes_no_other_run() -> None:
         ({"weight_decay": -1}, r"weight_decay: expected a number of at least 0, got -1\.0"),
         ({"trained": ()}, r"trained: expected some of .*, each once, got \(\)"),
         ({"trained": ("input", "input")}, "trained: expected some of .*, each once, got"),
-        ({"trained": ("bias",)}, "trained: expected a tuple of one of .*'bias'"),
+        ({"trained": ("bias",)}, "trained: expected a list of items, each one of .*'bias'"),
         (
             {"model": "two_layer", "cell": "gru"},
             "cell: expected 'leaky' with two layers, got 'gru'",

@@ -223,6 +223,17 @@ def test_a_folder_without_runs_is_one_line(
     assert [*tmp_path.iterdir()] == []
 
 
+def test_a_file_is_no_target_of_a_merge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, target = folder_with(tmp_path / "out", SPEC), tmp_path / "target"
+    target.write_text("mine", encoding="utf-8")
+    with pytest.raises(SystemExit) as stopped:
+        main(["merge", str(out), "--into", str(target)])
+    assert stopped.value.code == 2
+    told = f"hpr.store: error: --into: expected a folder, got the file {target}\n"
+    assert capsys.readouterr().err == told
+    assert target.read_text(encoding="utf-8") == "mine"
+
+
 def test_the_ages_allow_for_a_writer_at_work() -> None:
     assert 60 < leftovers.WRITING < leftovers.ABANDONED < leftovers.FORGOTTEN
 

@@ -139,9 +139,26 @@ def test_a_table_that_cannot_be_written_is_one_line(
 ) -> None:
     out = folder_with(tmp_path / "out", SPEC)
     (tmp_path / "t").mkdir()
-    assert main(["export", str(out), "--csv", str(tmp_path / "t")]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    for form in ("--csv", "--parquet"):
+        with pytest.raises(SystemExit) as stopped:
+            main(["export", str(out), form, str(tmp_path / "t")])
+        assert stopped.value.code == 2
+        told = f"hpr.store: error: {form}: expected a file, got the folder {tmp_path / 't'}\n"
+        assert capsys.readouterr().err == told
     assert {*tmp_path.iterdir()} == {tmp_path / "out", tmp_path / "t"}
+
+
+@pytest.mark.parametrize("other", [3, None, "", "here", "file"], ids=repr)
+def test_what_is_no_results_folder_is_one_line(
+    tmp_path: Path, other: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("here").mkdir()
+    Path("file").touch()
+    refusals = {3: "a path, got 3", None: "a path, got None", "": "a path, got ''"}
+    told = refusals.get(other, f"a results folder, with a folder runs in it, got {other}")
+    with pytest.raises((TypeError, ValueError, FileNotFoundError), match=f"^out: expected {told}$"):
+        hpr.results(other)
 
 
 def test_a_table_has_a_bounded_number_of_columns(

@@ -191,6 +191,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "half a seed": ({"seeds": 1.5}, "seeds: expected a number of seeds, got 1.5"),
     "a seed twice": ({"seed": [3, 3]}, "seed: expected each value once, got 3 twice"),
     "a value twice": ({"gain": [1, 0.5, 1]}, "gain: expected each value once, got 1 twice"),
+    "a value in two types": ({"gain": [1, 1.0]}, "gain: expected each value once, got 1 twice"),
+    "a value of NumPy's": ({"rank": [1, np.int64(1)]}, "rank: expected each value once, got 1 twice"),
+    "an option": ({"mnist_dir": "x"}, "got 'mnist_dir', which is no field but the option --mnist-dir of hpr.run"),
     "a structure twice": ({"connectivity": ["dense", "Dense"]}, "connectivity: expected .* once, got dense twice"),
     "a gain without effect": (
         {"connectivity": from_matrix(W, write=False), "rescale": "kept", "gain": [1.0, 2.0]},

@@ -112,6 +112,12 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_line(shared: Path, write
     assert list((shared / "cache").iterdir()) == []
 
 
+def test_a_folder_in_a_files_place_is_named_once(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        write_atomically(tmp_path, b"content")
+    assert str(caught.value).endswith(f"Is a directory: {str(tmp_path)!r}")
+
+
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, writer: str) -> None:
     """A limit of 0 bytes per file acts like a full disk: a file can be created but not written."""

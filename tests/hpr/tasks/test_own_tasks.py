@@ -134,6 +134,9 @@ def test_a_task_of_ones_own(module: Any) -> None:
     assert make_task("own_parts:Parity").content != task.content
     with pytest.raises(ValueError, match="version must be '3' for own_parts:Parity, got '1'"):
         make_task("own_parts:Parity", version="1")
+    module(TASK.replace("self.T = T", "raise SystemExit(3)"))
+    with pytest.raises(ValueError, match=r"own_parts:Parity to be made .*, got SystemExit: 3"):
+        make_task("own_parts:Parity")
 
 
 @pytest.mark.parametrize(
@@ -153,6 +156,42 @@ def test_a_bad_name_is_one_line(name: str, message: str, module: Any) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         make_task(name)
     assert "\n" not in str(caught.value)
+
+
+CONSTRUCTOR = "super().__init__(dt=dt)"
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "message"),
+    [
+        (CONSTRUCTOR, "raise KeyError('x')", "with dt=100, got 'own_parts:Late': KeyError: 'x'"),
+        (CONSTRUCTOR, "assert dt < 5, 'too long'", "got 'own_parts:Late': AssertionError: too long"),
+        (CONSTRUCTOR, "open('/none/such')", "got 'own_parts:Late': FileNotFoundError"),
+        (CONSTRUCTOR, "raise SystemExit(3)", "got 'own_parts:Late': SystemExit: 3"),
+        ("class Late", "raise SystemExit(3)\nclass Late", "got 'own_parts:Late': SystemExit: 3"),
+        ("self.observation_space", "space", "has the observation_space None, not a Box"),
+        ("self.action_space", "space", "has the action_space None, not Discrete classes"),
+        ("self.set_groundtruth", "print", "has no ground truth; _new_trial has to call set_groundtruth"),
+        ('"decision"])', '"decison"])', r"Late cannot be a task: its trials fail \(KeyError: 'decison'"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_environment_that_fails_is_one_line(
+    line: str, instead: str, message: str, module: Any
+) -> None:
+    assert ENVIRONMENT.count(line) == 1
+    module(ENVIRONMENT.replace(line, instead))
+    with pytest.raises(ValueError, match=message) as caught:
+        make_task("own_parts:Late")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_environment_without_observations_is_one_line(module: Any) -> None:
+    writes = ("self.view_ob", "self.add_randn")
+    lines = [line for line in ENVIRONMENT.splitlines() if not any(call in line for call in writes)]
+    module("\n".join(lines).replace("if self.jitter:", ""))
+    with pytest.raises(ValueError, match="has no observations; _new_trial has to call add_ob"):
+        make_task("own_parts:Late")
 
 
 def test_a_name_holds_its_arguments() -> None:

@@ -61,6 +61,13 @@ def test_outputs_are_the_engines(spec: RunSpec, tmp_path: Path) -> None:
     assert network.readout.grad is not None
 
 
+@pytest.mark.parametrize("other", [3, None, {}, [], hpr], ids=["3", "None", "{}", "[]", "hpr"])
+def test_what_is_no_record_is_one_line(other: object) -> None:
+    told = r"^run: expected a record or the path of its file runs/<key>\.json, got"
+    with pytest.raises(TypeError, match=told):
+        hpr.load(other)
+
+
 def test_a_run_without_weights_is_one_line(tmp_path: Path) -> None:
     spec = replace(SMALL, keep_weights=False)
     (record,) = train_pack([spec], make_task("2AF"), device=CPU)
