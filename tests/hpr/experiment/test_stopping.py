@@ -66,6 +66,23 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     assert (process.returncode, errors) == (130, "stopped by 2\n")
 
 
+def test_an_ignored_signal_stays_ignored() -> None:
+    """As under nohup, which lets a program live on when its terminal is closed."""
+    code = (
+        "import signal\n"
+        "from hpr.system.signals import SIGNALS, Stopping, leave_quietly\n"
+        "for number in SIGNALS:\n"
+        "    signal.signal(number, signal.SIG_IGN)\n"
+        "leave_quietly('line')\n"
+        "with Stopping(str) as stopping:\n"
+        "    for number in SIGNALS:\n"
+        "        signal.raise_signal(number)\n"
+        "    assert not stopping.asked()\n"
+        "assert {signal.getsignal(number) for number in SIGNALS} == {signal.SIG_IGN}\n"
+    )
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+
+
 @pytest.mark.parametrize("ready", [False, True])
 def test_what_does_not_listen_is_ended_after_the_grace(ready: bool) -> None:
     """A program that is busy in a library, in the training or elsewhere, ends within the grace."""
