@@ -155,9 +155,7 @@ def _heard() -> list[signal.Signals]:
     """Those of `SIGNALS` that a handler may be set for."""
     # A program that was started with a signal ignored, as by nohup, goes on ignoring it. A handler that no Python code
     # has set could not be set again.
-    return [
-        number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)
-    ]
+    return [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
 
 
 def _leave_with(line: str, number: int) -> None:

@@ -8,7 +8,9 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import runner_support as support
@@ -16,6 +18,8 @@ from test_several_at_once import check_records, finish, kept, start, trainings
 
 from hpr.experiment.jobs import Job, longest_first
 from hpr.experiment.plan import plan, tasks
+from hpr.experiment.record import Record
+from hpr.experiment.schedule import makespan
 from hpr.experiment.specification import RunSpec
 from hpr.system.devices import Device
 
@@ -193,6 +197,31 @@ def test_students_wait_for_their_teacher(tmp_path: Path, monkeypatch: pytest.Mon
     # The students are asked for first.
     support.carry([*students, teacher], tmp_path / "out", train=train)
     assert given == [None, {teacher.key: support.record_of(teacher)}]
+
+
+def test_no_pack_waits_for_itself(tmp_path: Path) -> None:
+    """Students that keep their weights have the shape of their teachers, and may have students themselves."""
+    teacher, other = support.runs(2, keep_weights=True)
+    students = support.runs(2, teacher=teacher, aligned="features", keep_weights=True)
+    last = replace(students[0], teacher=students[1])
+    specs = [last, *students, other, teacher]
+    assert len({spec.shape for spec in specs}) == 1
+    planned = plan(specs, lambda _: False, support.task_of, CPU)
+    assert planned.packs == [[last], students, [other, teacher]]
+    jobs = [Job("", *both) for both in zip(planned.packs, planned.costs, strict=True)]
+    assert makespan(jobs, lambda job: 1.0, 2) == 3
+    order: list[RunSpec] = []
+
+    def train(specs: list[RunSpec], *_: object, **__: object) -> list[Record]:
+        order.extend(specs)
+        return [support.record_of(spec) for spec in specs]
+
+    # Without end, where a pack waits for itself.
+    carrying = partial(support.carry, specs, tmp_path / "out", train=train)
+    thread = Thread(target=carrying, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert order == [other, teacher, *students, last]
 
 
 def test_tasks_are_made_anew_in_another_process() -> None:
