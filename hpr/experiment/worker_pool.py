@@ -128,9 +128,12 @@ class Workers:
         # It may be about to end by itself.
         reason = dead.end(0.2 if dead.job else 0)
         self._failed_starts += 1
-        if self._failed_starts > STARTS * len(self._workers):
+        most = STARTS * len(self._workers)
+        # Where no other can be started, `close` ends the workers that are left.
+        self._workers.remove(dead)
+        if self._failed_starts > most:
             raise OSError(f"workers can't be started: {reason}; --workers 1 does without them")
-        self._workers[self._workers.index(dead)] = self._new(dead.device)
+        self._workers.append(self._new(dead.device))
         if dead.job is not None:
             loss = Loss(reason, "", smaller=True, passing=True, died=True)
             self._reports.ended(dead.job, loss)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import operator
 import os
 import pickle
 import signal
@@ -97,6 +99,19 @@ def test_killed_workers_are_replaced(tmp_path: Path) -> None:
     finish([parent], 24)
     check_records(out, 24)
     assert len(trainings(out)) <= 24 + len(killed)
+
+
+def test_workers_that_die_at_their_start_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpr.experiment.worker_pool.serve", operator.is_)
+    with pytest.raises(
+        OSError, match=r"^workers can't be started: .* \(exit status 0\); --workers 1"
+    ):
+        support.carry(support.runs(4), tmp_path / "out", workers=2)
+    # Claims are given back, and no process is left.
+    assert not (tmp_path / "out" / "claims").exists()
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(
