@@ -292,3 +292,10 @@ def test_scipy_solves_with_the_gram(rng: torch.Generator) -> None:
         ValueError, match=r"^to_scipy: expected the factors of one network, got a pack of 2$"
     ):
         random_jacobian(rng, 4, 3, 7, 5, 6, 2).to_scipy()
+
+
+def test_scipy_is_given_numbers_of_factors_with_a_graph(rng: torch.Generator) -> None:
+    J = random_jacobian(rng, 2, 2, 3, 4, 5)
+    traced = FactoredJacobian(J.adjoints.clone().requires_grad_(), J.inputs)
+    assert_close(traced.leading_eigenvalues(), J.leading_eigenvalues())
+    np.testing.assert_allclose(traced.to_scipy() @ np.ones(4), J.to_scipy() @ np.ones(4), 1e-12)

@@ -141,6 +141,10 @@ def leaky_rnn_adjoints(
         checks.finite(name, value)
     checks.shape("recurrent", recurrent, (*lead, N, N), f"[{symbol}N, N]")
     checks.shape("readout", readout, (*lead, None, N), f"[{symbol}N_out, N]")
+    if min(*rates.shape[-3:], readout.shape[-2]) < 1:
+        raise ValueError(
+            f"rates: expected no empty axis, got {list(rates.shape)} and {list(readout.shape)}"
+        )
     rho = checks.leak(rho)
     checks.choice("activation", activation, checks.ACTIVATIONS)
     check_precision(precision)
