@@ -111,6 +111,34 @@ def test_a_stop_anywhere_changes_no_record(
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"bias": True, "optimizer": "adam"}, {"cell": "gru", "bias": True}],
+    ids=["plain", "adam", "gru"],
+)
+def test_the_default_dtype_of_the_process_does_not_matter(
+    fields: dict[str, Any],
+    backend: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("HPR_KERNELS_BACKEND", backend)
+    runs = [replace(SMALL, iterations=60, **fields)]
+    expected = train(runs)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(Stopped):
+            train(runs, checkpoints=Checkpoints(tmp_path), stop=after(6))
+        assert list(tmp_path.iterdir())
+        got = train(runs, checkpoints=Checkpoints(tmp_path))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (identity(got[0]), caplog.messages) == (identity(expected[0]), [])
+
+
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("lazy", [False, True])
 def test_a_stop_between_measures(lazy: bool, tmp_path: Path) -> None:
     """What is not measured is only measured afterwards."""
