@@ -6,6 +6,7 @@ import contextlib
 import pickle
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -121,8 +122,7 @@ class Workers:
         return next(worker for worker in self._workers if worker.job is None)
 
     def _new(self, device: str) -> _Worker:
-        orders = Orders(**{**vars(self._orders), "device": device})
-        return _Worker(orders)
+        return _Worker(replace(self._orders, device=device))
 
     def _replace(self, dead: _Worker) -> None:
         # It may be about to end by itself.
