@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -71,23 +72,25 @@ class Dispatcher:
             Signalled: a signal asked to stop.
             OSError: one line; the disk is full, or the executor has gone.
         """
-        with self._stopping.deferred():
+        # Each step at the end is taken, whatever another raises.
+        with self._stopping.deferred(), contextlib.ExitStack() as end:
+            end.callback(self._claims.close)
+            end.callback(self._save_held)
             executor = start(self)
-            try:
-                while (self._pending or self._running or self._elsewhere) and not self._halting():
-                    begun = self._begin(executor)
-                    if self._running:
-                        executor.wait(PULSE)
-                    elif not begun:
-                        self._look_elsewhere(wait=True)
-            finally:
-                executor.close(stop=bool(self._running))
-                for record in self._keeper.save_held():
-                    self._outcome.records[record["key"]] = record
-                self._claims.close()
+            end.callback(lambda: executor.close(stop=bool(self._running)))
+            while (self._pending or self._running or self._elsewhere) and not self._halting():
+                begun = self._begin(executor)
+                if self._running:
+                    executor.wait(PULSE)
+                elif not begun:
+                    self._look_elsewhere(wait=True)
         self._stopping.check()
         if self._keeper.refused is not None:
             raise self._full(self._keeper.refused)
+
+    def _save_held(self) -> None:
+        for record in self._keeper.save_held():
+            self._outcome.records[record["key"]] = record
 
     def _halting(self) -> bool:
         return self._stopping.asked() or self._keeper.full()

@@ -18,6 +18,7 @@ import runner_support as support
 from test_several_at_once import finish, kept, start, trainings
 
 from hpr.experiment import run_progress
+from hpr.experiment.in_process import InProcess
 from hpr.experiment.record import Record
 from hpr.experiment.run_outcome import Failure
 from hpr.experiment.specification import RunSpec
@@ -201,6 +202,22 @@ def test_records_that_a_full_disk_refused_are_saved_before_leaving(
     with pytest.raises(OSError, match="every finished run is kept, 4 are there"):
         support.carry(support.runs(60), tmp_path / "out")
     assert len(kept(tmp_path / "out")) == 4
+
+
+def test_an_executor_that_fails_at_its_end_loses_no_record_and_no_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a cluster whose scheduler goes away at this moment."""
+
+    def lost(self: InProcess, *, stop: bool) -> None:
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(InProcess, "close", lost)
+    monkeypatch.setattr(Store, "save", full(3, errno.ENOSPC, 1))
+    with pytest.raises(ConnectionError, match="gone"):
+        support.carry(support.runs(60), tmp_path / "out")
+    assert len(kept(tmp_path / "out")) == 4
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"runs"}
 
 
 def test_a_full_disk_is_one_line_of_the_command(
