@@ -60,6 +60,7 @@ class Dispatcher:
         # Runs that other processes train, by key.
         self._elsewhere: dict[str, RunSpec] = {}
         self._looked, self._told = -math.inf, False
+        self._closing = False
         self._keeper, self._store, self._task_of = keeper, keeper.store, task_of
         self._claims, self._failures = claims, failures
         self._outcome, self._progress, self._stopping = outcome, progress, stopping
@@ -77,7 +78,7 @@ class Dispatcher:
             end.callback(self._claims.close)
             end.callback(self._save_held)
             executor = start(self)
-            end.callback(lambda: executor.close(stop=bool(self._running)))
+            end.callback(self._close, executor)
             while (self._pending or self._running or self._elsewhere) and not self._halting():
                 begun = self._begin(executor)
                 if self._running:
@@ -88,12 +89,17 @@ class Dispatcher:
         if self._keeper.refused is not None:
             raise self._full(self._keeper.refused)
 
+    def _close(self, executor: Executor) -> None:
+        # What is in training now is stopped, and has not failed.
+        self._closing = True
+        executor.close(stop=bool(self._running))
+
     def _save_held(self) -> None:
         for record in self._keeper.save_held():
             self._outcome.records[record["key"]] = record
 
     def _halting(self) -> bool:
-        return self._stopping.asked() or self._keeper.full()
+        return self._closing or self._stopping.asked() or self._keeper.full()
 
     def _full(self, error: OSError) -> OSError:
         held = len(self._keeper.held)
@@ -226,8 +232,13 @@ class Dispatcher:
             self._log.event("checkpoint", pack=job.name, **vars(state))
 
     def kept(self, job: Job, spec: RunSpec, record: Record | None) -> None:
-        """Take a run's record into the outcome, and give its claim back."""
-        record = record or self._store.load(spec)
+        """Take a run's record into the outcome, and give its claim back; a record that can't be read is a failure."""
+        try:
+            record = record or self._store.load(spec)
+        except OSError as error:
+            self._fail(spec, Failure.of(str(spec), error))
+            self._over(job, spec, counted=True)
+            return
         if record is None:
             # Someone has removed the file. The run is seen to when its job has ended.
             return
@@ -285,10 +296,7 @@ class Dispatcher:
         return parts
 
     def _saved(self, job: Job, spec: RunSpec) -> bool:
-        try:
-            self.kept(job, spec, None)
-        except OSError as error:
-            self._fail(spec, Failure.of(str(spec), error))
+        self.kept(job, spec, None)
         return self._outcome.decided(spec)
 
     def _over(self, job: Job, spec: RunSpec, *, counted: bool = False) -> None:

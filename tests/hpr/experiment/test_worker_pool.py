@@ -23,6 +23,7 @@ from hpr.experiment.plan import plan, tasks
 from hpr.experiment.record import Record
 from hpr.experiment.schedule import makespan
 from hpr.experiment.specification import RunSpec
+from hpr.experiment.store import Store
 from hpr.system.devices import Device
 
 CPU = Device("cpu")
@@ -99,6 +100,48 @@ def test_killed_workers_are_replaced(tmp_path: Path) -> None:
     finish([parent], 24)
     check_records(out, 24)
     assert len(trainings(out)) <= 24 + len(killed)
+
+
+def test_a_record_that_cannot_be_read_back_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNNER_LOG", f"{tmp_path / 'out'}.log")
+    monkeypatch.setenv("RUNNER_PAUSE", "0.3")
+    specs, load = support.runs(6), Store.load
+
+    def unreadable(store: Store, spec: RunSpec) -> Record | None:
+        if spec == specs[0] and store.path(spec).exists():
+            raise OSError("this file can't be read")
+        return load(store, spec)
+
+    monkeypatch.setattr(Store, "load", unreadable)
+    said: list[str] = []
+    outcome = support.carry(specs, tmp_path / "out", workers=2, say=said.append)
+    assert outcome.records.keys() == {spec.key for spec in specs[1:]}
+    reasons = {key: failure.reason for key, failure in outcome.failures.items()}
+    assert reasons == {specs[0].key: "OSError: this file can't be read"}
+    # It is no word of the worker's, which goes on.
+    assert not [line for line in said if "died" in line]
+    assert len(trainings(tmp_path / "out")) == len(specs)
+
+
+def test_no_worker_is_left_where_nobody_reads_the_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `| head`. A pack that was in training has not failed."""
+    monkeypatch.setenv("RUNNER_LOG", f"{tmp_path / 'out'}.log")
+    monkeypatch.setenv("RUNNER_PAUSE", "0.1")
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if len(said) > 1:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        support.carry(support.runs(30), tmp_path / "out", workers=2, say=say)
+    assert not multiprocessing.active_children()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"runs"}
 
 
 def test_workers_that_die_at_their_start_are_one_line(
