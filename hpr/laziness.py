@@ -34,17 +34,19 @@ def sign_similarity(before: Tensor, after: Tensor) -> float:
 
 
 def leading_eigenvalue(K: Tensor) -> float:
-    """λ_1 of a symmetric matrix [M, M], by Lanczos (SciPy's `eigsh`); NaN where K is zero."""
+    """λ_1 of a symmetric matrix [M, M], by Lanczos (SciPy's `eigsh`); NaN where K is zero or not finite."""
     from scipy.sparse.linalg import eigsh
 
-    matrix = K.double().cpu().numpy()
-    if not matrix.any():
+    K = K.detach().double().cpu()
+    if not K.any() or not K.isfinite().all():
         return float("nan")
-    if len(matrix) < 3:
-        return float(torch.linalg.eigvalsh(K.double())[-1])
-    # With a fixed start the result is a function of K alone.
-    start = matrix.diagonal() + matrix.diagonal().mean()
-    return float(eigsh(matrix, k=1, which="LA", v0=start, return_eigenvectors=False)[0])
+    if len(K) < 3:
+        return float(torch.linalg.eigvalsh(K)[-1])
+    # With a fixed start the result is a function of K alone. The start has none of K's symmetries: Lanczos finds no
+    # eigenvector that is orthogonal to it, as those of rows in pairs J, -J are to a vector of equal pairs.
+    start = torch.arange(1, len(K) + 1, dtype=K.dtype, device="cpu").cos()
+    found = eigsh(K.numpy(), k=1, which="LA", v0=start.numpy(), return_eigenvectors=False)
+    return float(found[0])
 
 
 def kernel_effective_rank(K: Tensor) -> float:

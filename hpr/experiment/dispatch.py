@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -59,6 +60,7 @@ class Dispatcher:
         # Runs that other processes train, by key.
         self._elsewhere: dict[str, RunSpec] = {}
         self._looked, self._told = -math.inf, False
+        self._closing = False
         self._keeper, self._store, self._task_of = keeper, keeper.store, task_of
         self._claims, self._failures = claims, failures
         self._outcome, self._progress, self._stopping = outcome, progress, stopping
@@ -71,26 +73,33 @@ class Dispatcher:
             Signalled: a signal asked to stop.
             OSError: one line; the disk is full, or the executor has gone.
         """
-        with self._stopping.deferred():
+        # Each step at the end is taken, whatever another raises.
+        with self._stopping.deferred(), contextlib.ExitStack() as end:
+            end.callback(self._claims.close)
+            end.callback(self._save_held)
             executor = start(self)
-            try:
-                while (self._pending or self._running or self._elsewhere) and not self._halting():
-                    begun = self._begin(executor)
-                    if self._running:
-                        executor.wait(PULSE)
-                    elif not begun:
-                        self._look_elsewhere(wait=True)
-            finally:
-                executor.close(stop=bool(self._running))
-                for record in self._keeper.save_held():
-                    self._outcome.records[record["key"]] = record
-                self._claims.close()
+            end.callback(self._close, executor)
+            while (self._pending or self._running or self._elsewhere) and not self._halting():
+                begun = self._begin(executor)
+                if self._running:
+                    executor.wait(PULSE)
+                elif not begun:
+                    self._look_elsewhere(wait=True)
         self._stopping.check()
         if self._keeper.refused is not None:
             raise self._full(self._keeper.refused)
 
+    def _close(self, executor: Executor) -> None:
+        # What is in training now is stopped, and has not failed.
+        self._closing = True
+        executor.close(stop=bool(self._running))
+
+    def _save_held(self) -> None:
+        for record in self._keeper.save_held():
+            self._outcome.records[record["key"]] = record
+
     def _halting(self) -> bool:
-        return self._stopping.asked() or self._keeper.full()
+        return self._closing or self._stopping.asked() or self._keeper.full()
 
     def _full(self, error: OSError) -> OSError:
         held = len(self._keeper.held)
@@ -223,8 +232,13 @@ class Dispatcher:
             self._log.event("checkpoint", pack=job.name, **vars(state))
 
     def kept(self, job: Job, spec: RunSpec, record: Record | None) -> None:
-        """Take a run's record into the outcome, and give its claim back."""
-        record = record or self._store.load(spec)
+        """Take a run's record into the outcome, and give its claim back; a record that can't be read is a failure."""
+        try:
+            record = record or self._store.load(spec)
+        except OSError as error:
+            self._fail(spec, Failure.of(str(spec), error))
+            self._over(job, spec, counted=True)
+            return
         if record is None:
             # Someone has removed the file. The run is seen to when its job has ended.
             return
@@ -282,10 +296,7 @@ class Dispatcher:
         return parts
 
     def _saved(self, job: Job, spec: RunSpec) -> bool:
-        try:
-            self.kept(job, spec, None)
-        except OSError as error:
-            self._fail(spec, Failure.of(str(spec), error))
+        self.kept(job, spec, None)
         return self._outcome.decided(spec)
 
     def _over(self, job: Job, spec: RunSpec, *, counted: bool = False) -> None:

@@ -64,17 +64,25 @@ class Plan:
 
 
 def packs(specs: Iterable[RunSpec], size_of: Callable[[RunSpec], int]) -> list[list[RunSpec]]:
-    """Group runs of equal shape into packs of at most `size_of(shape)` networks, which are trained together."""
-    groups: dict[RunSpec, list[RunSpec]] = {}
+    """Group runs of equal shape into packs of at most `size_of(shape)` networks, which are trained together.
+
+    No pack has both a run and its teacher, which must be trained before it.
+    """
+    groups: dict[tuple[RunSpec, int], list[RunSpec]] = {}
     for spec in distinct(specs):
-        groups.setdefault(spec.shape, []).append(spec)
+        groups.setdefault((spec.shape, _generation(spec)), []).append(spec)
     formed = []
-    for shape, group in groups.items():
+    for (shape, _), group in groups.items():
         size = size_of(shape)
         if size < 1:
             raise ValueError(f"size: expected a pack of at least 1 network, got {size}")
         formed += [group[i : i + size] for i in range(0, len(group), size)]
     return formed
+
+
+def _generation(spec: RunSpec) -> int:
+    """0 for a run without a teacher, and one more than its teacher's for any other."""
+    return 0 if spec.teacher is None else 1 + _generation(spec.teacher)
 
 
 def tasks(mnist_dir: Any = None) -> TaskOf:

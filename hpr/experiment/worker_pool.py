@@ -6,6 +6,7 @@ import contextlib
 import pickle
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -65,10 +66,7 @@ class Workers:
         workers = {worker.connection: worker for worker in self._workers}
         for connection in wait(list(workers), seconds):
             worker = workers[connection]  # type: ignore[index]
-            try:
-                while worker.connection.poll():
-                    self._receive(worker, worker.connection.recv())
-            except (EOFError, OSError):
+            if not self._hear(worker):
                 self._replace(worker)
 
     def close(self, *, stop: bool) -> None:
@@ -76,22 +74,36 @@ class Workers:
         for worker in self._workers:
             with contextlib.suppress(OSError):
                 worker.connection.send("stop")
-        busy = [worker for worker in self._workers if worker.job is not None] if stop else []
-        until = time.monotonic() + STOP
+        try:
+            if stop:
+                self._hear_out(time.monotonic() + STOP)
+        finally:
+            until = time.monotonic() + EXIT
+            for worker in self._workers:
+                worker.process.join(max(0.0, until - time.monotonic()))
+            for worker in self._workers:
+                worker.end(0.2 if worker.job else 0)
+
+    def _hear_out(self, until: float) -> None:
+        """Pass on what workers send until none is in training, or it is too late."""
+        busy = [worker for worker in self._workers if worker.job is not None]
         while busy and time.monotonic() < until:
-            for worker in list(busy):
-                try:
-                    while worker.connection.poll():
-                        self._receive(worker, worker.connection.recv())
-                except (EOFError, OSError):
+            for worker in busy:
+                if not self._hear(worker):
                     worker.job = None
             busy = [worker for worker in busy if worker.job is not None]
             wait([worker.connection for worker in busy], 0.1)
-        until = time.monotonic() + EXIT
-        for worker in self._workers:
-            worker.process.join(max(0.0, until - time.monotonic()))
-        for worker in self._workers:
-            worker.end(0.2 if worker.job else 0)
+
+    def _hear(self, worker: _Worker) -> bool:
+        """Pass on what a worker has sent; returns whether it lives."""
+        while True:
+            try:
+                message = worker.connection.recv() if worker.connection.poll() else None
+            except (EOFError, OSError):
+                return False
+            if message is None:
+                return True
+            self._receive(worker, message)
 
     def _receive(self, worker: _Worker, message: tuple[Any, ...]) -> None:
         kind, *rest = message
@@ -121,16 +133,18 @@ class Workers:
         return next(worker for worker in self._workers if worker.job is None)
 
     def _new(self, device: str) -> _Worker:
-        orders = Orders(**{**vars(self._orders), "device": device})
-        return _Worker(orders)
+        return _Worker(replace(self._orders, device=device))
 
     def _replace(self, dead: _Worker) -> None:
         # It may be about to end by itself.
         reason = dead.end(0.2 if dead.job else 0)
         self._failed_starts += 1
-        if self._failed_starts > STARTS * len(self._workers):
+        most = STARTS * len(self._workers)
+        # Where no other can be started, `close` ends the workers that are left.
+        self._workers.remove(dead)
+        if self._failed_starts > most:
             raise OSError(f"workers can't be started: {reason}; --workers 1 does without them")
-        self._workers[self._workers.index(dead)] = self._new(dead.device)
+        self._workers.append(self._new(dead.device))
         if dead.job is not None:
             loss = Loss(reason, "", smaller=True, passing=True, died=True)
             self._reports.ended(dead.job, loss)

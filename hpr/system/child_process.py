@@ -93,11 +93,11 @@ def _signals_blocked() -> Iterator[None]:
         if not hasattr(signal, "pthread_sigmask"):
             yield
             return
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        # Its start unblocks signals here, so it precedes that of the worker.
-        resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
+            # Its start unblocks signals here, so it precedes that of the worker.
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             yield
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -42,6 +42,8 @@ def in_words_of(number: int) -> str:
 class Stopping:
     """Within `with`, the signals of `SIGNALS` raise `Signalled`, or inside `deferred` are only noted.
 
+    A signal that is ignored at the start stays ignored.
+
     The process ends `GRACE` seconds after the first signal in any case, and at once at a further SIGINT. It then writes
     the line of `line(number)` to stderr; where `Signalled` is raised, the line is the caller's to write.
 
@@ -60,7 +62,7 @@ class Stopping:
     def __enter__(self) -> Stopping:
         """Set the handlers."""
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in _heard():
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -127,12 +129,9 @@ def held_back() -> Iterator[None]:
     # Each step at the end is taken, whatever the handler of one raises.
     with contextlib.ExitStack() as end:
         end.callback(_raise_all, came)
-        for number in SIGNALS:
-            before = signal.getsignal(number)
-            # What is ignored stays so, and what no Python code has set could not be set again.
-            if before not in (signal.SIG_IGN, None):
-                end.callback(signal.signal, number, before)
-                signal.signal(number, lambda number, frame: came.append(number))
+        for number in _heard():
+            end.callback(signal.signal, number, signal.getsignal(number))
+            signal.signal(number, lambda number, frame: came.append(number))
         yield
 
 
@@ -148,10 +147,15 @@ def leave_quietly(line: str) -> None:
     def handle(number: int, frame: FrameType | None) -> None:
         _leave_with(f"{line}: {in_words_of(number)} before anything was begun", number)
 
-    for number in SIGNALS:
-        # A program that was started with the signal ignored, as by nohup, goes on ignoring it.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, handle)
+    for number in _heard():
+        signal.signal(number, handle)
+
+
+def _heard() -> list[signal.Signals]:
+    """Those of `SIGNALS` that a handler may be set for."""
+    # A program that was started with a signal ignored, as by nohup, goes on ignoring it. A handler that no Python code
+    # has set could not be set again.
+    return [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
 
 
 def _leave_with(line: str, number: int) -> None:

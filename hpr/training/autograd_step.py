@@ -104,7 +104,7 @@ class AutogradStep:
         if self.spec.optimizer == "adam":
             for state in self.optimizer.state.values():
                 state["step"].fill_(start)
-        losses = torch.empty(len(specs), count, device=device)
+        losses = self.pack.weights.new_empty(len(specs), count)
         accuracies = torch.empty_like(losses) if self.task.loss == "cross_entropy" else None
         for i, (x, targets) in enumerate(trials(specs, self.task, start, count, device)):
             noise = None

@@ -27,7 +27,7 @@ class Feed:
         self.chunk = chunk_size(specs, task)
         cuda = device.type == "cuda"
         lead = (len(self.seeds), self.chunk)
-        self.x = torch.empty(*lead, *rows, task.N_in, device=device)
+        self.x = torch.empty(*lead, *rows, task.N_in, dtype=torch.float32, device=device)
         self.targets = empty_targets(task, *lead, *rows, device=device)
         self._landing = (torch.empty_like(self.x), torch.empty_like(self.targets))
         self._host = tuple(

@@ -42,7 +42,7 @@ def initial_pack(
     bias = None
     if specs[0].bias:
         of_one = (2, 3 * specs[0].N) if specs[0].cell == "gru" else (specs[0].N,)
-        bias = torch.zeros(len(specs), *of_one, device=device)
+        bias = readout.new_zeros(len(specs), *of_one)
     return Pack(weights, readout, task.N_in, signs, bias)
 
 

@@ -44,10 +44,15 @@ class Recovery:
                 path = self._checkpoints.path(course.spec)
                 logger.warning("%s: %s; the run starts anew", path, reason)
 
-    def save(self, courses: Sequence[Course], cohort: Cohort | None, *, warn: bool = True) -> bool:
-        """Write the checkpoints of the runs that have advanced since their last ones, and return whether any has.
+    def save(
+        self, courses: Sequence[Course], cohort: Cohort | None, *, warn: bool = True
+    ) -> int | None:
+        """Write the checkpoints of the runs that have advanced since their last ones.
 
         Where they can't be written, one warning says so unless `warn` is false, and the runs go on.
+
+        Returns:
+            how many were written; None if no run has advanced.
         """
         ahead = [
             course
@@ -55,8 +60,8 @@ class Recovery:
             if course.learner.step and self._saved.get(course) != _contents(course)
         ]
         if self._checkpoints is None or not ahead:
-            return False
-        for course in ahead:
+            return None
+        for written, course in enumerate(ahead):
             learners = (course.learner, course.linearised)
             held = [
                 {} if one is None else cohort.tensors(one) if cohort else one.tensors
@@ -72,10 +77,10 @@ class Recovery:
                         "%s can't be written: %s; training goes on without", path, reason
                     )
                 self._failing = True
-                return True
+                return written
             self._failing = False
             self._saved[course] = _contents(course)
-        return True
+        return len(ahead)
 
     def drop(self, course: Course) -> None:
         """Remove the checkpoint of a run whose record is kept."""

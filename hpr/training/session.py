@@ -279,8 +279,10 @@ class Session:
         stopping = self.watch.stopping()
         if stopping or self.watch.checkpoint_due():
             clock = time.perf_counter()
-            if self.recovery.save(self.courses, self._cohort):
+            written = self.recovery.save(self.courses, self._cohort)
+            if written is not None:
                 self.watch.checkpointed(time.perf_counter() - clock)
-                self._tell(checkpoints=len(self.courses))
+            if written:
+                self._tell(checkpoints=written)
         if stopping:
             raise Stopped(ASKED)

@@ -44,9 +44,11 @@ def snapshot(
     held = {**tensors, **{LINEARISED + name: tensor for name, tensor in linearised.items()}}
     for name, pieces in (("losses", course.losses), ("accuracies", course.accuracies)):
         if pieces or name == "losses":
-            held[name] = torch.zeros(WINDOW)
-            window = torch.cat(pieces) if pieces else torch.zeros(0)
-            held[name][: len(window)] = window
+            # Whatever dtype this process makes tensors of by default.
+            held[name] = torch.zeros(WINDOW, dtype=torch.float32)
+            if pieces:
+                window = torch.cat(pieces)
+                held[name][: len(window)] = window
     state = {
         "step": course.learner.step,
         "window": sum(map(len, course.losses)),

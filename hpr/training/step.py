@@ -55,7 +55,7 @@ class Step:
         self, specs: Sequence[RunSpec], start: int, count: int
     ) -> tuple[Tensor, Tensor | None]:
         """Train iterations start … start + count - 1 of the runs `specs`; see `hpr.training.trainer.Trainer`."""
-        losses = torch.empty(len(specs), count, device=self.g.device)
+        losses = self.g.new_empty(len(specs), count)
         accuracies = torch.empty_like(losses) if self.task.loss == "cross_entropy" else None
         for i, (x, targets) in enumerate(trials(specs, self.task, start, count, losses.device)):
             losses[:, i], accuracy = self(x, targets)

@@ -22,7 +22,7 @@ from hpr.experiment.speed import Base, PackTiming, Request
 from hpr.tasks import Task
 from hpr.training.evaluation import Diverged, Evaluation, evaluation
 from hpr.training.initial import initial_pack
-from hpr.training.pack import Pack
+from hpr.training.pack import Pack, together
 from hpr.training.trainer import Trainer, new_trainer
 from hpr_kernels.internal import outside_autocast
 
@@ -81,16 +81,10 @@ def _timing(
         initial_pack(lone, task, device)
     drawing, one = _timed(lambda: initial_pack(lone, task, device))
     with torch.no_grad():
-        whole = Pack(
-            one.weights.repeat(R, 1, 1),
-            one.readout.repeat(R, 1, 1),
-            one.N_in,
-            one.signs.repeat(R, 1),
-        )
-        trainer = new_trainer(whole, spec, task)
+        trainer = new_trainer(together([one] * R), spec, task)
         unit = trainer.unit(specs)
         count, iterating = _iterating(trainer, specs, unit)
-        trained = Pack(trainer.pack.weights[:1], trainer.pack.readout[:1], one.N_in, one.signs)
+        trained = trainer.pack.select([0])
         loading = 0.0
         if fresh:
             few = _with_trials(spec, FEW)

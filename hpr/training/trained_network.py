@@ -85,14 +85,14 @@ def load_network(run: str | os.PathLike[str] | Mapping[str, Any]) -> TrainedNetw
             f"run: expected a record or the path of its file runs/<key>.json, got {shown(run)}"
         )
     if isinstance(run, Mapping):
-        record, spec, name = run, RunSpec.from_dict(run["spec"]), "the record"
+        record, spec, name = run, RunSpec.from_dict(run.get("spec", {})), "the record"
     else:
         kept = with_weights(read_any(as_path("run", run)))
         if isinstance(kept, Bad):
             raise ValueError(f"run: expected a valid record, got {kept.path}: {kept.reason}")
         record, spec, name = kept.record, kept.spec, str(run)
     if "weights" not in record:
-        reason = "diverged" if record["status"] == "diverged" else "has keep_weights = False"
+        reason = "diverged" if record.get("status") == "diverged" else "has keep_weights = False"
         raise ValueError(f"run: expected a run that kept its weights, got {name}, which {reason}")
     if is_named(record["weights"]):
         raise ValueError(

@@ -63,10 +63,10 @@ def chunk_size(specs: Sequence[RunSpec], task: Task) -> int:
 
 
 def empty_targets(task: Task, *shape: int, device: torch.device) -> Tensor:
-    """Memory for targets: classes `shape`, or outputs [*shape, N_out]."""
+    """Memory for targets: classes `shape`, or outputs [*shape, N_out] in fp32."""
     if task.loss == "cross_entropy":
         return torch.empty(shape, dtype=torch.int64, device=device)
-    return torch.empty(*shape, task.N_out, device=device)
+    return torch.empty(*shape, task.N_out, dtype=torch.float32, device=device)
 
 
 def _bytes(task: Task, batch: int) -> int:

@@ -31,7 +31,7 @@ def leading_eigenpairs(product: Product, M: int, count: int, like: Tensor) -> tu
 
     def apply(u: Any) -> Any:
         nonlocal zero
-        found = product(_tensor(u, like).flatten()).double().cpu()
+        found = product(_tensor(u, like).flatten()).detach().double().cpu()
         zero = zero and not bool(found.any())
         return found.numpy()
 
@@ -73,7 +73,7 @@ def scipy_operator(
     def by_torch(function: Product) -> Callable[[Any], Any]:
         def apply(array: Any) -> Any:
             columns = _tensor(array.reshape(len(array), -1), like)
-            found = function(columns).cpu().numpy().astype(array.dtype)
+            found = function(columns).detach().cpu().numpy().astype(array.dtype)
             return found.reshape(-1, *array.shape[1:])
 
         return apply

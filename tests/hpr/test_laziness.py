@@ -62,6 +62,22 @@ def test_kernel_effective_rank(rng: torch.Generator, M: int) -> None:
     assert laziness.kernel_effective_rank(K) == pytest.approx(values.sum() / values[-1], rel=1e-9)
 
 
+@pytest.mark.parametrize("others", [0, 60])
+def test_rows_in_opposite_pairs(rng: torch.Generator, others: int) -> None:
+    """The outputs of an odd network on x and -x have opposite gradients."""
+    J = torch.randn(1, 100, generator=rng, dtype=torch.float64) * 10
+    more = torch.randn(others, 100, generator=rng, dtype=torch.float64) / 10
+    pairs = torch.cat([J, -J, J / 2, -J / 2])
+    K = torch.block_diag(pairs @ pairs.mT, more @ more.mT).requires_grad_()
+    expected = float(torch.linalg.eigvalsh(K.detach())[-1])
+    assert laziness.leading_eigenvalue(K) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_kernel_that_is_not_finite_has_no_rank(value: float) -> None:
+    assert math.isnan(laziness.kernel_effective_rank(torch.full((5, 5), value)))
+
+
 def test_task_alignments(rng: torch.Generator) -> None:
     y = torch.tensor([1.0, -1.0, 1.0, 0.0], dtype=torch.float64)
     K = torch.outer(y, y)

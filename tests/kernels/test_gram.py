@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hpr_kernels import FactoredJacobian
+from hpr_kernels import FactoredJacobian, checks
 from hpr_kernels.gram import dispatch, eager
 from hpr_kernels.gram.factors import Factors
 from hpr_kernels.testing import assert_close
@@ -292,3 +292,28 @@ def test_scipy_solves_with_the_gram(rng: torch.Generator) -> None:
         ValueError, match=r"^to_scipy: expected the factors of one network, got a pack of 2$"
     ):
         random_jacobian(rng, 4, 3, 7, 5, 6, 2).to_scipy()
+
+
+def test_scipy_is_given_numbers_of_factors_with_a_graph(rng: torch.Generator) -> None:
+    J = random_jacobian(rng, 2, 2, 3, 4, 5)
+    traced = FactoredJacobian(J.adjoints.clone().requires_grad_(), J.inputs)
+    assert_close(traced.leading_eigenvalues(), J.leading_eigenvalues())
+    np.testing.assert_allclose(traced.to_scipy() @ np.ones(4), J.to_scipy() @ np.ones(4), 1e-12)
+
+
+def conjugate_imaginary(value: torch.Tensor) -> torch.Tensor:
+    """Equal to `value`, as a view whose memory has the opposite sign."""
+    view = torch.complex(torch.zeros_like(value), -value).conj().imag
+    assert view.is_neg()
+    return view
+
+
+@pytest.mark.parametrize("order", ["hadamard", "propagate", "dense"])
+def test_views_of_opposite_sign_in_memory(rng: torch.Generator, order: checks.Order) -> None:
+    J, H = (random_jacobian(rng, 2, 3, 4, 5, 6) for _ in range(2))
+    expected = J.gram(H, order=order)
+    adjoints, inputs = conjugate_imaginary(J.adjoints), conjugate_imaginary(J.inputs)
+    assert_close(FactoredJacobian(adjoints, J.inputs).gram(H, order=order), expected)
+    assert_close(FactoredJacobian(J.adjoints, inputs).gram(H, order=order), expected)
+    assert_close(H.gram(FactoredJacobian(adjoints, J.inputs), order=order), expected.mT)
+    assert_close(H.gram(FactoredJacobian(J.adjoints, inputs), order=order), expected.mT)

@@ -253,3 +253,16 @@ def test_nan_weights_are_refused_by_adjoints(rng: torch.Generator) -> None:
     net.readout[0, 0] = float("nan")
     with pytest.raises(ValueError, match="readout: expected finite numbers, got 1 NaN"):
         leaky_rnn_adjoints(rates, recurrent=net.recurrent, readout=net.readout, rho=RHO)
+
+
+@pytest.mark.parametrize("empty", ["T", "B", "N", "N_out"])
+def test_adjoints_of_nothing_are_refused(empty: str) -> None:
+    T, B, N, N_out = (0 if empty == name else 2 for name in ("T", "B", "N", "N_out"))
+    with pytest.raises(ValueError, match=r"rates: expected no empty axis, got \["):
+        leaky_rnn_adjoints(
+            torch.zeros(T, B, N),
+            recurrent=torch.zeros(N, N),
+            readout=torch.zeros(N_out, N),
+            rho=RHO,
+            outputs="last",
+        )

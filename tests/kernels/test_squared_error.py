@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -235,6 +236,18 @@ def test_refuses(
     }
     with pytest.raises(error, match=message):
         readout_squared_error(**{**arguments, **change})
+
+
+@pytest.mark.parametrize("loss", [readout_cross_entropy, readout_squared_error])
+def test_a_gradient_that_would_be_written_to_a_copy_is_refused(
+    rng: torch.Generator, loss: Callable[..., object]
+) -> None:
+    rates, readout, targets = numbers(rng, CASES[3])
+    if loss is readout_cross_entropy:
+        targets = targets.argmax(-1)
+    examples_first = torch.empty_like(rates.transpose(1, 2)).contiguous().transpose(1, 2)
+    with pytest.raises(ValueError, match=r"gradient: expected rows \(t, b\) one after another"):
+        loss(rates, readout, targets, examples_first)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

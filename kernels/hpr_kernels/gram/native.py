@@ -78,7 +78,8 @@ def contract(
 
 def propagate(K: Tensor, left: Factors, right: Factors, symmetric: bool, add: bool) -> None:
     """For each pair of examples make Σ_s' ⟨z_s, z_s'⟩ g_s' of a few units and multiply it by g_s at once."""
-    g, h, z, y = left.g[0], right.g[0], left.z[0], right.z[0]
+    # torch keeps some views, as the imaginary part of a conjugate, with the opposite sign in memory.
+    g, h, z, y = (value[0].resolve_neg() for value in (left.g, right.g, left.z, right.z))
     (B, O, S, N), (C, P, T, _), F = g.shape, h.shape, z.shape[-1]
     W = LINE // g.element_size()
     lines, tile = -(-N // W), max(1, min(C, TASK_ROWS // T))

@@ -103,6 +103,13 @@ def _sizes(rates: Tensor, readout: Tensor, gradient: Tensor) -> tuple[int, int, 
         raise ValueError(
             f"rates: expected no empty axis, got {[*rates.shape]} and {[*readout.shape]}"
         )
+    try:
+        gradient.view(R, T * B, N)
+    except RuntimeError:
+        # It would be written to a copy.
+        raise ValueError(
+            f"gradient: expected rows (t, b) one after another, got strides {gradient.stride()}"
+        ) from None
     return R, T, B, readout.shape[1]
 
 

@@ -1,7 +1,7 @@
 // A register of numbers, and the tiles of fused multiply-adds that every kernel is made of.
 //
 // kernels.c is compiled once per instruction set and type. REAL names the type, and the compiler's own macros name the
-// instruction set. Each number of a result is one chain of fused multiply-adds in a documented order (BITS.md), and a
+// instruction set. Each number of a result is one chain of fused multiply-adds in a documented order (docs/bits.md), and a
 // register only puts independent chains side by side. So its width has no effect on the bits.
 #pragma once
 #include <math.h>

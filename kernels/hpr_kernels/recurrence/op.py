@@ -93,6 +93,7 @@ def leaky_rnn_trace(
     return trace, weights
 
 
+# Longer than 60 lines: the docstring is the public reference of all arguments.
 @outside_autocast
 def leaky_rnn_adjoints(
     rates: Tensor,
@@ -141,6 +142,8 @@ def leaky_rnn_adjoints(
         checks.finite(name, value)
     checks.shape("recurrent", recurrent, (*lead, N, N), f"[{symbol}N, N]")
     checks.shape("readout", readout, (*lead, None, N), f"[{symbol}N_out, N]")
+    if min(*rates.shape[-3:], readout.shape[-2]) < 1:
+        raise ValueError(f"rates: expected no empty axis, got {[*rates.shape]}, {[*readout.shape]}")
     rho = checks.leak(rho)
     checks.choice("activation", activation, checks.ACTIVATIONS)
     check_precision(precision)

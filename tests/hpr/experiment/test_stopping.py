@@ -18,6 +18,7 @@ import runner_support as support
 from test_several_at_once import finish, kept, start, trainings
 
 from hpr.experiment import run_progress
+from hpr.experiment.in_process import InProcess
 from hpr.experiment.record import Record
 from hpr.experiment.run_outcome import Failure
 from hpr.experiment.specification import RunSpec
@@ -64,6 +65,23 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=30)
     assert time.monotonic() - started < 3
     assert (process.returncode, errors) == (130, "stopped by 2\n")
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    """As under nohup, which lets a program live on when its terminal is closed."""
+    code = (
+        "import signal\n"
+        "from hpr.system.signals import SIGNALS, Stopping, leave_quietly\n"
+        "for number in SIGNALS:\n"
+        "    signal.signal(number, signal.SIG_IGN)\n"
+        "leave_quietly('line')\n"
+        "with Stopping(str) as stopping:\n"
+        "    for number in SIGNALS:\n"
+        "        signal.raise_signal(number)\n"
+        "    assert not stopping.asked()\n"
+        "assert {signal.getsignal(number) for number in SIGNALS} == {signal.SIG_IGN}\n"
+    )
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
 
 
 @pytest.mark.parametrize("ready", [False, True])
@@ -184,6 +202,22 @@ def test_records_that_a_full_disk_refused_are_saved_before_leaving(
     with pytest.raises(OSError, match="every finished run is kept, 4 are there"):
         support.carry(support.runs(60), tmp_path / "out")
     assert len(kept(tmp_path / "out")) == 4
+
+
+def test_an_executor_that_fails_at_its_end_loses_no_record_and_no_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a cluster whose scheduler goes away at this moment."""
+
+    def lost(self: InProcess, *, stop: bool) -> None:
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(InProcess, "close", lost)
+    monkeypatch.setattr(Store, "save", full(3, errno.ENOSPC, 1))
+    with pytest.raises(ConnectionError, match="gone"):
+        support.carry(support.runs(60), tmp_path / "out")
+    assert len(kept(tmp_path / "out")) == 4
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"runs"}
 
 
 def test_a_full_disk_is_one_line_of_the_command(

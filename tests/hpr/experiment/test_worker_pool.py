@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import operator
 import os
 import pickle
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import runner_support as support
@@ -16,7 +20,10 @@ from test_several_at_once import check_records, finish, kept, start, trainings
 
 from hpr.experiment.jobs import Job, longest_first
 from hpr.experiment.plan import plan, tasks
+from hpr.experiment.record import Record
+from hpr.experiment.schedule import makespan
 from hpr.experiment.specification import RunSpec
+from hpr.experiment.store import Store
 from hpr.system.devices import Device
 
 CPU = Device("cpu")
@@ -93,6 +100,61 @@ def test_killed_workers_are_replaced(tmp_path: Path) -> None:
     finish([parent], 24)
     check_records(out, 24)
     assert len(trainings(out)) <= 24 + len(killed)
+
+
+def test_a_record_that_cannot_be_read_back_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNNER_LOG", f"{tmp_path / 'out'}.log")
+    monkeypatch.setenv("RUNNER_PAUSE", "0.3")
+    specs, load = support.runs(6), Store.load
+
+    def unreadable(store: Store, spec: RunSpec) -> Record | None:
+        if spec == specs[0] and store.path(spec).exists():
+            raise OSError("this file can't be read")
+        return load(store, spec)
+
+    monkeypatch.setattr(Store, "load", unreadable)
+    said: list[str] = []
+    outcome = support.carry(specs, tmp_path / "out", workers=2, say=said.append)
+    assert outcome.records.keys() == {spec.key for spec in specs[1:]}
+    reasons = {key: failure.reason for key, failure in outcome.failures.items()}
+    assert reasons == {specs[0].key: "OSError: this file can't be read"}
+    # It is no word of the worker's, which goes on.
+    assert not [line for line in said if "died" in line]
+    assert len(trainings(tmp_path / "out")) == len(specs)
+
+
+def test_no_worker_is_left_where_nobody_reads_the_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `| head`. A pack that was in training has not failed."""
+    monkeypatch.setenv("RUNNER_LOG", f"{tmp_path / 'out'}.log")
+    monkeypatch.setenv("RUNNER_PAUSE", "0.1")
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if len(said) > 1:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        support.carry(support.runs(30), tmp_path / "out", workers=2, say=say)
+    assert not multiprocessing.active_children()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"runs"}
+
+
+def test_workers_that_die_at_their_start_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpr.experiment.worker_pool.serve", operator.is_)
+    with pytest.raises(
+        OSError, match=r"^workers can't be started: .* \(exit status 0\); --workers 1"
+    ):
+        support.carry(support.runs(4), tmp_path / "out", workers=2)
+    # Claims are given back, and no process is left.
+    assert not (tmp_path / "out" / "claims").exists()
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(
@@ -193,6 +255,31 @@ def test_students_wait_for_their_teacher(tmp_path: Path, monkeypatch: pytest.Mon
     # The students are asked for first.
     support.carry([*students, teacher], tmp_path / "out", train=train)
     assert given == [None, {teacher.key: support.record_of(teacher)}]
+
+
+def test_no_pack_waits_for_itself(tmp_path: Path) -> None:
+    """Students that keep their weights have the shape of their teachers, and may have students themselves."""
+    teacher, other = support.runs(2, keep_weights=True)
+    students = support.runs(2, teacher=teacher, aligned="features", keep_weights=True)
+    last = replace(students[0], teacher=students[1])
+    specs = [last, *students, other, teacher]
+    assert len({spec.shape for spec in specs}) == 1
+    planned = plan(specs, lambda _: False, support.task_of, CPU)
+    assert planned.packs == [[last], students, [other, teacher]]
+    jobs = [Job("", *both) for both in zip(planned.packs, planned.costs, strict=True)]
+    assert makespan(jobs, lambda job: 1.0, 2) == 3
+    order: list[RunSpec] = []
+
+    def train(specs: list[RunSpec], *_: object, **__: object) -> list[Record]:
+        order.extend(specs)
+        return [support.record_of(spec) for spec in specs]
+
+    # Without end, where a pack waits for itself.
+    carrying = partial(support.carry, specs, tmp_path / "out", train=train)
+    thread = Thread(target=carrying, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert order == [other, teacher, *students, last]
 
 
 def test_tasks_are_made_anew_in_another_process() -> None:

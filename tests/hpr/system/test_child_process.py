@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
+
+from hpr.system.child_process import ChildProcess
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "pthread_sigmask"), reason="needs POSIX signals"
@@ -84,3 +88,21 @@ except KeyboardInterrupt:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout.split() == ["first", "handled", "interrupted"]
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["started", "no process can be started"])
+def test_the_callers_signals_are_blocked_as_before(
+    fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise BlockingIOError
+
+    if fails:
+        monkeypatch.setattr(resource_tracker, "ensure_running", refuse)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        with pytest.raises(BlockingIOError) if fails else contextlib.nullcontext():
+            ChildProcess(id, one_thread=True).end(10)
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before | {signal.SIGTERM}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

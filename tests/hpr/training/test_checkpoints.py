@@ -17,6 +17,7 @@ import torch
 from hpr.connectivity import LowRank
 from hpr.experiment.checkpoints import Checkpoints, maker
 from hpr.experiment.record import identity as record_identity
+from hpr.experiment.run_progress import PackState
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import make_task
 from hpr.training import watch
@@ -110,6 +111,34 @@ def test_a_stop_anywhere_changes_no_record(
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"bias": True, "optimizer": "adam"}, {"cell": "gru", "bias": True}],
+    ids=["plain", "adam", "gru"],
+)
+def test_the_default_dtype_of_the_process_does_not_matter(
+    fields: dict[str, Any],
+    backend: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("HPR_KERNELS_BACKEND", backend)
+    runs = [replace(SMALL, iterations=60, **fields)]
+    expected = train(runs)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(Stopped):
+            train(runs, checkpoints=Checkpoints(tmp_path), stop=after(6))
+        assert list(tmp_path.iterdir())
+        got = train(runs, checkpoints=Checkpoints(tmp_path))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (identity(got[0]), caplog.messages) == (identity(expected[0]), [])
+
+
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("lazy", [False, True])
 def test_a_stop_between_measures(lazy: bool, tmp_path: Path) -> None:
     """What is not measured is only measured afterwards."""
@@ -183,8 +212,10 @@ def test_checkpoints_are_written_every_period(
     ):
         monkeypatch.setattr(watch, "SHARE", share)
         written.clear()
-        train([plain], checkpoints=Checkpoints(tmp_path, period=period))
+        told: list[PackState] = []
+        train([plain], checkpoints=Checkpoints(tmp_path, period=period), state=told.append)
         assert written == expected
+        assert sum(state.checkpoints for state in told) == len(expected)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -225,8 +256,11 @@ def test_a_disk_that_takes_no_checkpoint_stops_nothing(
 ) -> None:
     monkeypatch.setattr(watch, "SHARE", math.inf)
     (tmp_path / "file").write_text("")
+    states: list[PackState] = []
+    folder = Checkpoints(tmp_path / "file" / "sub", period=0)
     with caplog.at_level(logging.WARNING):
-        records = train(RUNS, checkpoints=Checkpoints(tmp_path / "file" / "sub", period=0))
+        records = train(RUNS, checkpoints=folder, state=states.append)
+    assert {state.checkpoints for state in states} == {0}
     assert [identity(r) for r in records] == [identity(r) for r in train(RUNS)]
     (line,) = caplog.messages
     assert line.endswith("can't be written: Not a directory; training goes on without")

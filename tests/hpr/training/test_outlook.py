@@ -59,6 +59,12 @@ def test_a_process_times_each_kind() -> None:
     assert last.point > 0
 
 
+def test_networks_with_biases_are_timed() -> None:
+    pack = [replace(SPEC, connectivity=Dense(), cell="gru", bias=True)]
+    _, (_, found) = timings(Request([pack], tasks(), "cpu", 1, 60.0))
+    assert isinstance(found, PackTiming)
+
+
 @pytest.mark.parametrize(("long", "most"), [(0.0, 2), (math.inf, 4)])
 def test_a_large_kernel_is_timed_with_half_of_its_trials(
     monkeypatch: pytest.MonkeyPatch, long: float, most: int
