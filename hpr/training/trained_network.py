@@ -85,7 +85,7 @@ def load_network(run: str | os.PathLike[str] | Mapping[str, Any]) -> TrainedNetw
             f"run: expected a record or the path of its file runs/<key>.json, got {shown(run)}"
         )
     if isinstance(run, Mapping):
-        record, spec, name = run, RunSpec.from_dict(run.get("spec", {})), "the record"
+        record, spec, name = run, RunSpec.from_dict(run["spec"]), "the record"
     else:
         kept = with_weights(read_any(as_path("run", run)))
         if isinstance(kept, Bad):

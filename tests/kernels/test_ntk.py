@@ -371,6 +371,7 @@ def test_modules_that_mix_or_draw_are_refused(module: nn.Module, message: str) -
         ({"order": "fast"}, "order: expected one of"),
         ({"rho": -0.1}, "rho: expected"),
         ({"readout": torch.zeros(1, 4)}, r"readout: expected shape \[N_out, N\] = \[any, 3\]"),
+        ({"readout": torch.zeros(0, 3)}, r"readout: expected an output, got shape \(0, 3\)"),
         ({"recurrent": torch.full((3, 3), torch.nan)}, "recurrent: expected finite numbers, got 9"),
         ({"x2": torch.zeros(4, 1, 9)}, "x2: expected shape"),
         ({"x1": torch.full((4, 1, 2), torch.inf)}, "x1: expected finite numbers, got 8"),

@@ -41,6 +41,8 @@ def checked_networks(
         checks.tensor("readout", readout, (recurrent.dim(),), like=x)
         symbol = "[R, N_out, N]" if packed else "[N_out, N]"
         checks.shape("readout", readout, (*pack, None, N), symbol)
+        if not readout.shape[-2]:
+            raise ValueError(f"readout: expected an output, got shape {tuple(readout.shape)}")
     given = {group: value for group in checks.GROUPS if (value := weights.get(group)) is not None}
     for group, value in given.items():
         checks.finite(group, value)

@@ -81,6 +81,8 @@ def run_module(module: nn.Module, name: str, x: Tensor) -> Tensor:
             f"module: expected outputs [{len(x)}, …], a row an example of {given}, got {list(y.shape)}; "
             "examples come first (batch_first=True in torch's recurrent layers)"
         )
+    if not y.numel():
+        raise ValueError(f"module: expected an output per example, got outputs {list(y.shape)}")
     checks.finite("outputs of the module", y)
     return y
 
