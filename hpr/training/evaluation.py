@@ -19,6 +19,7 @@ from hpr.laziness import (
     task_kernel_alignment,
     weight_change_norm,
 )
+from hpr.system.devices import one_thread
 from hpr.tasks import Task
 from hpr.training.own_measures import OWN_MEASURES, State
 from hpr.training.pack import Pack, rates, tangent_kernel
@@ -76,6 +77,25 @@ class Evaluation:
         """
         before = self.before
         H_0, H_f = (self._representation(pack) for pack in (before, after))
+        with one_thread():
+            measures = self._of_weights_and_rates(after, H_0, H_f)
+        change = measures["weight_change_norm_all"]
+        K_f = self._kernel(after)
+        _comparable(before, change)
+        final = self._of_kernel(K_f)
+        measures["kernel_alignment"] = final.pop("kernel_alignment")
+        for name, value in final.items():
+            measures[f"{name}_initial"], measures[f"{name}_final"] = self.initial[name], value
+        states = [
+            State(pack.hidden[0], pack.readout[0], H, K)
+            for pack, H, K in ((before, H_0, self.K_0), (after, H_f, K_f))
+        ]
+        for name, own in OWN_MEASURES.items():
+            measures[name] = float(own(*states))
+        return measures, not_finite(measures)
+
+    def _of_weights_and_rates(self, after: Pack, H_0: Tensor, H_f: Tensor) -> dict[str, float]:
+        before = self.before
         start = before.drawn[0].double().cpu().numpy()
         squares = 0.0
         for name, old in before.tensors.items():
@@ -93,20 +113,9 @@ class Evaluation:
         }
         if start.shape[0] == start.shape[1]:
             measures["connectivity_effective_rank"] = effective_rank(start)
-        K_f = self._kernel(after)
-        _comparable(before, squares**0.5)
-        final = self._of_kernel(K_f)
-        measures["kernel_alignment"] = final.pop("kernel_alignment")
-        for name, value in final.items():
-            measures[f"{name}_initial"], measures[f"{name}_final"] = self.initial[name], value
-        states = [
-            State(pack.hidden[0], pack.readout[0], H, K)
-            for pack, H, K in ((before, H_0, self.K_0), (after, H_f, K_f))
-        ]
-        for name, own in OWN_MEASURES.items():
-            measures[name] = float(own(*states))
-        return measures, not_finite(measures)
+        return measures
 
+    @one_thread()
     def _of_kernel(self, K: Tensor) -> dict[str, float]:
         values = (
             alignment(self.K_0, K),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from hpr import laziness
-from hpr.connectivity import Dense
+from hpr.connectivity import Dense, LowRank
 from hpr.experiment.specification import RunSpec
 from hpr.tasks import make_task
-from hpr.training.evaluation import Evaluation
+from hpr.training.evaluation import Evaluation, evaluation
 from hpr.training.initial import initial_pack
 
 
@@ -106,3 +107,22 @@ def test_nothing_over_nothing_is_nan_and_flagged(rng: torch.Generator) -> None:
     assert measures["sign_similarity"] == 1
     assert "representation_alignment is not a number" in flags
     assert "kernel_alignment is not a number" in flags
+
+
+def test_measures_are_the_same_on_any_number_of_threads() -> None:
+    """A run that is trained in a process of several threads has the record of a worker, which has one."""
+    spec = RunSpec("DMS", LowRank(rank=30), seed=1, N=300)
+    task = make_task("DMS")
+    before, after = (
+        initial_pack([replace(spec, seed=seed)], task, torch.device("cpu")) for seed in (1, 8)
+    )
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            measures, _ = evaluation(spec, task, before).measures(after)
+        finally:
+            torch.set_num_threads(1)
+        # LAPACK's eigenvalues are not promised.
+        found.append({name: value for name, value in measures.items() if "rank" not in name})
+    assert found[0] == found[1]
