@@ -135,11 +135,15 @@ class Block:
                 elif mask is None or mask.any():
                     self._step(one, mask)
                     if self._waits(one, mask):
-                        raise Fault(f"{one.text}: expected an arrival, or all threads wait for good")
+                        raise Fault(
+                            f"{one.text}: expected an arrival, or all threads wait for good"
+                        )
         if self.copies or self.copy_groups or self.reads or self.read_groups:
             raise Fault("end of the program: expected all copies and products to be waited for")
         if self.tensor.products or self.tensor.transfers or self.tensor.columns:
-            raise Fault("end of the program: expected products to be waited for and tensor memory to be freed")
+            raise Fault(
+                "end of the program: expected products to be waited for and tensor memory to be freed"
+            )
 
     def _mask(self, one: Instruction) -> Array | None:
         if one.guard is None:

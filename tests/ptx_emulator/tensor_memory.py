@@ -89,18 +89,22 @@ class TensorMemory:
         at = column[:, None] + np.arange(count)
         cells = np.where(at < COLUMNS, lane[:, None] * COLUMNS + at, -1)
         if (lane >= LANES).any() or (cells < 0).any() or not self.cells.readable[cells].all():
-            raise Fault(f"tensor memory: expected {count} columns of an allocation from {column[0]}")
+            raise Fault(
+                f"tensor memory: expected {count} columns of an allocation from {column[0]}"
+            )
         return cells
 
-    def check(self, cells: Array, threads: Array, *, write: bool) -> None:
-        """Raise a Fault if something in flight conflicts with a read or a write of `cells`."""
+    def check(
+        self, cells: Array, threads: Array, *, write: bool, among: list[Product] | None = None
+    ) -> None:
+        """Raise a Fault if something in flight, of products those `among`, conflicts with an access of `cells`."""
         if not write and not self.filled[cells].all():
             raise Fault("tensor memory: expected cells that were written")
         for one in self.transfers:
             if (write or not one.load) and one.cells[cells].any():
                 raise Fault(f"tensor memory: expected tcgen05.wait::{'ld' if one.load else 'st'}")
-        for product in self.products:
-            touched = product.result[cells].any() or write and product.reads[cells].any()
+        for product in self.products if among is None else among:
+            touched = (product.result | product.reads if write else product.result)[cells].any()
             if touched and not product.seen[threads // WARP].all():
                 raise Fault("tensor memory: expected a tcgen05.mma that was waited for")
 

@@ -1,4 +1,4 @@
-"""Products of 10.0, `tcgen05.mma` of one thread: D in tensor memory, A there or in shared memory, B in shared memory."""
+"""Products of 10.0, `tcgen05.mma` of one thread: D in tensor memory, A there or in shared memory, B in the latter."""
 
 from __future__ import annotations
 
@@ -69,35 +69,37 @@ def _issue(
     """D = A B, added to D with `keep`. What is in flight may be an earlier sum in the same cells alone."""
     tensor, threads = block.tensor, np.array([thread])
     D = cells_of(tensor, into, n)
-    in_flight, tensor.products = tensor.products, [
-        one for one in tensor.products if not (one.thread == thread and np.array_equal(one.result, mask_of(D)))
-    ]  # fmt: skip
+    result, reads = mask_of(D), np.zeros(tensor.filled.shape, bool)
+    others = [
+        one
+        for one in tensor.products
+        if one.thread != thread or not np.array_equal(one.result, result)
+    ]
     words, B = operand(block, shared_matrix(right, n), NAME)
-    reads = np.zeros(tensor.filled.shape, bool)
     in_tensor, place = left
     if in_tensor:
         if place >> 16 != into >> 16:
             raise Fault("tensor memory: expected A and D from the same lane on")
         cells = cells_of(tensor, place, K)
-        tensor.check(cells, threads, write=False)
+        if result[cells].any():
+            raise Fault("tensor memory: expected A and D in different cells")
+        tensor.check(cells, threads, write=False, among=others)
         _free_of_races(tensor, cells, threads, write=False)
         A, reads = tf32(tensor.cells.words[cells]), mask_of(cells)
-        if reads[D].any():
-            raise Fault("tensor memory: expected A and D in different cells")
     else:
         more, A = operand(block, shared_matrix(place, M), NAME)
         words = np.concatenate([words, more])
     exact = A @ B.T
     if keep:
-        tensor.check(D, threads, write=False)
+        tensor.check(D, threads, write=False, among=others)
         exact = exact + tensor.cells.words[D].view(np.float32)
-    tensor.check(D, threads, write=True)
+    tensor.check(D, threads, write=True, among=others)
     _free_of_races(tensor, D, threads, write=True)
     tensor.cells.words[D] = rounded(exact, block.truncate).view(np.uint32)
     tensor.filled[D] = True
     block.shared.read_by_all(words)
     seen = np.zeros(len(block.thread) // WARP, bool)
-    tensor.products = [*in_flight, Product(block.clock.time, thread, words, reads, mask_of(D), seen)]
+    tensor.products.append(Product(block.clock.time, thread, words, reads, result, seen))
 
 
 @opcode(r"tcgen05\.mma\.cta_group::1\.kind::tf32")
