@@ -22,6 +22,7 @@ QUARTERS, HALF = 4, 16
 class Transfer(NamedTuple):
     """A load or a store in flight of `warps`, a mask; a store has no `registers` that wait for it."""
 
+    time: int
     load: bool
     warps: Array
     cells: Array  # a mask of all cells
@@ -209,13 +210,13 @@ def _move(name: re.Match[str], operands: list[str]) -> Step:
             values = np.stack([full(block, read(block))[threads] for read in reads], 1)
             tensor.cells.write(cells, values, threads)
             tensor.filled[cells] = True
-            tensor.transfers.append(Transfer(False, warps, mask_of(cells)))
+            tensor.transfers.append(Transfer(block.clock.time, False, warps, mask_of(cells)))
             return
         values = tensor.cells.read(cells, threads)
         for text, value in zip(names, values.T, strict=True):
             block.registers[text[1:]][threads] = value
         written = frozenset(text[1:] for text in names)
-        tensor.transfers.append(Transfer(True, warps, mask_of(cells), written))
+        tensor.transfers.append(Transfer(block.clock.time, True, warps, mask_of(cells), written))
 
     return step
 
@@ -229,6 +230,8 @@ def _wait(name: re.Match[str], operands: list[str]) -> Step:
                 one = one._replace(warps=one.warps & ~warps)
             if one.warps.any():
                 left.append(one)
+            else:
+                block.landed.append((one.time, block.clock.time))
         block.tensor.transfers = left
 
     return step
