@@ -84,6 +84,7 @@ FAULTS: dict[str, tuple[list[tuple[str, str]], str]] = {
     "no wait for the product": ([(WAIT, ""), (INVAL, "")], NOT_WAITED),
     "another parity": ([("[%r10], 0;", "[%r10], 1;"), (INVAL, "")], NOT_WAITED),
     "a parity of 2": ([("[%r10], 0;", "[%r10], 2;")], "expected a parity of 0 or 1"),
+    "phases that differ": ([("[%r10], 0;", "[%r10], %r5;")], "one mbarrier and one phase of all"),
     "a wait of one warp without a barrier": (
         [_before("@!%p1 bra $END;\n", WAIT), (AFTER, "$END:\n"), (INVAL, "")], NOT_WAITED,
     ),
@@ -158,6 +159,22 @@ def test_planted_fault_of_tensor_memory(
         text = text.replace(old, new)
     with pytest.raises((Fault, UnknownOpcodeError), match=message):
         product(shape, *numbers(shape)[:3], text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{LOAD}x2.b32 {{%r20}}, [%r6], 2;",
+        f"tcgen05.mma.cta_group::1.kind::tf32 [%r9], 0, 0, {SHARED.instruction}, 1, 0;",
+        "elect.sync %r7|%p2, 15;",
+        "tcgen05.ld.sync.aligned.32x32b.x1.b32 {%r20}, [%r6];",
+        "tcgen05.mma.cta_group::1.kind::f16 [%r9], 0, 0, 0, 1;",
+        "tcgen05.fence::after_thread_sync;",
+    ],
+)
+def test_other_forms_are_refused(text: str) -> None:
+    with pytest.raises(UnknownOpcodeError):
+        run(text, np.zeros(1, np.uint32), np.zeros(1, np.uint32))
 
 
 def test_a_register_may_be_read_before_the_wait() -> None:
