@@ -1,9 +1,9 @@
 """Compiled Triton kernels, run from their PTX in NumPy: a test tool for machines without a card.
 
 `memory` checks each access for bounds, alignment and races. `program` parses PTX and refuses an unknown opcode.
-`arithmetic`, `transfers`, `tensor_cores` and, of 10.0, `tensor_memory`, `tensor_products` and `mbarriers` are the
-opcodes. `block` runs one block at a time, and `launch` a grid. `removal` takes one barrier, fence, commit or wait out
-of a kernel and says who notices.
+`arithmetic`, `transfers`, `tensor_cores` and, of 10.0, `tensor_transfers`, `tensor_products` and `mbarriers` are the
+opcodes. `tensor_memory` is what these share. `block` runs one block at a time, and `launch` a grid. `removal` takes one
+barrier, fence, commit or wait out of a kernel and says who notices.
 
 The model: all threads of a block step together, and warps that diverge meet again before the next barrier. Two warps
 are ordered by `bar.sync` alone, two threads of a warp by that or `bar.warp.sync`, and two blocks of a launch not at

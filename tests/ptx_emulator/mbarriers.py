@@ -11,7 +11,7 @@ import numpy as np
 from ptx_emulator.block import Block
 from ptx_emulator.memory import POISON, WARP, Array, Fault
 from ptx_emulator.program import Step, UnknownOpcodeError, address, full, opcode, source, target
-from ptx_emulator.tensor_memory import whole_warps
+from ptx_emulator.tensor_transfers import whole_warps
 
 CONTENT = 0xB0B0B0B0  # of a barrier's words; nobody may read them
 

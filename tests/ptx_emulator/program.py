@@ -90,8 +90,8 @@ def parse(ptx: str) -> Program:
         arithmetic,
         mbarriers,
         tensor_cores,
-        tensor_memory,
         tensor_products,
+        tensor_transfers,
         transfers,
     )
 

@@ -11,7 +11,8 @@ from ptx_emulator.mbarriers import one_thread
 from ptx_emulator.memory import WARP, Array, Fault
 from ptx_emulator.program import Step, UnknownOpcodeError, address, full, opcode, source
 from ptx_emulator.tensor_cores import operand, rounded, rows_of_k, tf32
-from ptx_emulator.tensor_memory import HALF, Product, TensorMemory, mask_of
+from ptx_emulator.tensor_memory import Product, TensorMemory, mask_of
+from ptx_emulator.tensor_transfers import HALF
 
 M, K = 64, 8
 NAME = "tcgen05.mma"
