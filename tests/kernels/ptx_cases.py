@@ -40,12 +40,18 @@ def program_of(body: str, threads: int) -> Program:
 
 
 def run(
-    body: str, given: Array, result: Array, threads: int = 32, blocks: int = 1, **options: bool
+    body: str,
+    given: Array,
+    result: Array,
+    threads: int = 32,
+    blocks: int = 1,
+    shared: int = 4096,
+    **options: bool,
 ) -> Counts:
     """Run `body` where %rd4 and %rd5 point to the thread's word of `given` and of `result`, and %r2 is 4 times it."""
     program = program_of(body, threads)
     arguments = [Pointer.to(given), Pointer.to(result), np.array([NUMBER], np.uint32)]
-    return launch(program, arguments, blocks, shared=4096, **options)
+    return launch(program, arguments, blocks, shared=shared, **options)
 
 
 class Case(NamedTuple):
@@ -82,8 +88,9 @@ class Case(NamedTuple):
 
 def opcodes(body: str) -> set[str]:
     """The opcodes of instructions that `;` ends."""
-    texts = [re.sub(r"^@!?%p\d+\s+", "", part.strip()) for part in body.split(";")]
-    return {text.split()[0] for text in texts if text and not text.startswith("$")}
+    before = r"^(?:\s|[{}]|//.*\n|\$?\w+:(?=\s)|@!?%?\w+ )+"
+    texts = [re.sub(before, "", part) for part in body.split(";")]
+    return {text.split()[0] for text in texts if text}
 
 
 def single(value: float) -> int:
@@ -196,6 +203,7 @@ COMPARISONS = [
     Case("setp.ne.b64 %p1, 0x100000005, 5; selp.b32 %r20, 1, 0, %p1;", (), 1),
     Case("mov.pred %p1, -1; mov.pred %p2, 0; and.pred %p3, %p1, %p2; selp.b32 %r20, 3, 4, %p3;", (), 4),
     Case("mov.pred %p1, -1; mov.pred %p2, 0; or.pred %p3, %p1, %p2; selp.b32 %r20, 3, 4, %p3;", (), 3),
+    Case("mov.pred %p1, -1; not.pred %p2, %p1; selp.b32 %r20, 3, 4, %p2;", (), 4),
     Case("setp.lt.f32 %p1, %r10, %r11; selp.f32 %r20, %r10, %r11, %p1;", (single(1.5), single(0.5)), single(0.5)),
 ]  # fmt: skip
 # The upper half of a pair is its second number.

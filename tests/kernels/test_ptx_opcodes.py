@@ -10,8 +10,9 @@ import pytest
 from ptx_cases import CASES, Case, opcodes, run, single
 from ptx_emulator.launch import compiled
 from ptx_emulator.memory import Array, Fault
-from ptx_emulator.program import UnknownOpcodeError
+from ptx_emulator.program import Program
 from smallest_launches import NAMES, launches
+from tensor_cases import TENSOR_BODIES
 
 from hpr_kernels.checks import PRECISIONS
 
@@ -214,36 +215,39 @@ def test_threads_of_one_instruction_write_one_number() -> None:
         run("st.global.b32 [%rd2], %r1;", np.zeros(1, np.uint32), np.zeros(1, np.uint32))
 
 
-BODIES = [*STORES, ZERO_FILL, WARP, STMATRIX, LDMATRIX, MMA, _wgmma(32), _wgmma(64), MASKED]
+BODIES = [
+    *STORES,
+    ZERO_FILL,
+    WARP,
+    STMATRIX,
+    LDMATRIX,
+    MMA,
+    _wgmma(32),
+    _wgmma(64),
+    MASKED,
+    *TENSOR_BODIES,
+]
 
 
 @cache
 def used(capability: int) -> dict[str, set[str]]:
-    """The opcodes of every kernel that the emulator serves at a capability, and the names of the others."""
+    """The opcodes of every kernel as compiled for a capability, and the names of the kernels that have them."""
     found: dict[str, set[str]] = {}
 
-    def add(name: str, make: object) -> None:
-        try:
-            programs = make()  # type: ignore[operator]
-        except UnknownOpcodeError as error:
-            [unknown] = opcodes(str(error))
-            found.setdefault(f"unknown: {unknown.partition('.')[0]}", set()).add(name)
-            return
-        for program in programs:
-            for one in program.instructions:
-                found.setdefault(one.opcode, set()).add(name)
+    def add(name: str, program: Program) -> None:
+        for one in program.instructions:
+            found.setdefault(one.opcode, set()).add(name)
 
     for operation in ("gram", "loss", "recurrence", "tangent", "trials", "update"):
         module = importlib.import_module(f"hpr_kernels.{operation}.triton")
         for precision in PRECISIONS if operation != "trials" else [()]:
             listed = module.specimens(*([precision] if precision else []))
             for one in listed[: len(listed) // 3]:
-                add(f"{one.name}, {precision}", lambda one=one: [compiled(one, capability).program])
+                add(f"{one.name}, {precision}", compiled(one, capability).program)
     with pytest.MonkeyPatch.context() as patch:
         for name in NAMES:
-            add(name, lambda name=name: [
-                one.kernel.program for one in launches(name, capability, patch, inputs=False)
-            ])  # fmt: skip
+            for prepared in launches(name, capability, patch, inputs=False):
+                add(name, prepared.kernel.program)
     return found
 
 
@@ -254,5 +258,4 @@ def test_every_opcode_of_the_kernels_has_a_case(capability: int) -> None:
     pytest.importorskip("triton")
     covered = set().union(*(case.opcodes for case in CASES), *map(opcodes, BODIES)) | {"ret"}
     without = {name: by for name, by in used(capability).items() if name not in covered}
-    # On 10.0, products of 64 rows use instructions that the emulator does not know.
-    assert set(without) <= ({"unknown: tcgen05"} if capability == 100 else set()), without
+    assert not without, without

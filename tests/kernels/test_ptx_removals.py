@@ -11,18 +11,15 @@ import pytest
 from ptx_cases import program_of
 from ptx_emulator.launch import Kernel, Pointer, Prepared
 from ptx_emulator.removal import REASONS, SYNCHRONISATION, Bench, remove, synchronisations
+from tensor_cases import COMMIT, TRY_WAIT
 from uncaught_removals import REMOVED_FROM, Uncaught, subjects, table
 
-# Each kernel, each kind of synchronisation.
-FAMILIES = (
-    "forward, tf32x3",
-    "adjoints, tf32",
-    "gram, tf32x3",
-    "alignment, tf32",
-    "update, tf32x3",
-    "update, constrained, tight rows, ieee",
-    "cross-entropy, tf32x3",
-)
+# Each kernel, each kind of synchronisation. On 10.0, A in tensor memory, and pipelined products of A in shared memory.
+SAMPLED = {
+    "9.0": ("forward, tf32x3", "adjoints, tf32", "gram, tf32x3", "alignment, tf32", "update, tf32x3",
+            "update, constrained, tight rows, ieee", "cross-entropy, tf32x3"),
+    "10.0": ("gram, tf32x3", "alignment, two sets, no diagonal, tf32"),
+}  # fmt: skip
 
 
 def rows(name: str, cards: str | None = None) -> list[Uncaught]:
@@ -38,11 +35,11 @@ def test_every_removal_is_caught_or_listed(name: str) -> None:
 
 
 @pytest.mark.emulated(90)
-@pytest.mark.parametrize("name", FAMILIES)
-def test_first_removal_of_each_kind(name: str) -> None:
-    """A sample of the test above, on 9.0."""
+@pytest.mark.parametrize(("name", "card"), [(n, card) for card in SAMPLED for n in SAMPLED[card]])
+def test_first_removal_of_each_kind(name: str, card: str) -> None:
+    """A sample of the test above, on 9.0 and on 10.0."""
     pytest.importorskip("triton")
-    subject = subjects(name)[-1]
+    [subject] = subjects(name, card)
     places = subject.firsts()
     expected = [one for one in rows(name, subject.cards) if one.place in places]
     assert list(subject.uncaught(places)) == expected
@@ -116,12 +113,13 @@ def test_every_kind_of_synchronisation_is_removed() -> None:
     body = (
         "bar.sync 0; bar.warp.sync -1; cp.async.commit_group; cp.async.wait_group 0; fence.proxy.async.shared::cta;"
         "wgmma.fence.sync.aligned; wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;"
+        "tcgen05.wait::ld.sync.aligned; tcgen05.wait::st.sync.aligned;"
+        f"{COMMIT} [%r10]; {TRY_WAIT} %p1, [%r10], 0;"
     )
     assert len(synchronisations(program_of(body, 32))) == body.count(";")
-    for name in (
-        "barrier.sync",
-        "mbarrier.init.shared::cta.b64",
-        "fence.acq_rel.gpu",
-        "membar.cta",
-    ):
+    kinds = "barrier.sync mbarrier.arrive.shared::cta.b64 fence.acq_rel.gpu membar.cta"
+    for name in [*kinds.split(), "tcgen05.fence::after_thread_sync"]:
         assert SYNCHRONISATION.fullmatch(name)
+    # They make an mbarrier and give it up, and order nothing.
+    for name in ("mbarrier.init.shared::cta.b64", "mbarrier.inval.shared::cta.b64"):
+        assert not SYNCHRONISATION.fullmatch(name)

@@ -94,6 +94,20 @@ def test_equals_the_equation(
 
 
 @on_each_device
+def test_tensor_cores_take_the_step(rng: torch.Generator, device: str) -> None:
+    """At tf32x3 the step is as good as torch's, in the tensor memory of 10.0 too."""
+    values = numbers(rng, CASES[1])
+    rule = rules(rng, CASES[1], "each")
+    views = [v.to(device, copy=True) for v in values]
+    momentum_step(*views, constraint=rule.to(device), precision="tf32x3", **SGD)
+    exact = reference.momentum_step(*(v.double() for v in values), constraint=rule, **SGD)
+    single = reference.momentum_step(*values, constraint=rule, **SGD)
+    for got, wanted, torchs in zip(views[:2], exact, single, strict=True):
+        theirs = max(relative_error(torchs, wanted), torch.finfo(torch.float32).eps)
+        assert_close(got.cpu(), wanted, 2 * theirs)
+
+
+@on_each_device
 def test_pack_is_its_networks(rng: torch.Generator, device: str) -> None:
     """A network's result has the same bits alone, in a pack, and each time."""
     values = [v.to(device) for v in numbers(rng, CASES[1])]

@@ -20,7 +20,7 @@ from hpr_kernels.compiled import SHARED_LIMIT, Compiled
 # The compute capabilities whose compiled code tests/ptx_emulator runs.
 EMULATED = [
     pytest.param("cpu", marks=pytest.mark.emulated(capability), id=f"emulated-{capability}")
-    for capability in (80, 90)
+    for capability in (80, 90, 100)
 ]
 on_each_device = pytest.mark.parametrize(
     "device",

@@ -6,12 +6,16 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ptx_emulator.memory import WARP, Access, Array, Fault, Memory
 from ptx_emulator.program import Instruction, Program
+
+# What threads execute together, or not at all.
+TOGETHER = re.compile(r"bar\.sync|ret|mma|wgmma|ldmatrix|stmatrix|shfl|cp\.async")
 
 
 @dataclass
@@ -95,8 +99,18 @@ class Block:
         self.landed: list[tuple[int, int]] = []
         # The times of the last fences for wgmma, of shared memory and of registers.
         self.fenced = self.registers_fenced = -1
+        self.mbarriers: dict[int, Any] = {}
         # The times at which ordinary instructions last touched registers of products.
         self.touched: dict[str, int] = {}
+
+    @cached_property
+    def tensor(self) -> Any:
+        """The tensor memory, of kernels that have one."""
+        from ptx_emulator.tensor_memory import TensorMemory
+
+        made = TensorMemory(self.clock)
+        made.cells.log = self.shared.log
+        return made
 
     def run(self) -> None:
         """Go to the end of the program. A Fault names the instruction."""
@@ -117,10 +131,19 @@ class Block:
                         at = self._diverged(np.where(mask, there, at))
                 elif one.opcode == "bar.sync":
                     self.clock.epoch += 1
+                    self.tensor.meet()
                 elif mask is None or mask.any():
                     self._step(one, mask)
+                    if self._waits(one, mask):
+                        raise Fault(
+                            f"{one.text}: expected an arrival, or all threads wait for good"
+                        )
         if self.copies or self.copy_groups or self.reads or self.read_groups:
             raise Fault("end of the program: expected all copies and products to be waited for")
+        if self.tensor.products or self.tensor.transfers or self.tensor.columns:
+            raise Fault(
+                "end of the program: expected products to be waited for and tensor memory to be freed"
+            )
 
     def _mask(self, one: Instruction) -> Array | None:
         if one.guard is None:
@@ -158,22 +181,49 @@ class Block:
                 raise Fault("expected the sums of a wgmma that was waited for")
             if not product.fragments.isdisjoint(writes):
                 raise Fault("expected registers that no wgmma in flight reads")
+        for one in self.tensor.transfers:
+            if not one.registers.isdisjoint(writes):
+                raise Fault("expected tcgen05.wait::ld before a write of a register that it loads")
+
+    def _waits(self, one: Instruction, mask: Array | None) -> bool:
+        """Whether a thread has found the phase of an mbarrier not over."""
+        if not one.opcode.startswith("mbarrier.try_wait"):
+            return False
+        over = self.registers[one.operands[0].removeprefix("%")]
+        return not over[... if mask is None else mask].all()
 
     def _diverged(self, at: Array) -> int:
-        """Run the threads that are furthest behind, until all threads meet; the place where they do."""
+        """Run the threads that are furthest behind, until all threads meet; the place where they do.
+
+        Threads that wait for others let them go first.
+        """
         while (at != at[0]).any():
-            lowest = int(at.min())
-            one = self.program.instructions[lowest]
-            mask = at == lowest
-            if one.guard is not None:
-                value = self.registers[one.guard.register]
-                mask = mask & (~value if one.guard.negated else value)
-            at[at == lowest] = lowest + 1
-            self._count(one, mask)
-            if one.opcode.startswith("bra"):
-                at[mask] = self.program.labels[one.operands[0]]
-            elif re.match(r"bar\.sync|ret|mma|wgmma|ldmatrix|stmatrix|shfl|cp\.async", one.opcode):
-                raise Fault(f"{one.text}: expected by all threads together, got some")
-            elif mask.any():
-                self._step(one, mask)
+            places = np.unique(at).tolist()
+            for place in places:
+                one, mask = self.program.instructions[place], at == place
+                if not TOGETHER.match(one.opcode) and self._advance(one, mask, at):
+                    break
+            else:
+                raise Fault(
+                    f"{self.program.instructions[places[0]].text}: expected by all threads together, got some"
+                )
         return int(at[0])
+
+    def _advance(self, one: Instruction, mask: Array, at: Array) -> bool:
+        """Let the threads of `mask` execute an instruction, and move them on unless it makes them wait."""
+        chosen = mask
+        if one.guard is not None:
+            value = self.registers[one.guard.register]
+            chosen = mask & (~value if one.guard.negated else value)
+        self._count(one, chosen)
+        place = at[mask][0] + 1
+        if one.opcode.startswith("bra"):
+            at[mask] = place
+            at[chosen] = self.program.labels[one.operands[0]]
+            return True
+        if chosen.any():
+            self._step(one, chosen)
+            if self._waits(one, chosen):
+                return False
+        at[mask] = place
+        return True

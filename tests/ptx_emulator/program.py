@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -45,7 +45,8 @@ class Guard(NamedTuple):
 class Instruction:
     """One instruction; `step` is None for those that steer the block.
 
-    `reads` and `writes` are the registers of products of warp groups that an ordinary instruction names.
+    `reads` and `writes` are the registers of products of warp groups, or of loads of tensor memory, that an ordinary
+    instruction names.
     """
 
     text: str
@@ -85,7 +86,14 @@ def parse(ptx: str) -> Program:
         UnknownOpcodeError: an instruction is not emulated, whether it would be executed or not.
     """
     # The modules of opcodes fill the table when they are imported.
-    from ptx_emulator import arithmetic, tensor_cores, transfers  # noqa: F401
+    from ptx_emulator import (  # noqa: F401
+        arithmetic,
+        mbarriers,
+        tensor_cores,
+        tensor_products,
+        tensor_transfers,
+        transfers,
+    )
 
     parameters: list[str] = re.findall(r"^\s*\.param .*?(\w+_param_\d+)", ptx, re.M)
     threads = re.search(r"\.reqntid (\d+)", ptx)
@@ -94,10 +102,8 @@ def parse(ptx: str) -> Program:
     registers: dict[str, np.dtype] = {}
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
-    body = ptx[ptx.index("\n{") + 2 : ptx.index("\n}")]
-    for line in body.split("\n"):
-        line = line.split("//")[0].strip()
-        if declared := re.match(r"\.reg \.(\w+)\s+%(\w+?)<\d+>", line):
+    for line in _body(ptx):
+        if declared := re.match(r"\.reg \.(\w+)\s+%([a-z]+)(?:<\d+>|\d+;)", line):
             registers[declared[2]] = TYPES[declared[1]]
         elif label := re.match(r"(\$\w+):", line):
             labels[label[1]] = len(instructions)
@@ -107,14 +113,44 @@ def parse(ptx: str) -> Program:
     return Program(parameters, registers, instructions, labels, int(threads[1]))
 
 
+def _body(ptx: str) -> Iterator[str]:
+    """The lines of the kernel. What an inner `{ }` declares gets names of its own, `%name0` and `$label0`."""
+    scopes = 0
+    inner: list[str] | None = None
+    for line in ptx[ptx.index("\n{") + 2 :].split("\n"):
+        line = line.split("//")[0].strip()
+        if line == "{":
+            inner = []
+        elif line == "}" and inner is None:
+            return
+        elif line == "}":
+            text = "\n".join(inner or [])
+            for name in re.findall(r"^\.reg \.\w+ (\w+);$", text, re.M):
+                text = re.sub(rf"\b{name}\b", f"%{name}{scopes}", text)
+            for name in re.findall(r"^(\w+):$", text, re.M):
+                text = re.sub(rf"\b{name}\b", f"${name}{scopes}", text)
+            yield from text.split("\n")
+            inner, scopes = None, scopes + 1
+        elif inner is not None:
+            inner.append(line)
+        else:
+            yield line
+
+
 def _with_registers(instructions: list[Instruction]) -> list[Instruction]:
     """The instructions with their `reads` and `writes`."""
-    products = [one for one in instructions if one.opcode.startswith("wgmma.mma_async")]
-    watched = frozenset(name for one in products for name in _registers(one.operands[:2]))
+    counts = {"wgmma.mma_async": 2, "tcgen05.ld": 1}
+    watched = frozenset(
+        name
+        for one in instructions
+        for opcode, count in counts.items()
+        if one.opcode.startswith(opcode)
+        for name in _registers(one.operands[:count])
+    )
     found = []
     for one in instructions:
         if watched and not one.opcode.startswith("wgmma"):
-            results = 0 if re.match(r"st|cp|bar|bra", one.opcode) else 1
+            results = 0 if re.match(r"st|cp|bar|bra|tcgen05\.(?!ld)", one.opcode) else 1
             writes = _registers(one.operands[:results]) & watched
             reads = _registers(one.operands[results:]) & watched
             one = replace(one, reads=reads, writes=writes)
@@ -127,7 +163,7 @@ def _registers(operands: list[str]) -> frozenset[str]:
 
 
 def _instruction(text: str) -> Instruction:
-    parts = re.match(r"(?:@(!?)%(p\d+)\s+)?([\w.:]+)\s*(.*)$", text)
+    parts = re.match(r"(?:@(!?)%([a-z]+\d+)\s+)?([\w.:]+)\s*(.*)$", text)
     if parts is None:
         raise UnknownOpcodeError(text)
     name, operands = parts[3], split(parts[4])

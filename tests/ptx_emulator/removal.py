@@ -16,11 +16,11 @@ import numpy as np
 from ptx_emulator.block import Block, Trace
 from ptx_emulator.launch import Pointer, Prepared, launch
 from ptx_emulator.memory import WARP, Access, Array, Fault
-from ptx_emulator.program import Instruction, Program
+from ptx_emulator.program import Instruction, Program, target
 
 SYNCHRONISATION = re.compile(
-    r"bar(\.warp)?\.sync|barrier\..*|cp\.async\.(commit|wait)_group|mbarrier\..*|fence\..*|membar\..*"
-    r"|wgmma\.(fence|commit_group|wait_group)\.sync\.aligned"
+    r"bar(\.warp)?\.sync|barrier\..*|cp\.async\.(commit|wait)_group|mbarrier\.(?!init|inval).*|fence\..*|membar\..*"
+    r"|wgmma\.(fence|commit_group|wait_group)\.sync\.aligned|tcgen05\.(wait|commit|fence).*"
 )
 REASONS = {
     "nothing before": "no access lies between the barrier before and this one",
@@ -30,9 +30,9 @@ REASONS = {
     "own words": "each such word belongs to one thread, or to one warp with a barrier of its own",
     "same wait": "its copies or products end at the same waits without it",
     "nothing in flight": "all copies and products that it waits for have ended",
-    "ends unused": "its copies end at a later wait, and nobody touches them until then",
+    "ends unused": "its copies or products end at a later wait, and nobody touches them until then",
     "earlier fence": "the products that follow read nothing that was touched since the fence before",
-    "at the end": "caught, but only because the program ends with copies in flight",
+    "at the end": "caught, but only because the program ends with copies or products in flight",
     "not executed": "the launch does not reach it",
 }
 END = "end of the program"
@@ -64,13 +64,16 @@ class Moment(NamedTuple):
 def without(program: Program, at: int) -> tuple[Program, list[Moment]]:
     """The program without instruction `at`, and a list that gets the moments at which it would have executed."""
     passed: list[Moment] = []
+    instructions = list(program.instructions)
+    old = instructions[at]
+    # Without a wait for an mbarrier, the loop around it ends at once.
+    over = target(old.operands[0] if old.opcode.startswith("mbarrier.try_wait") else "_")
 
     def step(block: Block, mask: Array | None) -> None:
         clock = block.clock
         passed.append(Moment(clock.epoch, int(clock.warp_epochs[0]), clock.time))
+        over(block, np.full(block.thread.shape, True), mask)
 
-    instructions = list(program.instructions)
-    old = instructions[at]
     instructions[at] = Instruction(f"(removed) {old.text}", "removed", [], old.guard, step)
     return replace(program, instructions=instructions), passed
 
@@ -111,7 +114,7 @@ class Bench:
             return "", set()
         if "fence" in opcode:
             return "", {"earlier fence"}
-        if "group" not in opcode:
+        if opcode.startswith("bar"):
             return "", {_around(trace.accesses, one, "warp" in opcode) for one in passed}
         if trace.landed != self.whole.landed:
             return "", {"ends unused"}

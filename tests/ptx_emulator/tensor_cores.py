@@ -34,7 +34,8 @@ def rounded(exact: Array, truncate: bool) -> Array:
     return np.where(over, np.nextafter(single, np.float32(0)), single)
 
 
-def _tf32(words: Array) -> Array:
+def tf32(words: Array) -> Array:
+    """The numbers that tensor cores make of words."""
     return (words & TF32).view(np.float32).astype(np.float64)
 
 
@@ -60,7 +61,7 @@ def _mma(name: re.Match[str], operands: list[str]) -> Step:
         if mask is not None:
             raise Fault("expected all threads, got some")
         A, B = (
-            _matrix([_tf32(read(block)) for read in own], where, shape)
+            _matrix([tf32(read(block)) for read in own], where, shape)
             for own, where, shape in zip(
                 reads, (A_PLACES, B_PLACES), ((16, 8), (8, 8)), strict=True
             )
@@ -82,28 +83,38 @@ class Product(NamedTuple):
     results: dict[str, Array]
 
 
-def _addresses(descriptor: int, rows: int) -> Array:
-    """Addresses [rows, 8] of the tf32 numbers that a matrix descriptor names, rows of K side by side."""
-    start, stride = (descriptor & 0x3FFF) << 4, ((descriptor >> 32) & 0x3FFF) << 4
-    width, mask = {1: (128, 7), 2: (64, 3), 3: (32, 1)}.get(descriptor >> 62 & 3, (0, 0))
-    if not width or descriptor >> 49 & 7:
-        raise UnknownOpcodeError(f"wgmma with descriptor {descriptor:#x}")
+def rows_of_k(start: int, stride: int, width: int, rows: int) -> Array:
+    """Addresses [rows, 8] of tf32 numbers, rows of K side by side in lines of `width` bytes, which are swizzled.
+
+    `stride` bytes lie between 8 rows and the next 8.
+    """
     row, k = np.arange(rows)[:, None], np.arange(8)[None]
     plain = start + row // 8 * stride + row % 8 * width + 4 * k
-    return np.asarray(plain ^ ((plain >> 7 & mask) << 4))
+    return np.asarray(plain ^ ((plain >> 7 & width // 16 - 1) << 4))
+
+
+def operand(block: Block, addresses: Array, reader: str) -> tuple[Array, Array]:
+    """The words of shared memory at `addresses` that a tensor core reads asynchronously, and their numbers."""
+    shared = block.shared
+    place = shared.locate(addresses.ravel(), 4)[:, 0]
+    if (shared.written.epoch[place] == block.clock.epoch).any():
+        raise Fault(f"shared: {reader} reads what was written since the last barrier")
+    if (shared.written.time[place] > block.fenced).any():
+        raise Fault(f"shared: {reader} reads what was written since the last fence.proxy.async")
+    return place, tf32(shared.words[place]).reshape(addresses.shape)
 
 
 def _fetch(block: Block, descriptors: Array, rows: int, words: list[Array]) -> Array:
     """The matrices [groups, rows, 8] that each group's descriptor names; `words` gains what was read."""
-    shared, found = block.shared, []
-    for descriptor in descriptors[:: GROUP * WARP]:
-        place = shared.locate(_addresses(int(descriptor), rows).ravel(), 4)
-        if (shared.written.epoch[place] == block.clock.epoch).any():
-            raise Fault("shared: wgmma reads what was written since the last barrier")
-        if (shared.written.time[place] > block.fenced).any():
-            raise Fault("shared: wgmma reads what was written since the last fence.proxy.async")
-        words.append(place[:, 0])
-        found.append(_tf32(shared.words[place]).reshape(rows, 8))
+    found = []
+    for descriptor in map(int, descriptors[:: GROUP * WARP]):
+        width = {1: 128, 2: 64, 3: 32}.get(descriptor >> 62 & 3, 0)
+        if not width or descriptor >> 49 & 7:
+            raise UnknownOpcodeError(f"wgmma with descriptor {descriptor:#x}")
+        start, stride = (descriptor & 0x3FFF) << 4, ((descriptor >> 32) & 0x3FFF) << 4
+        place, matrix = operand(block, rows_of_k(start, stride, width, rows), "wgmma")
+        words.append(place)
+        found.append(matrix)
     return np.stack(found)
 
 
@@ -111,7 +122,7 @@ def _left(text: str) -> Callable[[Block, list[Array]], Array]:
     """A reader of A, [warps, 16, 8], from registers or from shared memory."""
     if text.startswith("{"):
         reads = [source(one, "b32") for one in vector(text)]
-        return lambda block, words: _matrix([_tf32(r(block)) for r in reads], A_PLACES, (16, 8))
+        return lambda block, words: _matrix([tf32(r(block)) for r in reads], A_PLACES, (16, 8))
     descriptor = source(text, "b64")
     return lambda block, words: _fetch(block, descriptor(block), 64, words).reshape(-1, 16, 8)
 
