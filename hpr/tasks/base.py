@@ -89,7 +89,7 @@ class Task(ABC):
         start, count = _whole_number("start", start, 0), _whole_number("count", count, 1)
         batch = _whole_number("batch", batch, 1)
         if split not in get_args(Split):
-            raise ValueError(f"split must be 'train' or 'evaluation', got {split!r}")
+            raise ValueError(f"split: expected 'train' or 'evaluation', got {split!r}")
         drawn = self._draw(seed, start, count, batch, split)
         fault = self._fault(drawn, (count, self.T, batch))
         if fault is not None:
@@ -142,7 +142,7 @@ def _whole_number(name: str, value: int, least: int | None = None) -> int:
     try:
         whole = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
+        raise TypeError(f"{name}: expected a whole number, got {value!r}") from None
     if least is not None and whole < least:
-        raise ValueError(f"{name} must be at least {least}, got {whole}")
+        raise ValueError(f"{name}: expected at least {least}, got {whole}")
     return whole

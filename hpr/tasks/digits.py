@@ -73,7 +73,7 @@ class RowDigits(Task):
         batches = self.size(split) // batch  # per epoch
         if not batches:
             raise ValueError(
-                f"batch must be at most {self.size(split)}, the number of {self.name}'s "
+                f"batch: expected at most {self.size(split)}, the number of {self.name}'s "
                 f"{split} pictures, got {batch}"
             )
         inputs = np.empty((count, self.T, batch, self.N_in), np.float32)

@@ -35,7 +35,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
         with open_bounded(path) as file:
             return _read_array(path, file.read, dimensions)
     except GARBLED as error:
-        raise ValueError(f"{path} must be a whole gzip file: {error}") from error
+        raise ValueError(f"{path}: expected a whole gzip file: {error}") from error
 
 
 def _read_array(path: Path, read: Callable[[int], bytes], dimensions: int) -> np.ndarray:
@@ -47,11 +47,11 @@ def _read_array(path: Path, read: Callable[[int], bytes], dimensions: int) -> np
             f"{path} must start with the IDX magic number {magic.hex()}, got {head[:4].hex()}"
         )
     if len(head) < size:
-        raise ValueError(f"{path} must have a head of {size} bytes, got {len(head)}")
+        raise ValueError(f"{path}: expected a head of {size} bytes, got {len(head)}")
     shape = tuple(int(n) for n in np.frombuffer(head, ">u4", offset=4))
     expected = prod(shape)
     if size + expected > LARGEST:
-        raise ValueError(f"{path} must have at most {LARGEST:,} bytes, got the shape {shape}")
+        raise ValueError(f"{path}: expected at most {LARGEST:,} bytes, got the shape {shape}")
     content = bytearray()
     # The buffer grows with the bytes that arrive: a wrong header must not allocate 1 GiB.
     while len(content) <= expected and (chunk := read(min(_CHUNK, expected + 1 - len(content)))):
@@ -59,6 +59,6 @@ def _read_array(path: Path, read: Callable[[int], bytes], dimensions: int) -> np
     if len(content) != expected:
         got = "more" if len(content) > expected else size + len(content)
         raise ValueError(
-            f"{path} must have {size + expected} bytes for its shape {shape}, got {got}"
+            f"{path}: expected {size + expected} bytes for its shape {shape}, got {got}"
         )
     return np.frombuffer(content, np.uint8).reshape(shape)

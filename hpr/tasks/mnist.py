@@ -141,13 +141,13 @@ def _pictures(folder: Path, stem: str) -> tuple[np.ndarray, np.ndarray]:
     where = _file(folder, f"{stem}-images-idx3-ubyte.gz")
     images = read_idx(where, 3)
     if images.shape[1:] != (_SIDE, _SIDE):
-        raise ValueError(f"{where} must hold images of 28 x 28, got {images.shape[1:]}")
+        raise ValueError(f"{where}: expected images of 28 x 28, got {images.shape[1:]}")
     where = _file(folder, f"{stem}-labels-idx1-ubyte.gz")
     labels = read_idx(where, 1)
     if len(labels) != len(images):
-        raise ValueError(f"{where} must hold {len(images)} labels, one an image, got {len(labels)}")
+        raise ValueError(f"{where}: expected {len(images)} labels, one an image, got {len(labels)}")
     if len(labels) and labels.max() > 9:
-        raise ValueError(f"{where} must hold labels from 0 to 9, got {labels.max()}")
+        raise ValueError(f"{where}: expected labels from 0 to 9, got {labels.max()}")
     return images, labels
 
 
@@ -158,7 +158,7 @@ def _folder(given: Path) -> Path:
     folder = min(folders, key=lambda folder: len(lacks[folder]))
     if lacks[folder]:
         raise MnistUnavailable(
-            f"mnist_dir must hold {lacks[folder][0]} or the same unzipped, got {folder}"
+            f"mnist_dir: expected {lacks[folder][0]} or the same unzipped, got {folder}"
         )
     return folder
 
@@ -184,7 +184,7 @@ def _check_sha256(path: Path) -> None:
         raise unusable(path, "read", error) from error
     if found != _SHA256[path.name]:
         raise ValueError(
-            f"{path} must have the SHA-256 {_SHA256[path.name]}, got {found}: delete it"
+            f"{path}: expected the SHA-256 {_SHA256[path.name]}, got {found}: delete it"
         )
 
 

@@ -55,12 +55,12 @@ def make_task(
         MnistUnavailable: the task is sMNIST or MNIST, and its files are neither found nor downloaded.
     """
     if not isinstance(dt, numbers.Real) or not math.isfinite(dt) or dt <= 0:
-        raise ValueError(f"dt must be a positive number of ms, got {dt!r}")
+        raise ValueError(f"dt: expected a positive number of ms, got {dt!r}")
     own = own_version(name)
     if own is not None:
         task = _own_task(name, dt, mnist_dir)
         if version not in (None, own):
-            raise ValueError(f"version must be {own!r} for {name}, got {version!r}")
+            raise ValueError(f"version: expected {own!r} for {name}, got {version!r}")
         return task
     base, arguments = split_name(name)
     if arguments and base in TASKS:
@@ -69,18 +69,20 @@ def make_task(
     if cls is not None and issubclass(cls, Task):
         task = make_own(cls, name, arguments, dt)
         if version not in (None, task.version):
-            raise ValueError(f"version must be {task.version!r} for {name}, got {version!r}")
+            raise ValueError(f"version: expected {task.version!r} for {name}, got {version!r}")
         return task
     if cls is not None and version is None:
         version = NEUROGYM_VERSION
     version = NEUROGYM_VERSIONS[0] if version is None else version
     if version not in NEUROGYM_VERSIONS:
-        raise ValueError(f"version must be one of {', '.join(NEUROGYM_VERSIONS)}, got {version!r}")
+        raise ValueError(
+            f"version: expected one of {', '.join(NEUROGYM_VERSIONS)}, got {version!r}"
+        )
     if name in PAPER_TASKS:
         return paper_task(name, version, dt)
     if version != NEUROGYM_VERSION:
         raise ValueError(
-            f"version must be {NEUROGYM_VERSION!r} for {name!r}, as 0.0.2's behaviour is known "
+            f"version: expected {NEUROGYM_VERSION!r} for {name!r}, as 0.0.2's behaviour is known "
             f"for {', '.join(PAPER_TASKS)} only, got {version!r}"
         )
     return _of_environment(name, version, dt)

@@ -60,9 +60,9 @@ class StudentTeacher(Task):
     def __init__(self, d: int, kappa: float | None = None, *, whitened: bool = False) -> None:
         """Take the number of inputs d, the condition number kappa of F, and whether the inputs are whitened."""
         if d < 2:
-            raise ValueError(f"d must be at least 2, got {d}")
+            raise ValueError(f"d: expected at least 2, got {d}")
         if kappa is not None and not 1 <= kappa < np.inf:
-            raise ValueError(f"kappa must be a number of at least 1, got {kappa}")
+            raise ValueError(f"kappa: expected a number of at least 1, got {kappa}")
         self.N_in, self.kappa, self.whitened = d, kappa, whitened
         parts = [f"d={d}"]
         parts += [] if kappa is None else [f"kappa={kappa:g}"]
@@ -86,7 +86,7 @@ class StudentTeacher(Task):
     def _draw(self, seed: int, start: int, count: int, batch: int, split: Split) -> Trials:
         d = self.N_in
         if self.whitened and batch < d:
-            raise ValueError(f"batch must be at least d = {d} to be whitened, got {batch}")
+            raise ValueError(f"batch: expected at least d = {d} to be whitened, got {batch}")
         words = random_words(batch * d, 0, "student-teacher", self.version, d, seed, split, batch)
         X = 4 * uniform(words).reshape(batch, d) - 2
         if self.whitened:

@@ -115,7 +115,7 @@ def test_what_a_command_cannot_do_is_one_line(
     ("words", "said"),
     [
         (["peers", "training", "--task", "sDigits"], "--task: expected one with a class at every"),
-        (["peers", "training", "--task", "nope"], "--task: version must be"),
+        (["peers", "training", "--task", "nope"], "--task: version: expected"),
         (["peers", "training", "--networks", "0"], "argument --networks: expected an integer"),
         (["peers", "ntk", "--models", "3AF"], "argument --models: invalid choice: '3AF'"),
         (["peers", "ntk", "--limit", "inf"], "argument --limit: expected a positive number"),

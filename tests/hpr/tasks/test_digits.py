@@ -55,7 +55,7 @@ def test_labels_follow_their_pictures_at_every_step() -> None:
 def test_a_batch_larger_than_the_data_is_refused(split: Split, most: int) -> None:
     task = numbered()
     task.draw(0, 0, 2, most, split)
-    message = f"batch must be at most {most}, the number of numbered's {split} pictures, got"
+    message = f"batch: expected at most {most}, the number of numbered's {split} pictures, got"
     with pytest.raises(ValueError, match=message):
         task.draw(0, 0, 1, most + 1, split)
 

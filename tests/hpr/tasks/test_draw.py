@@ -141,12 +141,12 @@ def test_an_int_and_a_float_step_are_the_same() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((0, -1, 1, 1), ValueError, "start must be at least 0, got -1"),
-        ((0, 0, 0, 1), ValueError, "count must be at least 1, got 0"),
-        ((0, 0, 1, 0), ValueError, "batch must be at least 1, got 0"),
-        ((0.5, 0, 1, 1), TypeError, "seed must be a whole number, got 0.5"),
-        ((0, 0, 1, "8"), TypeError, "batch must be a whole number, got '8'"),
-        ((0, 0, 1, 1, "test"), ValueError, "split must be 'train' or 'evaluation', got 'test'"),
+        ((0, -1, 1, 1), ValueError, "start: expected at least 0, got -1"),
+        ((0, 0, 0, 1), ValueError, "count: expected at least 1, got 0"),
+        ((0, 0, 1, 0), ValueError, "batch: expected at least 1, got 0"),
+        ((0.5, 0, 1, 1), TypeError, "seed: expected a whole number, got 0.5"),
+        ((0, 0, 1, "8"), TypeError, "batch: expected a whole number, got '8'"),
+        ((0, 0, 1, 1, "test"), ValueError, "split: expected 'train' or 'evaluation', got 'test'"),
     ],
     ids=["start", "count", "batch", "seed", "batch type", "split"],
 )
@@ -166,9 +166,9 @@ def test_numpy_whole_numbers_are_whole_numbers(task: Task) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dt": 0}, "dt must be a positive number of ms, got 0"),
-        ({"dt": float("nan")}, "dt must be a positive number of ms, got nan"),
-        ({"dt": "100"}, "dt must be a positive number of ms, got '100'"),
+        ({"dt": 0}, "dt: expected a positive number of ms, got 0"),
+        ({"dt": float("nan")}, "dt: expected a positive number of ms, got nan"),
+        ({"dt": "100"}, "dt: expected a positive number of ms, got '100'"),
     ],
     ids=["zero", "nan", "text"],
 )
@@ -182,8 +182,8 @@ def test_bad_task_arguments_are_named(name: str, arguments: dict[str, Any], mess
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("2AF", "version must be one of 0.0.2, 2.3, got '2.2'"),
-        ("sDigits", "version must be '1' for sDigits, got '2.2'"),
+        ("2AF", "version: expected one of 0.0.2, 2.3, got '2.2'"),
+        ("sDigits", "version: expected '1' for sDigits, got '2.2'"),
     ],
 )
 def test_an_unknown_version_is_named(name: str, message: str) -> None:

@@ -136,7 +136,7 @@ def test_files_of_two_folders_are_no_set(tmp_path: Path) -> None:
     inner.mkdir(parents=True)
     for name in NAMES[1:]:
         (tmp_path / f"{name}.gz").rename(inner / f"{name}.gz")
-    with pytest.raises(MnistUnavailable, match=rf"must hold {NAMES[0]}\.gz .*, got {inner}$"):
+    with pytest.raises(MnistUnavailable, match=rf": expected {NAMES[0]}\.gz .*, got {inner}$"):
         find_mnist(tmp_path)
 
 
@@ -147,7 +147,7 @@ def test_a_folder_given_as_text_is_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     (write(tmp_path, False) / name).unlink()
-    with pytest.raises(MnistUnavailable, match=rf"^mnist_dir must hold {name}\.gz"):
+    with pytest.raises(MnistUnavailable, match=rf"^mnist_dir: expected {name}\.gz"):
         find_mnist(tmp_path)
 
 
@@ -162,19 +162,19 @@ IMAGES = contents()["train-images-idx3-ubyte"]
         ({"train_labels_idx1_ubyte": IMAGES}, "magic number 00000801, got 00000803"),
         ({"train_labels_idx1_ubyte": b""}, "magic number 00000801, got $"),
         ({"train_labels_idx1_ubyte": LABELS[:6]}, "a head of 8 bytes, got 6"),
-        ({"train_images_idx3_ubyte": IMAGES[:-1]}, "must have 392016 bytes .* got 392015"),
-        ({"train_images_idx3_ubyte": IMAGES + b"0"}, "must have 392016 bytes .* got more"),
+        ({"train_images_idx3_ubyte": IMAGES[:-1]}, ": expected 392016 bytes .* got 392015"),
+        ({"train_images_idx3_ubyte": IMAGES + b"0"}, ": expected 392016 bytes .* got more"),
         (
             {"train_labels_idx1_ubyte": idx(np.zeros(499, np.uint8))},
-            "must hold 500 labels, one an image, got 499",
+            ": expected 500 labels, one an image, got 499",
         ),
         (
             {"train_labels_idx1_ubyte": idx(np.full(500, 10, np.uint8))},
-            "must hold labels from 0 to 9, got 10",
+            ": expected labels from 0 to 9, got 10",
         ),
         (
             {"t10k_images_idx3_ubyte": idx(np.zeros((300, 8, 8), np.uint8))},
-            r"must hold images of 28 x 28, got \(8, 8\)",
+            r": expected images of 28 x 28, got \(8, 8\)",
         ),
     ],
     ids=[
@@ -203,7 +203,7 @@ def test_a_wrong_file_is_named(
 def test_a_cut_gzip_file_is_named(tmp_path: Path, cut: int) -> None:
     path = write(tmp_path, True) / "t10k-labels-idx1-ubyte.gz"
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte\.gz must be a whole gzip file"):
+    with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte\.gz: expected a whole gzip file"):
         make_task("sMNIST", mnist_dir=tmp_path)
 
 
@@ -232,7 +232,7 @@ def test_the_users_cache_is_the_default(cache: Path, monkeypatch: pytest.MonkeyP
 def test_a_wrong_checksum_is_named(cache: Path, download: bool) -> None:
     path = write(cache, True) / "train-labels-idx1-ubyte.gz"
     path.write_bytes(gzip.compress(LABELS[:-1] + b"\x05", mtime=0))
-    with pytest.raises(ValueError, match=r"train-labels-idx1-ubyte\.gz must have the SHA-256 "):
+    with pytest.raises(ValueError, match=r"train-labels-idx1-ubyte\.gz: expected the SHA-256 "):
         find_mnist(download=download)
 
 
@@ -295,7 +295,7 @@ def test_what_is_no_file_is_refused_and_does_not_hang(tmp_path: Path) -> None:
     folder = write(tmp_path / "mnist", False)
     (folder / NAMES[0]).unlink()
     os.mkfifo(folder / NAMES[0])
-    with pytest.raises(MnistUnavailable, match=f"must hold {NAMES[0]}"):
+    with pytest.raises(MnistUnavailable, match=f": expected {NAMES[0]}"):
         make_task("sMNIST", mnist_dir=folder)
 
 

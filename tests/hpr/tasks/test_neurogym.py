@@ -89,9 +89,9 @@ def test_streamed_trials_are_the_environments() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("ReachingDelayResponse-v0", "has targets in Box"),
-        ("SpatialSuppressMotion-v0", "has targets in Box"),
-        ("Bandit-v0", "no attribute 'gt'"),
+        ("ReachingDelayResponse-v0", "has the action_space Box"),
+        ("SpatialSuppressMotion-v0", "has the action_space Box"),
+        ("Bandit-v0", "no ground truth; _new_trial has to call set_groundtruth"),
         ("HierarchicalReasoning-v0", "a seed does not settle its trials"),
         ("perceptualdecisionmaking.ibl20-v0", "ScheduleAttr, not a bare TrialEnv"),
         ("AnnubesEnv-v0", "missing 2 required positional arguments"),
@@ -110,7 +110,7 @@ def test_impossible_ids_are_refused(name: str, reason: str) -> None:
 
 
 def test_the_old_behaviour_of_another_id_is_unknown() -> None:
-    with pytest.raises(ValueError, match=r"^version must be '2\.3' for 'GoNogo-v0'"):
+    with pytest.raises(ValueError, match=r"^version: expected '2\.3' for 'GoNogo-v0'"):
         make_task("GoNogo-v0")
 
 

@@ -132,7 +132,7 @@ def test_a_task_of_ones_own(module: Any) -> None:
     assert longer.T == 9
     module(TASK.replace("% 2)", "% 2 * 1)"))
     assert make_task("own_parts:Parity").content != task.content
-    with pytest.raises(ValueError, match="version must be '3' for own_parts:Parity, got '1'"):
+    with pytest.raises(ValueError, match="version: expected '3' for own_parts:Parity, got '1'"):
         make_task("own_parts:Parity", version="1")
     module(TASK.replace("self.T = T", "raise SystemExit(3)"))
     with pytest.raises(ValueError, match=r"own_parts:Parity to be made .*, got SystemExit: 3"):

@@ -93,8 +93,8 @@ def test_a_name_makes_its_task(name: str) -> None:
     [
         ("student-teacher", "task: expected a name like"),
         ("student-teacher(d=2,kappa=)", "task: expected a name like"),
-        ("student-teacher(d=1)", "d must be at least 2, got 1"),
-        ("student-teacher(d=2,kappa=0.5)", "kappa must be a number of at least 1"),
+        ("student-teacher(d=1)", "d: expected at least 2, got 1"),
+        ("student-teacher(d=2,kappa=0.5)", "kappa: expected a number of at least 1"),
         ("student-teacher(d=02)", r"task: expected 'student-teacher\(d=2\)'"),
         ("student-teacher(d=2,kappa=10.0)", "the one name of that task"),
     ],
@@ -105,5 +105,5 @@ def test_other_names_are_refused(name: str, message: str) -> None:
 
 
 def test_fewer_examples_than_inputs_cannot_be_whitened() -> None:
-    with pytest.raises(ValueError, match="batch must be at least d = 5 to be whitened, got 4"):
+    with pytest.raises(ValueError, match="batch: expected at least d = 5 to be whitened, got 4"):
         StudentTeacher(5, whitened=True).draw(0, 0, 1, 4)
