@@ -86,6 +86,26 @@ def test_the_page_opens_without_a_word(page: Page, path: Path, width: int, dark:
     assert all(loaded)
 
 
+@pytest.mark.parametrize("width", [400, 800, 1400])
+def test_what_a_cell_holds_ends_within_it(page: Page, path: Path, width: int) -> None:
+    """Otherwise it would touch the next column, or be cut off at the end of the last."""
+    page.open(path, width=width)
+    # The longest word of a column that this folder's claims do not have.
+    assert page.run(
+        "[...document.querySelectorAll('.tag.same, .tag.differs')]"
+        ".map(e => { e.textContent = 'within spread'; }).length"
+    )
+    beyond = page.run(
+        "[...document.querySelectorAll('td, th')].filter(e => e.checkVisibility() && e.offsetParent.clientWidth > 1)"
+        ".map(e => {"
+        " const inside = document.createRange(); inside.selectNodeContents(e);"
+        " const right = e.getBoundingClientRect().right - parseFloat(getComputedStyle(e).paddingRight);"
+        " return [e.textContent.trim(), inside.getBoundingClientRect().right - right]; })"
+        ".filter(([_, over]) => over > 1)"
+    )
+    assert beyond == []
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_all_text_stands_out(page: Page, path: Path, dark: bool) -> None:
     """Contrast is at least 4.5 to 1, WCAG's bound for text."""
