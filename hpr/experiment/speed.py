@@ -65,14 +65,9 @@ class PackTiming:
     @classmethod
     def mean(cls, timings: Sequence[PackTiming]) -> PackTiming:
         """The mean over processes; the most memory and loading of all."""
-        means = {
-            name: fmean(getattr(timing, name) for timing in timings)
-            for name in ("task", "draw", "iteration", "measures", "point")
-        }
-        most = {
-            name: max(getattr(timing, name) for timing in timings) for name in ("loading", "memory")
-        }
-        return cls(**means, **most)
+        of = {name: [getattr(timing, name) for timing in timings] for name in vars(timings[0])}
+        most = {name: max(of.pop(name)) for name in ("loading", "memory")}
+        return cls(**{name: fmean(values) for name, values in of.items()}, **most)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from hpr.fields import LONGEST_TEXT, shown
 from hpr.system.loading import is_import_path, load_entry_point, load_object, named
 
-from .base import Task
+from .base import Split, Task
 from .content import digest
 
 # The group of entry points by which a distribution adds tasks.
@@ -105,7 +105,8 @@ def make_own(cls: type[Task], name: str, arguments: Mapping[str, Any], dt: float
         task = cls(**given)
         task.name = name
         if task.content is None:
-            drawn = [task.draw(seed, 0, 4, 2, split) for seed in range(4) for split in _SPLITS]
+            splits = get_args(Split)
+            drawn = [task.draw(seed, 0, 4, 2, split) for seed in range(4) for split in splits]
             arrays = [array for trials in drawn for array in (trials.inputs, trials.targets)]
             task.content = digest(task.N_out, task.loss, task.loss_steps, *arrays, _sources(cls))
     # The class is the user's code, which can raise any exception.
@@ -114,9 +115,6 @@ def make_own(cls: type[Task], name: str, arguments: Mapping[str, Any], dt: float
             f"task: expected {name} to be made and to draw trials, got {named(error)}"
         ) from error
     return task
-
-
-_SPLITS: Any = ("train", "evaluation")
 
 
 def _sources(cls: type) -> list[str]:

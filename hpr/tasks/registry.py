@@ -71,13 +71,11 @@ def make_task(
         if version not in (None, task.version):
             raise ValueError(f"version: expected {task.version!r} for {name}, got {version!r}")
         return task
-    if cls is not None and version is None:
-        version = NEUROGYM_VERSION
-    version = NEUROGYM_VERSIONS[0] if version is None else version
+    if version is None:
+        version = NEUROGYM_VERSIONS[0] if cls is None else NEUROGYM_VERSION
     if version not in NEUROGYM_VERSIONS:
-        raise ValueError(
-            f"version: expected one of {', '.join(NEUROGYM_VERSIONS)}, got {version!r}"
-        )
+        known = ", ".join(NEUROGYM_VERSIONS)
+        raise ValueError(f"version: expected one of {known}, got {version!r}")
     if name in PAPER_TASKS:
         return paper_task(name, version, dt)
     if version != NEUROGYM_VERSION:
