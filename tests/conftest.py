@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,12 @@ from hpr_kernels.backend import backend
 
 # Torch's deterministic mode requires this of cuBLAS, before CUDA starts.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+# A program goes on ignoring what it was started with, as SIGHUP under nohup and SIGINT behind `&`. A handler is not
+# inherited, so the programs that tests start hear these signals.
+for number in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda number, frame: None)
 
 # Drawn tests draw the same every time, and a busy machine fails none of them.
 settings.register_profile(
