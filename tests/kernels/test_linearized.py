@@ -261,7 +261,7 @@ def test_an_operation_without_second_derivative_is_one_line() -> None:
         (torch.tanh, {}, "module: expected a torch.nn.Module, got builtin_function_or_method"),
         (nn.Tanh(), {}, "module: expected one with parameters, got Tanh"),
         (nn.Linear(3, 2), {"parameters": ["w"]}, "parameters: expected some of"),
-        (nn.Linear(3, 2).requires_grad_(False), {}, "parameters: expected names where no"),
+        (nn.Linear(3, 2).requires_grad_(False), {}, "parameters: expected names, since no"),
         (
             Own(lambda self, x: x, w=nn.Parameter(torch.full((2,), torch.nan))),
             {},
