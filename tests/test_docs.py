@@ -146,6 +146,23 @@ def test_commands_name_modules_that_run(path: Path) -> None:
     assert re.findall(r"python (?:benchmarks|hpr|kernels)/\S+\.py", text) == []
 
 
+def test_programs_among_the_tests_start() -> None:
+    """They find what they import from their own folder, without pytest's paths."""
+    texts = [path.read_text("utf-8") for path in [*CURRENT, *(ROOT / "tests").rglob("*.py")]]
+    programs = {name for text in texts for name in re.findall(r"`python (tests/\S+\.py)", text)}
+    assert programs
+    searched = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    for program in programs:
+        start = f"import sys; sys.path[0] = {str(ROOT / program)!r}.rpartition('/')[0]; import {Path(program).stem}"
+        done = subprocess.run(
+            [sys.executable, "-c", start],
+            env={**os.environ, "PYTHONPATH": searched},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", SNIPPETS)
 def test_snippets_run(name: str) -> None:
     searched = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])

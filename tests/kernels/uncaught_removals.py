@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+# As a program it finds the folder of its own alone.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from ptx_emulator.launch import Prepared
 from ptx_emulator.program import Program
 from ptx_emulator.removal import Bench, remove, synchronisations
